@@ -1,0 +1,140 @@
+"""All environments of a suite, stepped together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ezm.tasks.spec import Suite
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One step of E environments."""
+
+    next_observation: np.ndarray
+    """(E, O) float32: what the action led to, also at an episode's end."""
+    reward: np.ndarray
+    """(E,) float32."""
+    terminated: np.ndarray
+    """(E,) bool."""
+    truncated: np.ndarray
+    """(E,) bool; never together with ``terminated``."""
+    observation: np.ndarray
+    """(E, O) float32: what to act on next; a new episode's first observation where one ended."""
+    episode_return: np.ndarray
+    """(E,) float32: undiscounted return of the episode that ended; nan where none did."""
+    episode_length: np.ndarray
+    """(E,) int32: its agent steps; 0 where none ended."""
+
+
+class ParallelTasks:
+    """E environments that step in parallel threads and begin a new episode by themselves.
+
+    The outcome depends on the seed and the actions alone, not on the threads: every environment has
+    randomness of its own, and writes its own row.
+
+    Args:
+        suite: the tasks.
+        seed: at least 0; no two environments, episodes or seeds share their randomness.
+        copies: environments of each task.
+        task_ids: the task of each environment; default: all tasks in order, ``copies`` times.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        seed: int,
+        copies: int = 1,
+        task_ids: Sequence[int] | np.ndarray | None = None,
+    ) -> None:
+        if task_ids is None:
+            task_ids = np.tile(np.arange(suite.num_tasks), copies)
+        self.suite = suite
+        self.task_ids = np.asarray(task_ids, np.int32)
+        seeds = np.random.SeedSequence(seed).generate_state(len(self.task_ids))
+        self.tasks = [
+            suite.make(int(task), int(seed))
+            for task, seed in zip(self.task_ids, seeds, strict=True)
+        ]
+        count = len(self.tasks)
+        self.observation = np.zeros((count, suite.observation_size), np.float32)
+        """(E, O) float32: what to act on next."""
+        self._returns = np.zeros(count)
+        self._lengths = np.zeros(count, np.int32)
+        workers = min(count, os.cpu_count() or 1)
+        self._shares = [range(worker, count, workers) for worker in range(workers)]
+        self._pool = ThreadPoolExecutor(workers, "ezm-tasks") if workers > 1 else None
+
+    def reset(self) -> np.ndarray:
+        """Begin a new episode everywhere; return the first observations, (E, O) float32."""
+        observation = np.zeros_like(self.observation)
+
+        def reset_one(index: int) -> None:
+            observation[index] = self.tasks[index].reset()
+
+        self._each(reset_one)
+        self._returns[:] = 0
+        self._lengths[:] = 0
+        self.observation = observation
+        return observation
+
+    def step(self, actions: np.ndarray) -> StepBatch:
+        """Take one agent step everywhere.
+
+        Args:
+            actions: (E, A) within [-1, 1].
+
+        Raises:
+            UserError: an environment failed; it names the task and the step.
+        """
+        actions = np.asarray(actions)
+        count = len(self.tasks)
+        batch = StepBatch(
+            next_observation=np.zeros_like(self.observation),
+            reward=np.zeros(count, np.float32),
+            terminated=np.zeros(count, bool),
+            truncated=np.zeros(count, bool),
+            observation=np.zeros_like(self.observation),
+            episode_return=np.full(count, np.nan, np.float32),
+            episode_length=np.zeros(count, np.int32),
+        )
+
+        def step_one(index: int) -> None:
+            step = self.tasks[index].step(actions[index])
+            batch.next_observation[index] = batch.observation[index] = step.observation
+            batch.reward[index] = step.reward
+            batch.terminated[index] = step.terminated
+            batch.truncated[index] = step.truncated
+            self._returns[index] += step.reward
+            self._lengths[index] += 1
+            if step.terminated or step.truncated:
+                batch.episode_return[index] = self._returns[index]
+                batch.episode_length[index] = self._lengths[index]
+                self._returns[index] = self._lengths[index] = 0
+                batch.observation[index] = self.tasks[index].reset()
+
+        self._each(step_one)
+        self.observation = batch.observation
+        return batch
+
+    def close(self) -> None:
+        """Stop the threads and close the environments."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        for task in self.tasks:
+            task.close()
+
+    def _each(self, work: Callable[[int], None]) -> None:
+        def share(indices: range) -> None:
+            for index in indices:
+                work(index)
+
+        if self._pool is None:
+            share(self._shares[0])
+        else:
+            list(self._pool.map(share, self._shares))

@@ -1,0 +1,70 @@
+"""Where tasks come from: dm_control, Gymnasium, or a factory of the user's.
+
+A source is written ``prefix:name``: ``dmc:cartpole-swingup``, ``gym:Pendulum-v1``; any other text with
+a colon is a factory, ``module:function``. The libraries are imported only when a task needs them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ezm.tasks.simulator import Simulator
+
+# Before MuJoCo or dm_control is imported: physics needs no rendering, and without this the import
+# looks for a graphics library.
+os.environ.setdefault("MUJOCO_GL", "disabled")
+
+DM_CONTROL = "dmc"
+GYMNASIUM = "gym"
+
+
+def build(source: str, seed: int) -> Simulator:
+    """A new environment of a source.
+
+    Args:
+        source: as above.
+        seed: at least 0; fixes everything random in the environment.
+
+    Raises:
+        UserError: the task does not exist, is not installed, or has spaces that ezm cannot use.
+    """
+    prefix, _, name = source.partition(":")
+    if prefix == DM_CONTROL:
+        from ezm.tasks.sources.dm_control import DmControlSimulator
+
+        return DmControlSimulator(name, seed)
+    if prefix == GYMNASIUM:
+        from ezm.tasks.sources.gymnasium import from_id
+
+        return from_id(name, seed)
+    from ezm.tasks.sources.factory import from_factory
+
+    return from_factory(source, seed)
+
+
+def default_action_repeat(source: str) -> int:
+    """Simulator steps for each agent step, unless the user says otherwise."""
+    prefix, _, name = source.partition(":")
+    if prefix != DM_CONTROL:
+        return 1
+    return _DM_CONTROL_REPEATS.get(name.partition("-")[0], 2)
+
+
+# PlaNet's (Hafner et al. 2019, appendix): chosen so that one control step visibly matters. Hopper and
+# point_mass are not in that list and follow the domains they resemble.
+_DM_CONTROL_REPEATS = {
+    "ball_in_cup": 4,
+    "cartpole": 8,
+    "cheetah": 4,
+    "finger": 2,
+    "hopper": 4,
+    "point_mass": 4,
+    "reacher": 4,
+    "walker": 2,
+}
+
+
+def task_name(source: str) -> str:
+    """The name of a task within a suite: without the prefix of a library, a factory's in full."""
+    prefix, _, name = source.partition(":")
+    return name if prefix in (DM_CONTROL, GYMNASIUM) else source

@@ -1,0 +1,87 @@
+"""A user's own environments: ``module:function``, which returns a :class:`gymnasium.Env`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+
+from ezm.errors import UserError
+from ezm.tasks.sources.gymnasium import GymnasiumSimulator
+from ezm.tasks.spec import nearest
+
+
+def from_factory(source: str, seed: int) -> GymnasiumSimulator:
+    """The environment that a factory makes.
+
+    The module is looked up as ``import`` does, and in the current directory. The function is called
+    with ``seed=`` if it has such a parameter, otherwise without arguments. The environment's attribute
+    ``reward_range``, the bounds of one step's reward, is used if there is one.
+
+    Raises:
+        UserError: no such module or function, it failed, or it returned something else.
+    """
+    factory = _find(source)
+    keywords = {"seed": seed} if _takes_seed(factory) else {}
+
+    def build() -> gymnasium.Env:
+        try:
+            environment = factory(**keywords)
+        except Exception as error:
+            raise UserError(
+                f"factory {source}: it raised {type(error).__name__}: {error}; mend the factory"
+            ) from error
+        if not isinstance(environment, gymnasium.Env):
+            raise UserError(
+                f"factory {source}: it returned {type(environment).__name__}, it must return a "
+                "gymnasium.Env"
+            )
+        return environment
+
+    return GymnasiumSimulator(source, build, seed, _own_limit)
+
+
+def _find(source: str) -> Callable[..., Any]:
+    module_name, _, function_name = source.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and module_name.startswith(error.name):
+            raise UserError(
+                f"task {source}: there is no module {module_name!r} in the current directory or "
+                "installed; a task is dmc:domain-task, gym:Id or module:function"
+            ) from error
+        raise UserError(f"task {source}: importing {module_name} failed: {error}") from error
+    except Exception as error:
+        raise UserError(
+            f"task {source}: importing {module_name} failed: {type(error).__name__}: {error}"
+        ) from error
+    factory = getattr(module, function_name, None)
+    if not callable(factory):
+        known = [name for name, value in vars(module).items() if callable(value)]
+        raise UserError(
+            f"task {source}: module {module_name} has no function {function_name!r}"
+            f"{nearest(function_name, known)}"
+        )
+    return factory
+
+
+def _takes_seed(factory: Callable[..., Any]) -> bool:
+    try:
+        return "seed" in inspect.signature(factory).parameters
+    except ValueError:  # some builtins have no signature
+        return False
+
+
+def _own_limit(environment: gymnasium.Env) -> int | None:
+    """The limit of a ``TimeLimit`` wrapper, wherever it is in the chain."""
+    if environment.has_wrapper_attr("_max_episode_steps"):
+        return environment.get_wrapper_attr("_max_episode_steps")
+    return environment.spec.max_episode_steps if environment.spec else None

@@ -1,0 +1,218 @@
+"""Gymnasium environments with Box observations and actions, ``gym:Id``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from ezm.errors import UserError
+from ezm.tasks.simulator import RawStep, unit_to_bounds
+from ezm.tasks.spec import nearest
+
+_WRAP = "in a factory of your own (module:function)"
+_EXTRAS = {
+    "gymnasium.envs.box2d": "box2d",
+    "gymnasium.envs.mujoco": "mujoco",
+    "gymnasium.envs.toy_text": "toy-text",
+    "gymnasium.envs.phys2d": "jax",
+    "gymnasium.envs.tabular": "jax",
+    "gymnasium.envs.classic_control": "classic-control",
+}
+_NAMESPACE_PACKAGES = {"ALE": "ale-py"}
+_TRIAL_STEPS = 5
+
+
+class GymnasiumSimulator:
+    """A :class:`gymnasium.Env` (see :class:`ezm.tasks.simulator.Simulator`).
+
+    Bounded actions are rescaled from [-1, 1]; observations of any shape are flattened. A snapshot is
+    a deep copy of the environment; whether that is exact is found out by trial.
+
+    Args:
+        name: of the task, for error messages.
+        build: makes the environment.
+        seed: at least 0; given to the first ``reset``, later episodes go on from there.
+        episode_limit: steps of an episode by default, None where unknown.
+
+    Raises:
+        UserError: spaces that ezm cannot use.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        build: Callable[[], gymnasium.Env],
+        seed: int,
+        episode_limit: Callable[[gymnasium.Env], int | None],
+    ) -> None:
+        self.environment = build()
+        self._build = build
+        self._seed: int | None = seed % 2**31
+        self._exact_copies: bool | None = None
+        self._actions = _bounded_box(name, self.environment.action_space)
+        self._rescale = unit_to_bounds(self._actions.low, self._actions.high)
+        self.action_size = self._actions.low.size
+        self.observation_size = _observation_size(name, self.environment.observation_space)
+        self.episode_limit = episode_limit(self.environment)
+        self.reward_range = _reward_range(self.environment)
+
+    def reset(self) -> np.ndarray:
+        observation, _ = self.environment.reset(seed=self._seed)
+        self._seed = None
+        return np.ravel(observation)
+
+    def step(self, action: np.ndarray, repeat: int) -> RawStep:
+        space = self._actions
+        action = action.reshape(space.shape)
+        if self._rescale is not None:
+            scale, offset = self._rescale
+            action = np.clip(action * scale + offset, space.low, space.high)
+        action = action.astype(space.dtype)
+        total = 0.0
+        for _ in range(repeat):
+            observation, reward, terminated, truncated, _ = self.environment.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return RawStep(np.ravel(observation), total, bool(terminated), bool(truncated))
+
+    @property
+    def can_restore(self) -> bool:
+        if self._exact_copies is None:
+            self._exact_copies = _copies_are_exact(self._build)
+        return self._exact_copies
+
+    def snapshot(self) -> object:
+        return self._seed, _copy(self.environment)
+
+    def restore(self, snapshot: object) -> None:
+        assert isinstance(snapshot, tuple)
+        self._seed, environment = snapshot
+        self.environment = _copy(environment)
+
+    def close(self) -> None:
+        self.environment.close()
+
+
+def from_id(name: str, seed: int) -> GymnasiumSimulator:
+    """The environment that Gymnasium has registered as ``name`` (``Id`` or ``module:Id``).
+
+    Raises:
+        UserError: no such id, a package that it needs is missing, or spaces that ezm cannot use.
+    """
+    return GymnasiumSimulator(name, lambda: _make(name), seed, _registered_limit)
+
+
+def _make(name: str) -> gymnasium.Env:
+    try:
+        # The limit is kept by ezm.tasks.Task, which can lengthen it; the checker costs time.
+        return gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True)
+    except gymnasium.error.UnregisteredEnv as error:
+        package = _NAMESPACE_PACKAGES.get(name.partition("/")[0])
+        hint = f"; pip install {package}" if package else nearest(name, gymnasium.registry)
+        raise UserError(
+            f"Gymnasium has no environment {name!r}{hint}; a package that registers it is named as "
+            "gym:package:Id"
+        ) from error
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        spec = gymnasium.registry.get(name)
+        entry = spec.entry_point if spec else None
+        package = entry.rpartition(":")[0].rpartition(".")[0] if isinstance(entry, str) else ""
+        extra = _EXTRAS.get(package)
+        fix = f'pip install "gymnasium[{extra}]"' if extra else "install what it needs"
+        raise UserError(
+            f"Gymnasium environment {name!r} is not installed ({_first_line(error)}): {fix}"
+        ) from error
+    except gymnasium.error.Error as error:
+        raise UserError(f"Gymnasium environment {name!r}: {_first_line(error)}") from error
+
+
+def _registered_limit(environment: gymnasium.Env) -> int | None:
+    spec = environment.spec
+    return gymnasium.spec(spec.id).max_episode_steps if spec else None
+
+
+def _observation_size(name: str, space: spaces.Space) -> int:
+    if not isinstance(space, spaces.Box):
+        raise UserError(
+            f"task {name}: its observations are {space}, ezm needs a Box; "
+            f"wrap it with gymnasium.wrappers.FlattenObservation {_WRAP}"
+        )
+    if space.dtype == np.uint8 and len(space.shape) >= 2:
+        raise UserError(
+            f"task {name}: its observations are pixels {space.shape}, which come with a later "
+            f"version; use a variant with state observations, or wrap an encoder around it {_WRAP}"
+        )
+    return int(np.prod(space.shape))
+
+
+def _bounded_box(name: str, space: spaces.Space) -> spaces.Box:
+    if not isinstance(space, spaces.Box):
+        raise UserError(
+            f"task {name}: its actions are {space}, ezm needs a Box; discrete actions come with a "
+            "later version, until then use a continuous variant of the task"
+        )
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise UserError(
+            f"task {name}: its actions {space} have no bounds; give them bounds with "
+            f"gymnasium.wrappers.TransformAction {_WRAP}"
+        )
+    return space
+
+
+def _reward_range(environment: gymnasium.Env) -> tuple[float, float] | None:
+    """The ``reward_range`` attribute that an environment may have, where it is finite."""
+    try:
+        low, high = environment.get_wrapper_attr("reward_range")
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return (float(low), float(high)) if np.isfinite([low, high]).all() else None
+
+
+def _copy(environment: gymnasium.Env) -> gymnasium.Env:
+    """A deep copy that shares what never changes: spaces, registration, the MuJoCo model."""
+    base = environment.unwrapped
+    shared: list[Any] = [getattr(base, "model", None)]
+    layer: gymnasium.Env = environment
+    while True:
+        shared += [value for value in vars(layer).values() if _never_changes(value)]
+        if not isinstance(layer, gymnasium.Wrapper):
+            break
+        layer = layer.env
+    return copy.deepcopy(environment, {id(value): value for value in shared if value is not None})
+
+
+def _never_changes(value: object) -> bool:
+    return isinstance(value, spaces.Space | gymnasium.envs.registration.EnvSpec)
+
+
+def _copies_are_exact(build: Callable[[], gymnasium.Env]) -> bool:
+    """Whether a copy, and a copy of the copy, go the way of the original under the same actions."""
+    environment = build()
+    try:
+        environment.reset(seed=0)
+        first = _copy(environment)
+        second = _copy(first)
+        environment.action_space.seed(0)
+        actions = [environment.action_space.sample() for _ in range(_TRIAL_STEPS)]
+        # One after the other: a part shared by mistake has moved on by the time of the second.
+        paths = [[each.step(action) for action in actions] for each in (environment, first, second)]
+    except Exception:
+        # Copying may fail in as many ways as there are environments; then it is not offered.
+        return False
+    finally:
+        environment.close()
+    return all(
+        np.array_equal(step[0], expected[0]) and step[1:4] == expected[1:4]
+        for path in paths[1:]
+        for step, expected in zip(path, paths[0], strict=True)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,150 @@
+"""From a name on the command line to a suite; the suites that have a name; what there is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ezm.errors import UserError
+from ezm.tasks import sources
+from ezm.tasks.spec import Suite, TaskSpec, nearest
+from ezm.tasks.task import agent_steps
+
+SUITES: dict[str, tuple[str, ...]] = {
+    "cartpole": (
+        "dmc:cartpole-balance",
+        "dmc:cartpole-swingup",
+        "dmc:cartpole-balance_sparse",
+        "dmc:cartpole-swingup_sparse",
+    ),
+    "walker": ("dmc:walker-stand", "dmc:walker-walk", "dmc:walker-run"),
+    "mixed": (
+        "dmc:cartpole-swingup",
+        "dmc:reacher-easy",
+        "dmc:hopper-stand",
+        "dmc:finger-spin",
+    ),
+}
+"""Sources of the tasks of each named suite."""
+
+
+def load_suite(
+    name: str, *, action_repeat: int | None = None, episode_steps: int | None = None
+) -> Suite:
+    """The suite called ``name``, with each task's sizes found out by building it once.
+
+    Args:
+        name: a named suite (``cartpole``, ``walker``, ``mixed``), or a list of tasks separated by
+            commas: ``dmc:domain-task``, ``gym:Id``, ``module:function``. An element without a prefix
+            takes that of the element before it (``dmc:walker-walk,cheetah-run``); the first may also
+            be the bare name of a dm_control task or of a suite.
+        action_repeat: simulator steps for each agent step, for every task; None: each task's own.
+        episode_steps: agent steps until truncation, for every task; None: each task's own. A time
+            limit inside a factory's environment can be shortened, not lengthened.
+
+    Raises:
+        UserError: an unknown or unusable task, a task named twice, or a number below 1.
+    """
+    for option, value in (("action-repeat", action_repeat), ("episode-steps", episode_steps)):
+        if value is not None and value < 1:
+            raise UserError(f"--{option} {value}: must be at least 1")
+    specs = [_probe(source, action_repeat, episode_steps) for source in parse(name)]
+    return Suite(name, tuple(specs))
+
+
+def parse(name: str) -> list[str]:
+    """The sources that a suite's name stands for (see :func:`load_suite`), none of them built.
+
+    Raises:
+        UserError: nothing is named, a task is named twice, or a bare name is unknown.
+    """
+    found: list[str] = []
+    prefix: str | None = None
+    for element in (part.strip() for part in name.split(",")):
+        if not element:
+            raise UserError(f"suite {name!r}: an empty task name; write tasks as a,b,c")
+        if ":" in element:
+            head = element.partition(":")[0]
+            prefix = head if head in (sources.DM_CONTROL, sources.GYMNASIUM) else None
+            found.append(element)
+        elif prefix is not None:
+            found.append(f"{prefix}:{element}")
+        else:
+            found.extend(SUITES.get(element) or [_bare_task(element)])
+    for source in found:
+        if found.count(source) > 1:
+            raise UserError(f"suite {name!r}: task {source} is named twice; name it once")
+    return found
+
+
+def _bare_task(name: str) -> str:
+    from ezm.tasks.sources.dm_control import task_names
+
+    if name not in task_names():
+        raise UserError(
+            f"unknown suite or task {name!r}{nearest(name, [*SUITES, *task_names()])}; "
+            "`ezm tasks` lists them"
+        )
+    return f"{sources.DM_CONTROL}:{name}"
+
+
+def _probe(source: str, action_repeat: int | None, episode_steps: int | None) -> TaskSpec:
+    simulator = sources.build(source, seed=0)
+    repeat = action_repeat or sources.default_action_repeat(source)
+    if episode_steps is None and simulator.episode_limit is not None:
+        episode_steps = agent_steps(simulator.episode_limit, repeat)
+    bounds = simulator.reward_range
+    spec = TaskSpec(
+        name=sources.task_name(source),
+        source=source,
+        observation_size=simulator.observation_size,
+        action_size=simulator.action_size,
+        action_repeat=repeat,
+        episode_steps=episode_steps,
+        reward_range=None if bounds is None else (bounds[0] * repeat, bounds[1] * repeat),
+    )
+    simulator.close()
+    return spec
+
+
+class Listed(NamedTuple):
+    """A row of :func:`listing`."""
+
+    suite: str
+    task: str
+    observation_size: int
+    action_size: int
+    action_repeat: int
+    episode_steps: int | None
+    source: str
+
+
+def listing(*names: str) -> list[Listed]:
+    """One row for each task of the suites ``names`` (default: the suites that have a name).
+
+    ``dmc`` stands for everything in the dm_control suite that can be used.
+
+    Raises:
+        UserError: as :func:`load_suite`.
+    """
+    rows = []
+    for name in names or tuple(SUITES):
+        suite = load_suite(_all_dm_control() if name == sources.DM_CONTROL else name)
+        rows += [
+            Listed(
+                suite=name,
+                task=task.name,
+                observation_size=task.observation_size,
+                action_size=task.action_size,
+                action_repeat=task.action_repeat,
+                episode_steps=task.episode_steps,
+                source=task.source,
+            )
+            for task in suite.tasks
+        ]
+    return rows
+
+
+def _all_dm_control() -> str:
+    from ezm.tasks.sources.dm_control import task_names
+
+    return ",".join(f"{sources.DM_CONTROL}:{name}" for name in task_names())

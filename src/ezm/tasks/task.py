@@ -1,0 +1,163 @@
+"""The environment that the rest of ezm sees: padded, with unit actions, repeats and a time limit."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ezm.errors import UserError
+from ezm.tasks.simulator import Simulator
+from ezm.tasks.spec import TaskSpec
+
+
+class Step(NamedTuple):
+    """The outcome of one agent step."""
+
+    observation: np.ndarray
+    """(O,) float32, zero beyond the task's own size."""
+    reward: float
+    """Summed over the action repeat."""
+    terminated: bool
+    """The episode ended by the task's rules: the next state is worth 0."""
+    truncated: bool
+    """The time was up: the next state keeps its value. Never together with ``terminated``."""
+
+
+class Task:
+    """One environment of a suite, padded to the suite's sizes.
+
+    Args:
+        spec: the task.
+        simulator: the environment behind it.
+        observation_size: O, the suite's padded observation size.
+        action_size: A, the suite's padded action size.
+
+    An exception, a value that is not finite or an observation of another size out of the
+    environment becomes a :class:`UserError` that names the task and the step within the episode.
+    """
+
+    def __init__(
+        self, spec: TaskSpec, simulator: Simulator, observation_size: int, action_size: int
+    ) -> None:
+        self.spec = spec
+        self.simulator = simulator
+        self.observation_size = observation_size
+        self.action_size = action_size
+        self._repeat = spec.action_repeat
+        self._limit = _simulator_steps(spec, simulator.episode_limit)
+        self._simulator_steps = 0
+        self._steps = 0
+        self._running = False
+
+    @property
+    def can_restore(self) -> bool:
+        """Whether :meth:`snapshot` and :meth:`restore` are available."""
+        return self.simulator.can_restore
+
+    def reset(self) -> np.ndarray:
+        """Start a new episode and return its first observation, (O,) float32."""
+        self._simulator_steps = self._steps = 0
+        try:
+            observation = self.simulator.reset()
+        except Exception as error:
+            raise self._failure(f"raised {_describe(error)}") from error
+        self._running = True
+        return self._padded(observation)
+
+    def step(self, action: np.ndarray) -> Step:
+        """Take one agent step.
+
+        Args:
+            action: (A,) within [-1, 1] (clipped otherwise); padded dimensions are ignored.
+
+        Raises:
+            UserError: the environment failed, or the action is not finite.
+            RuntimeError: no episode is running; call :meth:`reset` first.
+        """
+        if not self._running:
+            raise RuntimeError(f"task {self.spec.name}: step() without a running episode")
+        self._steps += 1
+        repeat = self._repeat
+        if self._limit is not None:
+            repeat = min(repeat, self._limit - self._simulator_steps)
+        own_action = np.array(action[: self.spec.action_size], np.float64).clip(-1.0, 1.0)
+        if not np.isfinite(own_action).all():
+            raise UserError(
+                f"task {self.spec.name}, step {self._steps} of the episode: the agent's action is "
+                "not finite, training has diverged; lower the learning rate"
+            )
+        try:
+            raw = self.simulator.step(own_action, repeat)
+        except Exception as error:
+            raise self._failure(f"raised {_describe(error)}") from error
+        reward = float(raw.reward)
+        if not np.isfinite(reward):
+            raise self._failure(f"returned the reward {reward}")
+        observation = self._padded(raw.observation)
+        self._simulator_steps += repeat
+        timed_out = self._limit is not None and self._simulator_steps >= self._limit
+        terminated = raw.terminated
+        truncated = (raw.truncated or timed_out) and not terminated
+        self._running = not (terminated or truncated)
+        return Step(observation, reward, terminated, truncated)
+
+    def snapshot(self) -> object:
+        """All that determines the future of this environment, to go back to with :meth:`restore`.
+
+        Raises:
+            RuntimeError: the source cannot (see :attr:`can_restore`).
+        """
+        if not self.can_restore:
+            raise RuntimeError(f"task {self.spec.name} cannot be restored")
+        return self._simulator_steps, self._steps, self._running, self.simulator.snapshot()
+
+    def restore(self, snapshot: object) -> None:
+        """Go back to a snapshot of this same environment, any number of times."""
+        assert isinstance(snapshot, tuple)
+        self._simulator_steps, self._steps, self._running, state = snapshot
+        self.simulator.restore(state)
+
+    def close(self) -> None:
+        self._running = False
+        self.simulator.close()
+
+    def _padded(self, observation: np.ndarray) -> np.ndarray:
+        own = self.spec.observation_size
+        if observation.size != own:
+            raise self._failure(f"returned {observation.size} observations instead of {own}")
+        padded = np.zeros(self.observation_size, np.float32)
+        padded[:own] = observation
+        if not np.isfinite(padded).all():
+            first = int(np.flatnonzero(~np.isfinite(padded))[0])
+            raise self._failure(f"returned {padded[first]} as observation number {first}")
+        return padded
+
+    def _failure(self, what: str) -> UserError:
+        at = f"step {self._steps} of the episode" if self._steps else "reset"
+        return UserError(
+            f"task {self.spec.name}, {at}: the environment {what}; mend the environment ({self.spec.source})"
+        )
+
+
+def _simulator_steps(spec: TaskSpec, own_limit: int | None) -> int | None:
+    """Simulator steps of an episode.
+
+    The source's own limit need not be a multiple of the repeat, so it is kept as it is unless the
+    specification asks for another number of agent steps.
+    """
+    if spec.episode_steps is None:
+        return None
+    if own_limit is not None and agent_steps(own_limit, spec.action_repeat) == spec.episode_steps:
+        return own_limit
+    return spec.episode_steps * spec.action_repeat
+
+
+def agent_steps(simulator_steps: int, action_repeat: int) -> int:
+    """Agent steps that cover so many simulator steps, the last one perhaps only in part."""
+    return -(-simulator_steps // action_repeat)
+
+
+def _describe(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
