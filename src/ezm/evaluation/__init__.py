@@ -1,0 +1,1 @@
+"""Evaluation: episodes, statistics, diagnostics and the report."""

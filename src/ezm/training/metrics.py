@@ -1,0 +1,258 @@
+"""What a run measured: metrics.jsonl, mirrored to TensorBoard and Weights & Biases.
+
+metrics.jsonl holds one JSON object a line. Every row has
+
+- ``kind``: "start", "episode", "train", "eval" or "diagnostic",
+- ``step``: environment (agent) steps per task,
+- ``seconds``: wall clock since the run began, earlier sessions of a resumed run included,
+
+and the values of its kind; a number that is not finite is written as null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from ezm.errors import UserError
+from ezm.training.run_folder import RunFolder, unwritable, write_atomically
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, in the order they were written; none where there is no file.
+
+    A last line that a kill cut short is skipped.
+
+    Raises:
+        UserError: another line is damaged (the message names it), or the file cannot be read.
+    """
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): check its permissions"
+        ) from error
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        row = _parse(line)
+        if row is not None:
+            rows.append(row)
+        elif number < len(lines):
+            raise UserError(f"{path} line {number} is not a JSON object: remove that line")
+    return rows
+
+
+class MetricsLogger:
+    """Appends rows to a run's metrics.jsonl and mirrors their numbers; closed by ``with``.
+
+    One process at a time may hold a logger on a run: see :meth:`RunFolder.lock`.
+    """
+
+    def __init__(self, run: RunFolder, tensorboard: bool = True, wandb: bool = False) -> None:
+        """Args:
+            run: where metrics.jsonl and tensorboard/ go.
+            tensorboard: also write TensorBoard events.
+            wandb: also log to Weights & Biases, under the run folder's name.
+
+        Raises:
+            UserError: wandb is asked for and not installed, or the folder cannot be written to.
+        """
+        self._run = run
+        self._tensorboard_wanted = tensorboard
+        self._tensorboard: Any = None
+        self._purge_step: int | None = None
+        self._wandb = _start_wandb(run) if wandb else None
+        try:
+            run.metrics_path.touch()
+            _mend_last_line(run.metrics_path)
+        except OSError as error:
+            raise unwritable(run.metrics_path, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def log(self, kind: str, step: int, seconds: float, **values: Any) -> None:
+        """Append one row; it is in the file when this returns.
+
+        Args:
+            kind: "start", "episode", "train", "eval" or "diagnostic".
+            step: environment steps per task.
+            seconds: wall clock since the run began.
+            values: plain values, numpy or JAX scalars and arrays, nested as JSON allows. Names
+                such as "loss/total" are passed as ``**{"loss/total": 0.5}``.
+
+        Raises:
+            UserError: the file cannot be written to, e.g. because the disk is full.
+        """
+        row = _plain({"kind": kind, "step": step, "seconds": seconds, **values})
+        _append(self._run.metrics_path, [row])
+        numbers = scalars(row)
+        if not numbers:
+            return
+        if self._tensorboard_wanted:
+            writer = self._writer()
+            for tag, number in numbers.items():
+                writer.add_scalar(tag, number, row["step"])
+        if self._wandb is not None:
+            self._wandb.log({**numbers, "environment_steps": row["step"]})
+
+    def truncate_after(self, step: int) -> int:
+        """Move the rows beyond `step` to metrics.dropped.jsonl, before a run goes on from there.
+
+        They were measured after the checkpoint that the run resumes from, and will be measured
+        again.
+
+        Returns:
+            How many rows were moved.
+        """
+        rows = read_metrics(self._run.metrics_path)
+        kept = [row for row in rows if row["step"] <= step]
+        dropped = [row for row in rows if row["step"] > step]
+        if dropped:
+            _append(self._run.metrics_path.with_suffix(".dropped.jsonl"), dropped)
+            write_atomically(self._run.metrics_path, _lines(kept))
+        self._close_tensorboard()
+        self._purge_step = step + 1
+        return len(dropped)
+
+    def close(self) -> None:
+        """Finish all outputs; a second call does nothing."""
+        self._close_tensorboard()
+        if self._wandb is not None:
+            self._wandb.finish()
+            self._wandb = None
+
+    def _writer(self) -> Any:
+        if self._tensorboard is None:
+            from tensorboardX import SummaryWriter
+
+            self._tensorboard = SummaryWriter(
+                str(self._run.tensorboard_path),
+                purge_step=self._purge_step,
+                flush_secs=10,
+                # Event files are named by the second; two writers within one would share a file.
+                filename_suffix=f".{time.time_ns()}",
+            )
+        return self._tensorboard
+
+    def _close_tensorboard(self) -> None:
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+            self._tensorboard = None
+
+
+def scalars(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row by their TensorBoard tags.
+
+    An evaluation gives ``eval_search/<task>`` (or ``eval_policy/<task>``), an episode
+    ``episode_return/<task>`` and ``episode_length/<task>``, a diagnostic
+    ``diagnostic/<task>/<name>``; a training row keeps its names, under ``train/`` where they have
+    no group of their own.
+    """
+    kind, task = row["kind"], row.get("task")
+    if kind == "eval":
+        named = {f"eval_{row.get('mode', 'search')}/{task}": row.get("mean")}
+    elif kind == "episode":
+        named = {f"episode_{name}/{task}": row.get(name) for name in ("return", "length")}
+    elif kind in ("diagnostic", "train"):
+        named = {}
+        for name, value in row.items():
+            if name in ("kind", "step", "seconds", "task"):
+                continue
+            if kind == "diagnostic":
+                named[f"diagnostic/{task}/{name}" if task else f"diagnostic/{name}"] = value
+            else:
+                named[name if "/" in name else f"train/{name}"] = value
+    else:
+        named = {}
+    return {
+        tag: float(value)
+        for tag, value in named.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _start_wandb(run: RunFolder) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            "Weights & Biases was asked for and wandb is not installed: "
+            "pip install 'ezm-rl[wandb]', or leave the option out"
+        ) from error
+    # The folder's name identifies the run, so that a resumed run goes on in the same place.
+    session = wandb.init(
+        project="ezm",
+        name=run.path.name,
+        id=run.path.name,
+        resume="allow",
+        dir=str(run.path),
+        config=run.config,
+    )
+    session.define_metric("*", step_metric="environment_steps")
+    return session
+
+
+def _mend_last_line(path: Path) -> None:
+    """Make the file end at the end of a line, so that the next row starts on one of its own."""
+    with open(path, "rb+") as file:
+        content = file.read()
+        if not content or content.endswith(b"\n"):
+            return
+        start = content.rfind(b"\n") + 1
+        if _parse(content[start:]) is None:
+            file.truncate(start)
+        else:
+            file.write(b"\n")
+
+
+def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    try:
+        with open(path, "ab") as file:
+            file.write(_lines(rows).encode())
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    return _plain(np.asarray(value).tolist())

@@ -1,0 +1,277 @@
+"""The run folder: everything one training run leaves on disk.
+
+::
+
+    runs/<name>/
+        config.json           the configuration and the version of this layout
+        metrics.jsonl         what was measured, one JSON object a line
+        checkpoints/<step>/   parameters, optimiser, replay and counters; the last two
+        tensorboard/          the same figures for TensorBoard
+        report.html           made from config.json and metrics.jsonl
+        lock                  held by the process that writes to the folder
+
+Files are replaced, never edited in place, so that a kill at any moment leaves either the old
+content or the new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ezm.errors import UserError
+
+FORMAT = 1
+"""Version of the layout; raised when an older ezm could no longer read a run."""
+
+KEPT_CHECKPOINTS = 2
+
+
+class Checkpoint(NamedTuple):
+    """What :meth:`RunFolder.latest_checkpoint` found."""
+
+    step: int
+    arrays: Any
+    """Nested dictionaries and lists of numpy arrays, as saved (tuples come back as lists)."""
+    meta: dict[str, Any]
+
+
+def default_run_path(root: Path, suite: str, preset: str, seed: int) -> Path:
+    """A name for a new run under `root` that no other run has, e.g. cartpole-cpu-s0-20260101-120000.
+
+    Characters of the suite that do not belong in a file name become dashes.
+    """
+    slug = re.sub(r"[^A-Za-z0-9._]+", "-", suite).strip("-.")[:60] or "run"
+    name = f"{slug}-{preset}-s{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = Path(root) / name
+    count = 1
+    while path.exists():
+        count += 1
+        path = Path(root) / f"{name}-{count}"
+    return path
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the content of `path` by `text` in one step.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+
+
+class RunFolder:
+    """One run on disk; made by :meth:`create` or :meth:`open`."""
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path = path
+        self.config = config
+        """The configuration as it was given to :meth:`create`."""
+        self._checkpointer: Any = None
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any]) -> RunFolder:
+        """Make a new run folder, with its parents.
+
+        Args:
+            path: a folder that does not exist yet or is empty.
+            config: nested plain values, as JSON can hold them.
+
+        Raises:
+            UserError: the path is a run already, holds other files, or cannot be written to.
+        """
+        path = Path(path).absolute()
+        if (path / "config.json").exists():
+            raise UserError(
+                f"{path} holds a run already: go on with it by --resume {path}, or choose another"
+            )
+        try:
+            if path.is_dir() and any(path.iterdir()):
+                raise UserError(f"{path} is not empty: choose a new folder for the run")
+            (path / "checkpoints").mkdir(parents=True)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        document = {"format": FORMAT, "config": config}
+        write_atomically(path / "config.json", json.dumps(document, indent=2) + "\n")
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open an existing run folder.
+
+        Raises:
+            UserError: not a run folder, written by a newer ezm, or its config.json is damaged.
+        """
+        path = Path(path).absolute()
+        file = path / "config.json"
+        if not file.is_file():
+            why = "holds no config.json" if path.is_dir() else "does not exist"
+            raise UserError(
+                f"{path} is not a run folder, it {why}: name a folder that ezm train made"
+            )
+        try:
+            document = json.loads(file.read_text(encoding="utf-8"))
+            version, config = document["format"], document["config"]
+            newer = version > FORMAT
+        except OSError as error:
+            raise UserError(
+                f"{file} cannot be read ({error.strerror}): check its permissions"
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is damaged ({error!r}): restore it from a copy") from error
+        if newer:
+            raise UserError(
+                f"{path} has run format {version}, this ezm reads up to {FORMAT}: update ezm"
+            )
+        return cls(path, config)
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard_path(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep every other process from writing here; the system frees it when this one ends.
+
+        Raises:
+            UserError: another process holds the run (the message names it).
+        """
+        try:
+            file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise unwritable(self.path / "lock", error) from error
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.read(file, 32).decode(errors="replace").strip() or "unknown"
+                raise UserError(
+                    f"{self.path} is in use by process {holder}: wait for it or stop it first"
+                ) from error
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(file)
+
+    def save_checkpoint(self, step: int, arrays: Any, meta: dict[str, Any]) -> None:
+        """Save a checkpoint and return once it is complete; the one before stays, older ones go.
+
+        A kill half-way leaves the earlier checkpoints as they were.
+
+        Args:
+            step: environment steps per task so far; counts from 0.
+            arrays: nested dictionaries and lists with string keys, of numpy or JAX arrays
+                (each with at least one element) or numbers.
+            meta: plain values, as JSON can hold them.
+        """
+        import jax
+        import numpy as np
+        import orbax.checkpoint as ocp
+
+        self.checkpoints_path.mkdir(exist_ok=True)
+        for unfinished in self.checkpoints_path.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished)  # left by a kill
+        self._orbax().save(
+            self._checkpoint_path(step),
+            # Numpy throughout: a checkpoint then restores without the devices that made it.
+            args=ocp.args.Composite(
+                arrays=ocp.args.PyTreeSave(jax.tree.map(np.asarray, arrays)),
+                meta=ocp.args.JsonSave(meta),
+            ),
+            force=True,
+        )
+        # Later steps belong to a future that was given up when the run went on from here.
+        earlier = [s for s in self.checkpoint_steps() if s <= step]
+        for other in self.checkpoint_steps():
+            if other not in earlier[-KEPT_CHECKPOINTS:]:
+                shutil.rmtree(self._checkpoint_path(other))
+
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint that can be read, or None where none was saved.
+
+        A broken one is passed over with a warning.
+
+        Raises:
+            UserError: there are checkpoints and none can be read.
+        """
+        import orbax.checkpoint as ocp
+
+        steps = self.checkpoint_steps()
+        for step in reversed(steps):
+            path = self._checkpoint_path(step)
+            try:
+                restored = self._orbax().restore(
+                    path,
+                    args=ocp.args.Composite(
+                        arrays=ocp.args.PyTreeRestore(), meta=ocp.args.JsonRestore()
+                    ),
+                )
+                return Checkpoint(step, restored["arrays"], restored["meta"])
+            except Exception as error:  # noqa: BLE001 - damage raises many kinds
+                reason = (str(error) or repr(error)).splitlines()[0][:200]
+                warnings.warn(f"checkpoint {path} is broken, passed over: {reason}", stacklevel=2)
+        if steps:
+            raise UserError(f"{self.checkpoints_path}: no checkpoint can be read; start a new run")
+        return None
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of the saved checkpoints, oldest first."""
+        if not self.checkpoints_path.is_dir():
+            return []
+        names = (entry.name for entry in self.checkpoints_path.iterdir())
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def _checkpoint_path(self, step: int) -> Path:
+        return self.checkpoints_path / f"{step:09d}"
+
+    def _orbax(self) -> Any:
+        if self._checkpointer is None:
+            import orbax.checkpoint as ocp
+
+            # Weights and observations hardly compress; without it saving takes half the time.
+            arrays = ocp.PyTreeCheckpointHandler(
+                use_ocdbt=True, use_zarr3=True, use_compression=False
+            )
+            self._checkpointer = ocp.Checkpointer(
+                ocp.CompositeCheckpointHandler(arrays=arrays, meta=ocp.JsonCheckpointHandler())
+            )
+        return self._checkpointer
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The error to raise where writing to `path` failed with `error`."""
+    return UserError(
+        f"cannot write to {path} ({error.strerror}): free the place or choose another folder"
+    )

@@ -1,0 +1,149 @@
+"""metrics.jsonl: what is logged comes back, whatever happened to the process."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ezm.errors import UserError
+from ezm.training.metrics import MetricsLogger, read_metrics, scalars
+from ezm.training.run_folder import RunFolder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", {})
+
+
+def test_rows_come_back_as_plain_values(run: RunFolder) -> None:
+    with MetricsLogger(run, tensorboard=False) as log:
+        log.log("start", 0, 0.0, tasks=("a", "b"), machine={"cores": 2})
+        log.log("train", 10, 1.5, updates=np.int64(20), **{"loss/total": jnp.float32(0.5)})
+        log.log("eval", 10, 2, task="a", returns=np.array([1.0, 3.0]), mean=np.nan)
+        assert len(read_metrics(run.metrics_path)) == 3, "a row is in the file at once"
+    assert read_metrics(run.metrics_path) == [
+        {"kind": "start", "step": 0, "seconds": 0.0, "tasks": ["a", "b"], "machine": {"cores": 2}},
+        {"kind": "train", "step": 10, "seconds": 1.5, "updates": 20, "loss/total": 0.5},
+        {
+            "kind": "eval",
+            "step": 10,
+            "seconds": 2,
+            "task": "a",
+            "returns": [1.0, 3.0],
+            "mean": None,
+        },
+    ]
+
+
+def test_a_run_without_metrics_has_no_rows(run: RunFolder) -> None:
+    assert read_metrics(run.metrics_path) == []
+
+
+@pytest.mark.parametrize(
+    ("torn", "rows"), [(b'{"kind": "train", "st', 2), (b'{"kind": "train", "step": 9}', 3)]
+)
+def test_a_torn_last_line_is_skipped_and_mended(run: RunFolder, torn: bytes, rows: int) -> None:
+    with MetricsLogger(run, tensorboard=False) as log:
+        log.log("train", 1, 0.0)
+        log.log("train", 2, 0.0)
+    with open(run.metrics_path, "ab") as file:
+        file.write(torn)
+    assert len(read_metrics(run.metrics_path)) == rows
+    with MetricsLogger(run, tensorboard=False) as log:
+        log.log("train", 10, 0.0)
+    assert len(read_metrics(run.metrics_path)) == rows + 1
+    assert read_metrics(run.metrics_path)[-1]["step"] == 10
+
+
+def test_a_damaged_line_in_the_middle_is_named(run: RunFolder) -> None:
+    run.metrics_path.write_text('{"step": 1}\nrubbish\n{"step": 2}\n')
+    with pytest.raises(UserError, match="metrics.jsonl line 2 is not a JSON object"):
+        read_metrics(run.metrics_path)
+
+
+def test_truncation_moves_later_rows_and_loses_none(run: RunFolder) -> None:
+    with MetricsLogger(run, tensorboard=False) as log:
+        for step in (1, 2, 3, 4):
+            log.log("train", step, float(step))
+    with MetricsLogger(run, tensorboard=False) as log:
+        assert log.truncate_after(2) == 2
+        assert log.truncate_after(2) == 0
+        log.log("train", 3, 30.0)
+        assert log.truncate_after(2) == 1
+        log.log("train", 3, 300.0)
+    assert [row["seconds"] for row in read_metrics(run.metrics_path)] == [1.0, 2.0, 300.0]
+    dropped = [
+        json.loads(line) for line in (run.path / "metrics.dropped.jsonl").read_text().splitlines()
+    ]
+    assert [row["seconds"] for row in dropped] == [3.0, 4.0, 30.0]
+
+
+def test_tags_name_the_task() -> None:
+    base = {"step": 1, "seconds": 1.0}
+    assert scalars({"kind": "eval", "task": "a", "mode": "policy", "mean": 5, **base}) == {
+        "eval_policy/a": 5.0
+    }
+    assert scalars(
+        {"kind": "episode", "task": "a", "return": 2.5, "length": 9, "terminated": True, **base}
+    ) == {"episode_return/a": 2.5, "episode_length/a": 9.0}
+    assert scalars({"kind": "diagnostic", "task": "a", "spearman/q": 0.5, **base}) == {
+        "diagnostic/a/spearman/q": 0.5
+    }
+    assert scalars({"kind": "train", "updates": 4, "loss/total": None, "loss/v": 1.0, **base}) == {
+        "train/updates": 4.0,
+        "loss/v": 1.0,
+    }
+    assert scalars({"kind": "start", "parameters": 7, **base}) == {}
+
+
+def test_tensorboard_holds_the_scalars_and_forgets_truncated_ones(run: RunFolder) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with MetricsLogger(run) as log:
+        for step in (1, 2, 3):
+            log.log("eval", step, 1.0, task="a", mode="search", mean=10.0 * step)
+    with MetricsLogger(run) as log:
+        log.truncate_after(1)
+        log.log("eval", 2, 1.0, task="a", mode="search", mean=50.0)
+    events = accumulator.EventAccumulator(str(run.tensorboard_path))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("eval_search/a")] == [(1, 10.0), (2, 50.0)]
+
+
+def test_missing_wandb_is_one_clear_line(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"wandb is not installed: pip install 'ezm-rl\[wandb\]'"):
+        MetricsLogger(run, wandb=True)
+    assert not run.metrics_path.exists()
+
+
+def test_wandb_gets_the_same_numbers(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Session:
+        def __init__(self) -> None:
+            self.rows: list[dict] = []
+            self.finished = False
+
+        def define_metric(self, name: str, step_metric: str) -> None:
+            assert step_metric == "environment_steps"
+
+        def log(self, row: dict) -> None:
+            self.rows.append(row)
+
+        def finish(self) -> None:
+            self.finished = True
+
+    session = Session()
+
+    class Module:
+        @staticmethod
+        def init(**options: object) -> Session:
+            assert options["id"] == run.path.name
+            return session
+
+    monkeypatch.setitem(sys.modules, "wandb", Module)
+    with MetricsLogger(run, tensorboard=False, wandb=True) as log:
+        log.log("eval", 4, 1.0, task="a", mode="search", mean=1.0)
+    assert session.rows == [{"eval_search/a": 1.0, "environment_steps": 4}]
+    assert session.finished
