@@ -1,0 +1,89 @@
+"""Numbers drawn from returns: means with their uncertainty, and areas under learning curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import stdtrit
+
+
+class Mean(NamedTuple):
+    """A mean and how well it is known; prints as ``812 ± 23``."""
+
+    mean: float
+    half_width: float
+    """Half the width of the confidence interval; nan for a single value."""
+    n: int
+
+    def __str__(self) -> str:
+        if math.isnan(self.half_width):
+            return format_return(self.mean)
+        return f"{format_return(self.mean)} ± {format_return(self.half_width)}"
+
+
+def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Mean:
+    """The mean of independent samples and its confidence interval (Student's t).
+
+    For n values with mean m and sample standard deviation s (divisor n - 1) the interval is
+    m ± t * s / sqrt(n), where t is the (1 + confidence) / 2 quantile of Student's t distribution
+    with n - 1 degrees of freedom. It assumes roughly normal values: returns that sit at a limit,
+    such as 1000 in every episode, give an interval that is too narrow.
+
+    Args:
+        values: (n,) one value per episode or seed, n >= 1.
+        confidence: probability that the interval covers the true mean.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    sample = np.asarray(values, dtype=float)
+    if sample.ndim != 1 or sample.size == 0:
+        raise ValueError(f"one or more values are needed, got shape {sample.shape}")
+    n = sample.size
+    if n == 1:
+        return Mean(float(sample[0]), math.nan, 1)
+    t = float(stdtrit(n - 1, (1 + confidence) / 2))
+    return Mean(float(sample.mean()), t * float(sample.std(ddof=1)) / math.sqrt(n), n)
+
+
+def area_under_curve(
+    steps: Sequence[float] | np.ndarray,
+    values: Sequence[float] | np.ndarray,
+    low: float | None = None,
+    high: float | None = None,
+) -> float:
+    """The mean height of a learning curve over its steps.
+
+    AUC = 1 / (b - a) * integral from a to b of R(s) ds, with R the straight lines between the
+    points (steps[i], values[i]): the trapezoid rule divided by the range, so that the result has
+    the unit of a return and curves with different numbers of points compare.
+
+    Args:
+        steps: (n,) strictly increasing, n >= 2.
+        values: (n,) the return at each of them.
+        low, high: the range [a, b]; default: the first and the last step. Give it where two
+            curves with different ends are compared.
+
+    Raises:
+        ValueError: the points are too few or out of order, or do not cover the range.
+    """
+    x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
+    if x.ndim != 1 or x.shape != y.shape or x.size < 2 or not np.all(np.diff(x) > 0):
+        raise ValueError("a curve is two or more points with strictly increasing steps")
+    a = x[0] if low is None else float(low)
+    b = x[-1] if high is None else float(high)
+    if not x[0] <= a < b <= x[-1]:
+        raise ValueError(f"the range {a:g} to {b:g} is not within {x[0]:g} to {x[-1]:g}")
+    inside = (x > a) & (x < b)
+    grid = np.concatenate([[a], x[inside], [b]])
+    return float(np.trapezoid(np.interp(grid, x, y), grid) / (b - a))
+
+
+def format_return(value: float) -> str:
+    """Three significant digits, or whole numbers from 100 on: 0.0312, 4.5, 87.1, 1000."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
