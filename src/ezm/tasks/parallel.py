@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ezm.errors import UserError
 from ezm.tasks.spec import Suite
 
 
@@ -33,16 +34,24 @@ class StepBatch:
 
 
 class ParallelTasks:
-    """E environments that step in parallel threads and begin a new episode by themselves.
+    """E environments that step together and begin a new episode by themselves.
 
     The outcome depends on the seed and the actions alone, not on the threads: every environment has
     randomness of its own, and writes its own row.
+
+    Threads overlap only while they are inside MuJoCo. Measured with 2 threads on 2 free cores, they
+    took 0.6 of the time of one for dm_control's dog, as long as one for humanoid and walker, and 1.5
+    times as long for cartpole, whose calls into MuJoCo last microseconds.
 
     Args:
         suite: the tasks.
         seed: at least 0; no two environments, episodes or seeds share their randomness.
         copies: environments of each task.
         task_ids: the task of each environment; default: all tasks in order, ``copies`` times.
+        threads: None: one for each core if the physics of a task is heavy, otherwise one.
+
+    Raises:
+        UserError: ``copies`` or ``threads`` below 1.
     """
 
     def __init__(
@@ -51,7 +60,11 @@ class ParallelTasks:
         seed: int,
         copies: int = 1,
         task_ids: Sequence[int] | np.ndarray | None = None,
+        threads: int | None = None,
     ) -> None:
+        for option, value in (("copies", copies), ("threads", threads)):
+            if value is not None and value < 1:
+                raise UserError(f"--{option} {value}: must be at least 1")
         if task_ids is None:
             task_ids = np.tile(np.arange(suite.num_tasks), copies)
         self.suite = suite
@@ -66,9 +79,12 @@ class ParallelTasks:
         """(E, O) float32: what to act on next."""
         self._returns = np.zeros(count)
         self._lengths = np.zeros(count, np.int32)
-        workers = min(count, os.cpu_count() or 1)
-        self._shares = [range(worker, count, workers) for worker in range(workers)]
-        self._pool = ThreadPoolExecutor(workers, "ezm-tasks") if workers > 1 else None
+        if threads is None:
+            heavy = any(task.simulator.threads_pay for task in self.tasks)
+            threads = (os.cpu_count() or 1) if heavy else 1
+        threads = min(threads, count)
+        self._shares = [range(first, count, threads) for first in range(threads)]
+        self._pool = ThreadPoolExecutor(threads, "ezm-tasks") if threads > 1 else None
 
     def reset(self) -> np.ndarray:
         """Begin a new episode everywhere; return the first observations, (E, O) float32."""

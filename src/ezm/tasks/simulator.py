@@ -31,8 +31,13 @@ class Simulator(Protocol):
     """Simulator steps of an episode by default; None: the source sets no limit."""
     reward_range: tuple[float, float] | None
     """Bounds of one simulator step's reward; None: unknown."""
-    can_restore: bool
-    """Whether :meth:`snapshot` and :meth:`restore` work, exactly."""
+    threads_pay: bool
+    """Whether a step is mostly long calls that let other Python threads run."""
+
+    @property
+    def can_restore(self) -> bool:
+        """Whether :meth:`snapshot` and :meth:`restore` work, exactly."""
+        ...
 
     def reset(self) -> np.ndarray:
         """Start an episode, different from the one before; return its first observation."""

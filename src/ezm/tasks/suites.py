@@ -70,9 +70,10 @@ def parse(name: str) -> list[str]:
             found.append(f"{prefix}:{element}")
         else:
             found.extend(SUITES.get(element) or [_bare_task(element)])
-    for source in found:
-        if found.count(source) > 1:
-            raise UserError(f"suite {name!r}: task {source} is named twice; name it once")
+    names = [sources.task_name(source) for source in found]
+    for task in names:
+        if names.count(task) > 1:
+            raise UserError(f"suite {name!r}: task {task} is named twice; name it once")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -72,7 +73,7 @@ class Task:
             action: (A,) within [-1, 1] (clipped otherwise); padded dimensions are ignored.
 
         Raises:
-            UserError: the environment failed, or the action is not finite.
+            UserError: the environment failed, or the action is nan.
             RuntimeError: no episode is running; call :meth:`reset` first.
         """
         if not self._running:
@@ -81,18 +82,19 @@ class Task:
         repeat = self._repeat
         if self._limit is not None:
             repeat = min(repeat, self._limit - self._simulator_steps)
-        own_action = np.array(action[: self.spec.action_size], np.float64).clip(-1.0, 1.0)
-        if not np.isfinite(own_action).all():
+        own_action = np.asarray(action[: self.spec.action_size], np.float64)
+        own_action = np.minimum(np.maximum(own_action, -1.0), 1.0)
+        if np.isnan(own_action).any():
             raise UserError(
                 f"task {self.spec.name}, step {self._steps} of the episode: the agent's action is "
-                "not finite, training has diverged; lower the learning rate"
+                "nan, training has diverged; lower the learning rate"
             )
         try:
             raw = self.simulator.step(own_action, repeat)
         except Exception as error:
             raise self._failure(f"raised {_describe(error)}") from error
         reward = float(raw.reward)
-        if not np.isfinite(reward):
+        if not math.isfinite(reward):
             raise self._failure(f"returned the reward {reward}")
         observation = self._padded(raw.observation)
         self._simulator_steps += repeat
@@ -136,7 +138,7 @@ class Task:
     def _failure(self, what: str) -> UserError:
         at = f"step {self._steps} of the episode" if self._steps else "reset"
         return UserError(
-            f"task {self.spec.name}, {at}: the environment {what}; mend the environment ({self.spec.source})"
+            f"task {self.spec.name}, {at}: the environment ({self.spec.source}) {what}; mend it"
         )
 
 

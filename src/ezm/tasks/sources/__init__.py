@@ -1,12 +1,14 @@
 """Where tasks come from: dm_control, Gymnasium, or a factory of the user's.
 
 A source is written ``prefix:name``: ``dmc:cartpole-swingup``, ``gym:Pendulum-v1``; any other text with
-a colon is a factory, ``module:function``. The libraries are imported only when a task needs them.
+a colon is a factory, ``module:function``. The libraries are imported only when a task needs them; modules of the user's are
+found in the current directory too.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 
 from ezm.tasks.simulator import Simulator
 
@@ -33,6 +35,8 @@ def build(source: str, seed: int) -> Simulator:
         from ezm.tasks.sources.dm_control import DmControlSimulator
 
         return DmControlSimulator(name, seed)
+    if os.getcwd() not in sys.path:  # an installed command does not look there by itself
+        sys.path.insert(0, os.getcwd())
     if prefix == GYMNASIUM:
         from ezm.tasks.sources.gymnasium import from_id
 

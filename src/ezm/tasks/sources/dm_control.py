@@ -1,28 +1,39 @@
 """Tasks of the dm_control suite, ``dmc:domain-task``.
 
 The environment's task and physics are driven directly instead of through ``Environment.step``: within
-an action repeat the observation is computed once, not at every simulator step. Rewards, observations
-and terminations are those of ``Environment.step`` to the last bit.
+an action repeat the observation is computed once, and physics is checked once, not at every simulator
+step. What comes out is what ``Environment.step`` gives.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+import logging
+from collections.abc import Mapping
 
 import mujoco
 import numpy as np
 from dm_control import suite
+from dm_control.rl.control import PhysicsError
 
 from ezm.errors import UserError
 from ezm.tasks.simulator import RawStep, unit_to_bounds
+from ezm.tasks.sources.dm_rewards import closed_form
 from ezm.tasks.spec import nearest
 
 # Everything that mj_step reads and writes from one step to the next, the solver's warm start included.
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 # Parts of a model that no task changes after compilation, and that can be large.
-_CONSTANT_FIELDS = ("mesh_", "tex_", "skin_", "bvh_", "flex_", "oct_", "text_", "name", "paths")
-_UNBOUNDED = 1e9
+_CONSTANT_FIELDS = ("mesh_", "tex_", "skin_", "bvh_", "flex_", "oct_", "plugin_")
+_UNUSABLE = {
+    "lqr": "its actions have no bounds",
+    "quadruped-escape": "it draws its terrain with a renderer",
+}
+# From about this many degrees of freedom on, physics outweighs Python and threads are faster.
+_HEAVY_FREEDOMS = 50
+
+# Some of dm_control's own models make MuJoCo 3.17 log a deprecation at every load.
+logging.getLogger("absl").addFilter(lambda record: "settotalmass" not in record.getMessage())
 
 
 class DmControlSimulator:
@@ -33,10 +44,11 @@ class DmControlSimulator:
         seed: at least 0.
 
     Raises:
-        UserError: no such task, or one without bounds on its actions.
+        UserError: no such task, or one that cannot be used.
     """
 
     can_restore = True
+    reward_range: tuple[float, float] | None = (0.0, 1.0)
 
     def __init__(self, name: str, seed: int) -> None:
         domain, _, task = name.partition("-")
@@ -45,75 +57,98 @@ class DmControlSimulator:
                 f"dm_control has no task {name!r}{nearest(name, task_names())}; "
                 "`ezm tasks dmc` lists them"
             )
+        unusable = _UNUSABLE.get(domain) or _UNUSABLE.get(name)
+        if unusable:
+            raise UserError(f"dm_control task {name} cannot be used, {unusable}; choose another")
         random = np.random.RandomState(seed % 2**32)
-        environment = suite.load(domain, task, task_kwargs={"random": random})
-        self.environment = environment
-        self._task, self._physics = environment.task, environment.physics
-        self._substeps = round(environment.control_timestep() / self._physics.timestep())
-        bounds = environment.action_spec()
-        if np.any(np.abs([bounds.minimum, bounds.maximum]) > _UNBOUNDED):
-            raise UserError(f"dm_control task {name}: its actions have no bounds; choose another")
+        self.environment = suite.load(domain, task, task_kwargs={"random": random})
+        self._task, self._physics = self.environment.task, self.environment.physics
+        self._model: mujoco.MjModel = self._physics.model.ptr
+        self._data: mujoco.MjData = self._physics.data.ptr
+        self._substeps = round(self.environment.control_timestep() / self._physics.timestep())
+        self._reward = closed_form(domain, task, self._model, self._data)
+        bounds = self.environment.action_spec()
         self._rescale = unit_to_bounds(bounds.minimum, bounds.maximum)
-        self.action_size = int(np.prod(bounds.shape))
+        self.action_size = bounds.minimum.size
         self.observation_size = _flatten(self._task.get_observation(self._physics)).size
-        limit = environment._step_limit  # the only place where dm_control keeps it
+        limit = self.environment._step_limit  # dm_control has no public name for it
         self.episode_limit = None if limit == float("inf") else int(np.ceil(limit))
-        self.reward_range = (0.0, 1.0)
-        self._model_arrays = _changeable_arrays(self._physics.model.ptr)
+        self.threads_pay = self._model.nv >= _HEAVY_FREEDOMS
+        self._changeable = _changeable_arrays(self._model)
 
     def reset(self) -> np.ndarray:
         return _flatten(self.environment.reset().observation)
 
     def step(self, action: np.ndarray, repeat: int) -> RawStep:
-        task, physics, substeps = self._task, self._physics, self._substeps
+        task, physics = self._task, self._physics
         if self._rescale is not None:
             scale, offset = self._rescale
             action = action * scale + offset
+        warnings = self._data.warning.number
+        before = warnings.tobytes()
+        task.before_step(action, physics)
         total = 0.0
-        discount = None
         for _ in range(repeat):
-            task.before_step(action, physics)
-            physics.step(substeps)
+            self._advance()
             task.after_step(physics)
-            total += task.get_reward(physics)
+            total += self._reward() if self._reward else task.get_reward(physics)
             discount = task.get_termination(physics)
             if discount is not None:
                 break
+        if warnings.tobytes() != before:
+            counts = dict(zip(mujoco.mjtWarning.__members__, warnings.tolist(), strict=False))
+            raised = [name for name, count in counts.items() if count]
+            raise PhysicsError(f"the physics diverged ({', '.join(raised)})")
         observation = _flatten(task.get_observation(physics))
-        ended = discount is not None
-        return RawStep(observation, total, ended and discount == 0, ended and discount != 0)
+        return RawStep(observation, total, discount == 0, discount not in (None, 0))
+
+    def _advance(self) -> None:
+        """One control step, after which positions and velocities derived from the state are fresh.
+
+        dm_control's scheme ("legacy step"): the derived quantities of the state are there already
+        when the step begins, unless the integrator computes its own.
+        """
+        model, data, substeps = self._model, self._data, self._substeps
+        if model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
+            mujoco.mj_step(model, data, substeps)
+        else:
+            mujoco.mj_step2(model, data)
+            if substeps > 1:
+                mujoco.mj_step(model, data, substeps - 1)
+        mujoco.mj_step1(model, data)
 
     def snapshot(self) -> object:
         # Some tasks place their targets in the model and keep values of their own, with their
         # randomness, in attributes; neither is part of MuJoCo's state.
-        return (
-            self._physics.get_state(_STATE),
-            [array.copy() for array in self._model_arrays],
-            copy.deepcopy(self._task.__dict__),
-        )
+        state = np.empty(mujoco.mj_stateSize(self._model, _STATE))
+        mujoco.mj_getState(self._model, self._data, state, _STATE)
+        arrays = [array.copy() for array in self._changeable]
+        return state, arrays, copy.deepcopy(self._task.__dict__)
 
     def restore(self, snapshot: object) -> None:
         assert isinstance(snapshot, tuple)
         state, arrays, attributes = snapshot
-        for array, saved in zip(self._model_arrays, arrays, strict=True):
+        for array, saved in zip(self._changeable, arrays, strict=True):
             array[...] = saved
         self._task.__dict__.update(copy.deepcopy(attributes))
-        self._physics.set_state(state, _STATE)
-        # dm_control steps with positions and velocities that are already up to date.
-        mujoco.mj_step1(self._physics.model.ptr, self._physics.data.ptr)
+        mujoco.mj_setState(self._model, self._data, state, _STATE)
+        mujoco.mj_step1(self._model, self._data)
 
     def close(self) -> None:
         self.environment.close()
 
 
 def task_names() -> list[str]:
-    """The names of all tasks of the dm_control suite."""
-    return [f"{domain}-{task}" for domain, task in suite.ALL_TASKS]
+    """The names of all tasks of the dm_control suite that can be used."""
+    return [
+        f"{domain}-{task}"
+        for domain, task in suite.ALL_TASKS
+        if domain not in _UNUSABLE and f"{domain}-{task}" not in _UNUSABLE
+    ]
 
 
-def _flatten(observation: dict[str, Any]) -> np.ndarray:
-    parts = [np.ravel(part) for part in observation.values()]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _flatten(observation: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.ravel(part) for part in observation.values()])
 
 
 def _changeable_arrays(model: mujoco.MjModel) -> list[np.ndarray]:
@@ -122,6 +157,6 @@ def _changeable_arrays(model: mujoco.MjModel) -> list[np.ndarray]:
         if name.startswith(_CONSTANT_FIELDS):
             continue
         value = getattr(model, name)
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.flags.writeable:
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size:
             arrays.append(value)
     return arrays

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +17,8 @@ from ezm.tasks.spec import nearest
 def from_factory(source: str, seed: int) -> GymnasiumSimulator:
     """The environment that a factory makes.
 
-    The module is looked up as ``import`` does, and in the current directory. The function is called
-    with ``seed=`` if it has such a parameter, otherwise without arguments. The environment's attribute
-    ``reward_range``, the bounds of one step's reward, is used if there is one.
+    The function is called with ``seed=`` if it has such a parameter, otherwise without arguments. The
+    environment's attribute ``reward_range``, the bounds of one step's reward, is used if there is one.
 
     Raises:
         UserError: no such module or function, it failed, or it returned something else.
@@ -48,20 +45,17 @@ def from_factory(source: str, seed: int) -> GymnasiumSimulator:
 
 def _find(source: str) -> Callable[..., Any]:
     module_name, _, function_name = source.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and module_name.startswith(error.name):
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module_name}.".startswith(f"{missing}."):
             raise UserError(
                 f"task {source}: there is no module {module_name!r} in the current directory or "
                 "installed; a task is dmc:domain-task, gym:Id or module:function"
             ) from error
-        raise UserError(f"task {source}: importing {module_name} failed: {error}") from error
-    except Exception as error:
         raise UserError(
-            f"task {source}: importing {module_name} failed: {type(error).__name__}: {error}"
+            f"task {source}: importing {module_name} raised {type(error).__name__}: {error}; mend it"
         ) from error
     factory = getattr(module, function_name, None)
     if not callable(factory):

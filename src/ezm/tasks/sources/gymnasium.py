@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from gymnasium import spaces
 
 from ezm.errors import UserError
 from ezm.tasks.simulator import RawStep, unit_to_bounds
+from ezm.tasks.sources.gymnasium_state import is_exact, load, save
 from ezm.tasks.spec import nearest
 
 _WRAP = "in a factory of your own (module:function)"
@@ -24,24 +24,24 @@ _EXTRAS = {
     "gymnasium.envs.classic_control": "classic-control",
 }
 _NAMESPACE_PACKAGES = {"ALE": "ale-py"}
-_TRIAL_STEPS = 5
 
 
 class GymnasiumSimulator:
     """A :class:`gymnasium.Env` (see :class:`ezm.tasks.simulator.Simulator`).
 
-    Bounded actions are rescaled from [-1, 1]; observations of any shape are flattened. A snapshot is
-    a deep copy of the environment; whether that is exact is found out by trial.
+    Bounded actions are rescaled from [-1, 1]; observations of any shape are flattened.
 
     Args:
         name: of the task, for error messages.
-        build: makes the environment.
+        build: makes the environment; called again to try out whether it can be restored.
         seed: at least 0; given to the first ``reset``, later episodes go on from there.
-        episode_limit: steps of an episode by default, None where unknown.
+        episode_limit: steps of an episode of this environment, None where unknown.
 
     Raises:
         UserError: spaces that ezm cannot use.
     """
+
+    threads_pay = False
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class GymnasiumSimulator:
         self.environment = build()
         self._build = build
         self._seed: int | None = seed % 2**31
-        self._exact_copies: bool | None = None
+        self._restores: bool | None = None
         self._actions = _bounded_box(name, self.environment.action_space)
         self._rescale = unit_to_bounds(self._actions.low, self._actions.high)
         self.action_size = self._actions.low.size
@@ -64,7 +64,7 @@ class GymnasiumSimulator:
     def reset(self) -> np.ndarray:
         observation, _ = self.environment.reset(seed=self._seed)
         self._seed = None
-        return np.ravel(observation)
+        return _flat(observation)
 
     def step(self, action: np.ndarray, repeat: int) -> RawStep:
         space = self._actions
@@ -79,21 +79,21 @@ class GymnasiumSimulator:
             total += float(reward)
             if terminated or truncated:
                 break
-        return RawStep(np.ravel(observation), total, bool(terminated), bool(truncated))
+        return RawStep(_flat(observation), total, bool(terminated), bool(truncated))
 
     @property
     def can_restore(self) -> bool:
-        if self._exact_copies is None:
-            self._exact_copies = _copies_are_exact(self._build)
-        return self._exact_copies
+        if self._restores is None:
+            self._restores = is_exact(self._build)
+        return self._restores
 
     def snapshot(self) -> object:
-        return self._seed, _copy(self.environment)
+        return self._seed, save(self.environment)
 
     def restore(self, snapshot: object) -> None:
         assert isinstance(snapshot, tuple)
-        self._seed, environment = snapshot
-        self.environment = _copy(environment)
+        self._seed, saved = snapshot
+        load(self.environment, saved)
 
     def close(self) -> None:
         self.environment.close()
@@ -124,12 +124,18 @@ def _make(name: str) -> gymnasium.Env:
         entry = spec.entry_point if spec else None
         package = entry.rpartition(":")[0].rpartition(".")[0] if isinstance(entry, str) else ""
         extra = _EXTRAS.get(package)
-        fix = f'pip install "gymnasium[{extra}]"' if extra else "install what it needs"
+        fix = (
+            f'pip install "gymnasium[{extra}]"'
+            if extra
+            else "install the package it needs, or choose another version"
+        )
         raise UserError(
             f"Gymnasium environment {name!r} is not installed ({_first_line(error)}): {fix}"
         ) from error
-    except gymnasium.error.Error as error:
-        raise UserError(f"Gymnasium environment {name!r}: {_first_line(error)}") from error
+    except Exception as error:
+        raise UserError(
+            f"Gymnasium environment {name!r} cannot be made: {_first_line(error)}"
+        ) from error
 
 
 def _registered_limit(environment: gymnasium.Env) -> int | None:
@@ -157,6 +163,11 @@ def _bounded_box(name: str, space: spaces.Space) -> spaces.Box:
             f"task {name}: its actions are {space}, ezm needs a Box; discrete actions come with a "
             "later version, until then use a continuous variant of the task"
         )
+    if not np.issubdtype(space.dtype, np.floating):
+        raise UserError(
+            f"task {name}: its actions {space} are whole numbers; discrete actions come with a "
+            "later version, until then use a continuous variant of the task"
+        )
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise UserError(
             f"task {name}: its actions {space} have no bounds; give them bounds with "
@@ -174,44 +185,8 @@ def _reward_range(environment: gymnasium.Env) -> tuple[float, float] | None:
     return (float(low), float(high)) if np.isfinite([low, high]).all() else None
 
 
-def _copy(environment: gymnasium.Env) -> gymnasium.Env:
-    """A deep copy that shares what never changes: spaces, registration, the MuJoCo model."""
-    base = environment.unwrapped
-    shared: list[Any] = [getattr(base, "model", None)]
-    layer: gymnasium.Env = environment
-    while True:
-        shared += [value for value in vars(layer).values() if _never_changes(value)]
-        if not isinstance(layer, gymnasium.Wrapper):
-            break
-        layer = layer.env
-    return copy.deepcopy(environment, {id(value): value for value in shared if value is not None})
-
-
-def _never_changes(value: object) -> bool:
-    return isinstance(value, spaces.Space | gymnasium.envs.registration.EnvSpec)
-
-
-def _copies_are_exact(build: Callable[[], gymnasium.Env]) -> bool:
-    """Whether a copy, and a copy of the copy, go the way of the original under the same actions."""
-    environment = build()
-    try:
-        environment.reset(seed=0)
-        first = _copy(environment)
-        second = _copy(first)
-        environment.action_space.seed(0)
-        actions = [environment.action_space.sample() for _ in range(_TRIAL_STEPS)]
-        # One after the other: a part shared by mistake has moved on by the time of the second.
-        paths = [[each.step(action) for action in actions] for each in (environment, first, second)]
-    except Exception:
-        # Copying may fail in as many ways as there are environments; then it is not offered.
-        return False
-    finally:
-        environment.close()
-    return all(
-        np.array_equal(step[0], expected[0]) and step[1:4] == expected[1:4]
-        for path in paths[1:]
-        for step, expected in zip(path, paths[0], strict=True)
-    )
+def _flat(observation: Any) -> np.ndarray:
+    return np.asarray(observation, np.float64).ravel()
 
 
 def _first_line(error: BaseException) -> str:
