@@ -1,0 +1,290 @@
+"""Typed configuration: every choice of the method in one place, and the presets.
+
+``PRESETS["paper"]`` holds the published settings (EfficientZero-Multitask, appendix), ``PRESETS["cpu"]``
+what learns within minutes on two CPU cores. ``docs/presets.md`` says where and why they differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ezm.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The world model (paper, section "World model")."""
+
+    latent_size: int = 512
+    """Width of the latent state s and of every trunk."""
+    task_embedding: bool = True
+    """Condition every part on a learned embedding of the task; off is an ablation."""
+    task_embedding_size: int = 128
+    action_code_size: int = 64
+    blocks: int = 3
+    """Residual blocks of the representation, dynamics and prediction trunks."""
+    reward_blocks: int = 3
+    """Residual blocks of the reward trunk."""
+    head_layers: int = 2
+    """Hidden layers of the reward, value and policy heads, each latent_size wide."""
+    projector_size: int = 1024
+    """Hidden width of the projector and predictor (cosine consistency only)."""
+    latent_norm: bool = False
+    """LayerNorm (no scale, no bias) on every latent that h and g return."""
+    value_heads: int = 5
+    bins: int = 51
+    scalar_transform: Literal["h", "linear"] = "h"
+    """Spacing of the bins: h(x) = sign(x)(sqrt(|x|+1)-1) + 0.001x, or linear."""
+    value_range: tuple[float, float] | None = (-299.0, 299.0)
+    """Range of the value bins; None: what the suite's rewards and discounts allow."""
+    reward_range: tuple[float, float] | None = (-299.0, 299.0)
+    """Range of the reward bins; None: what the suite's tasks declare."""
+    log_std_range: tuple[float, float] = (-10.0, 2.0)
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """Gumbel search over sampled actions (Danihelka et al. 2022; paper, section "Planner")."""
+
+    backend: Literal["ezm", "mctx"] = "ezm"
+    """Our search, batched over each round of Sequential Halving; or mctx, one model call per simulation."""
+    simulations: int = 32
+    root_actions: int = 16
+    """Actions sampled at the root (K)."""
+    policy_actions: int = 4
+    """How many of them come from the policy; the others from it with a widened spread."""
+    spread: float = 3.0
+    """Factor on the policy's standard deviation for the widened samples."""
+    include_mean: bool = False
+    """Make the policy's mean the first of the sampled actions, at the root and inside the tree."""
+    interior_actions: int = 2
+    c_visit: float = 50.0
+    c_scale: float = 0.1
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Independent experience replay: one prioritised buffer per task."""
+
+    capacity: int = 1_000_000
+    """Rows (observations) kept per task."""
+    per_task: bool = True
+    """The same number of samples from every task; off draws from all tasks' data together."""
+    alpha: float = 1.0
+    """Exponent of the priority |value - target|; 0 samples uniformly."""
+    beta: float = 1.0
+    """Exponent of the importance weight."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Targets and loss weights (paper, sections "Targets" and "Loss")."""
+
+    unroll: int = 5
+    n_step: int = 5
+    discount: float | None = 0.99
+    """Per agent step; None: 1 - 10 / episode length of each task, kept within [0.95, 0.995]."""
+    value_target: Literal["n_step", "search", "mixed"] = "mixed"
+    mixed_after_updates: int = 50_000
+    mixed_older_than: int = 200_000
+    """Mixed target: samples older than this many transitions take the search's value."""
+    searched_states: int = 6
+    """How many of the unroll + 1 states of a sample are searched for a policy target."""
+    policy_target: Literal["best_action", "improved", "scaled"] = "best_action"
+    """The best action; the search's improved policy; or a softmax of Q in units of the task's typical Q range."""
+    policy_temperature: float = 4.0
+    """Factor on Q in units of its range, for the "scaled" target."""
+    consistency: Literal["cosine", "mse", "off"] = "cosine"
+    """Temporal consistency: projected cosine (paper) or distance to the EMA encoder's latent."""
+    path_consistency: bool = True
+    reward_weight: float = 1.0
+    value_weight: float = 0.5
+    policy_weight: float = 1.0
+    consistency_weight: float = 5.0
+    path_weight: float = 0.5
+    entropy_weight: float = 0.005
+    latent_gradient: float = 0.5
+    """Factor on the latent's gradient at each unrolled step."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    learning_rate: float = 1e-4
+    weight_decay: float = 2e-5
+    gradient_clip: float = 5.0
+    batch_size: int = 512
+    ema: float = 0.01
+    """Fraction of the new parameters that enters the EMA copy at each update."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    suite: str = "cartpole"
+    preset: str = "cpu"
+    steps: int = 9_000
+    """Environment (agent) steps per task."""
+    seed: int = 0
+    updates_per_step: float = 1.0
+    """Learner updates for each step of all tasks together: the fixed ratio of the run."""
+    random_steps: int = 1_000
+    """Uniformly random actions at first, per task; learning starts after them."""
+    action_repeat: int | None = None
+    """Simulator steps for each action; None: the suite's own."""
+    evaluate_every: int = 1_000
+    """Steps per task between two evaluations."""
+    evaluation_episodes: int = 4
+    """Episodes per task of each evaluation on the way."""
+    final_episodes: int = 10
+    """Episodes per task of the evaluation at the end."""
+    diagnose_every: int = 0
+    """Steps per task between two rank-correlation diagnostics; 0: never."""
+    checkpoint_every: int = 2_000
+    model: ModelConfig = field(default_factory=ModelConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+PRESETS: dict[str, TrainConfig] = {
+    "cpu": TrainConfig(
+        preset="cpu",
+        updates_per_step=2.0,
+        random_steps=500,
+        model=ModelConfig(
+            latent_size=64,
+            task_embedding_size=32,
+            action_code_size=32,
+            blocks=1,
+            reward_blocks=0,
+            head_layers=1,
+            projector_size=128,
+            latent_norm=True,
+            value_heads=2,
+            bins=101,
+            scalar_transform="linear",
+            value_range=None,
+            reward_range=None,
+            log_std_range=(-2.0, 0.5),
+        ),
+        planner=PlannerConfig(simulations=32, include_mean=True),
+        replay=ReplayConfig(alpha=0.0),
+        loss=LossConfig(
+            discount=None,
+            value_target="n_step",
+            searched_states=1,
+            policy_target="scaled",
+            consistency="mse",
+            consistency_weight=20.0,
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, weight_decay=1e-5, batch_size=64, ema=0.05
+        ),
+    ),
+    "paper": TrainConfig(preset="paper", steps=850_000, random_steps=5_000, evaluate_every=10_000),
+}
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as nested dictionaries of plain values, for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any], cls: type = TrainConfig) -> Any:
+    """The inverse of :func:`to_dict`.
+
+    Raises:
+        UserError: a key that this version does not know.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise UserError(
+                f"the configuration has {key!r}, unknown to this version of ezm: update ezm"
+            )
+        if dataclasses.is_dataclass(hints[key]):
+            value = from_dict(value, typing.cast(type, hints[key]))
+        elif isinstance(value, list):
+            value = tuple(value)
+        known[key] = value
+    return cls(**known)
+
+
+def check(config: TrainConfig, num_tasks: int) -> None:
+    """Refuse values that cannot work, before anything is built.
+
+    Raises:
+        UserError: naming the option, its value and what would do.
+    """
+    positive = {
+        "steps": config.steps,
+        "updates-per-step": config.updates_per_step,
+        "evaluation-episodes": config.evaluation_episodes,
+        "final-episodes": config.final_episodes,
+        "evaluate-every": config.evaluate_every,
+        "checkpoint-every": config.checkpoint_every,
+        "planner.simulations": config.planner.simulations,
+        "planner.root-actions": config.planner.root_actions,
+        "planner.interior-actions": config.planner.interior_actions,
+        "replay.capacity": config.replay.capacity,
+        "loss.unroll": config.loss.unroll,
+        "loss.n-step": config.loss.n_step,
+        "loss.searched-states": config.loss.searched_states,
+        "optimizer.batch-size": config.optimizer.batch_size,
+        "optimizer.learning-rate": config.optimizer.learning_rate,
+        "model.latent-size": config.model.latent_size,
+        "model.value-heads": config.model.value_heads,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise UserError(f"--{name} {value}: must be greater than 0")
+    window = config.loss.unroll + config.loss.n_step
+    limits: list[tuple[str, float, bool, str]] = [
+        ("random-steps", config.random_steps, config.random_steps > window,
+         f"must exceed unroll + n-step = {window}, so that there is something to learn from"),
+        ("optimizer.batch-size", config.optimizer.batch_size,
+         config.optimizer.batch_size >= num_tasks,
+         f"is less than the {num_tasks} tasks of the suite; use at least one sample per task"),
+        ("replay.capacity", config.replay.capacity, config.replay.capacity > 2 * window,
+         f"must exceed twice the window of {window} steps"),
+        ("model.bins", config.model.bins, config.model.bins >= 3, "must be at least 3"),
+        ("loss.searched-states", config.loss.searched_states,
+         config.loss.searched_states <= config.loss.unroll + 1,
+         f"is more than the {config.loss.unroll + 1} states of a sample"),
+        ("planner.policy-actions", config.planner.policy_actions,
+         0 < config.planner.policy_actions <= config.planner.root_actions,
+         f"must lie between 1 and root-actions = {config.planner.root_actions}"),
+        ("planner.interior-actions", config.planner.interior_actions,
+         config.planner.interior_actions <= config.planner.root_actions,
+         f"must not exceed root-actions = {config.planner.root_actions}"),
+        ("diagnose-every", config.diagnose_every, config.diagnose_every >= 0, "must not be negative"),
+        ("seed", config.seed, config.seed >= 0, "must not be negative"),
+        ("optimizer.ema", config.optimizer.ema, 0 < config.optimizer.ema <= 1,
+         "must lie in (0, 1]"),
+    ]
+    if config.loss.discount is not None:
+        limits.append(("loss.discount", config.loss.discount, 0 < config.loss.discount < 1,
+                       "must lie between 0 and 1"))
+    for name, value, fine, rule in limits:
+        if not fine:
+            raise UserError(f"--{name} {value}: {rule}")
+
+
+__all__ = [
+    "PRESETS",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PlannerConfig",
+    "ReplayConfig",
+    "TrainConfig",
+    "check",
+    "from_dict",
+    "to_dict",
+]

@@ -1,0 +1,7 @@
+"""Targets, losses and the learner."""
+
+from ezm.learning.agent import Agent, build
+from ezm.learning.learner import Learner, LearnerState
+from ezm.learning.normalizer import Normalizer, RunningStatistics
+
+__all__ = ["Agent", "Learner", "LearnerState", "Normalizer", "RunningStatistics", "build"]

@@ -1,0 +1,233 @@
+"""The learner: one compiled step from a batch to new parameters (paper, sections 5 and 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ezm.config import TrainConfig
+from ezm.learning.losses import Targets, unrolled_loss
+from ezm.learning.normalizer import Normalizer
+from ezm.learning.targets import mean_spread, mixed_value, n_step_value, policy_weights
+from ezm.planning import Plan, plan, two_heads
+from ezm.replay import Batch
+from ezm.world_model import Context, Support, WorldModel
+
+_Q_RANGE_RATE = 0.02
+
+
+class LearnerState(eqx.Module):
+    """Everything that an update changes."""
+
+    model: WorldModel
+    ema: WorldModel
+    """Slow copy of the model, from which all targets come."""
+    optimizer: optax.OptState
+    q_range: Float[Array, " tasks"]
+    """Typical spread of Q over the root actions, per task."""
+    updates: Int[Array, ""]
+    key: PRNGKeyArray
+
+
+@dataclass(frozen=True, eq=False)
+class SuiteArrays:
+    """What the mathematics needs to know of a suite."""
+
+    action_mask: Float[Array, "tasks action"]
+    discount: Float[Array, " tasks"]
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """The pure update and planning functions of one configuration on one suite."""
+
+    suite: SuiteArrays
+    config: TrainConfig
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Adam with decoupled weight decay, behind a clip of the gradient's norm."""
+        config = self.config.optimizer
+        return optax.chain(
+            optax.clip_by_global_norm(config.gradient_clip),
+            optax.adamw(config.learning_rate, weight_decay=config.weight_decay),
+        )
+
+    def init(self, model: WorldModel, key: PRNGKeyArray) -> LearnerState:
+        """Fresh learner around an untrained model."""
+        return LearnerState(
+            model=model,
+            ema=jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, model),
+            optimizer=self.optimizer.init(eqx.filter(model, eqx.is_inexact_array)),
+            q_range=jnp.ones_like(self.suite.discount),
+            updates=jnp.zeros((), jnp.int32),
+            key=key,
+        )
+
+    def plan(
+        self,
+        key: PRNGKeyArray,
+        model: WorldModel,
+        normalizer: Normalizer,
+        observation: Float[Array, "batch observation"],
+        task: Int[Array, " batch"],
+    ) -> Plan:
+        """Search from raw observations: what acting and evaluation use."""
+        context = model.context(task, self.suite.action_mask)
+        latent = model.represent(normalizer(observation, task), context)
+        return plan(
+            key, model, latent, context, self.suite.discount[task], self.config.planner
+        )
+
+    def make_targets(
+        self,
+        state: LearnerState,
+        normalizer: Normalizer,
+        batch: Batch,
+        index: Int[Array, ""],
+    ) -> Targets:
+        """All targets of a batch from the EMA model ("reanalyze").
+
+        ``index`` numbers the batches: it makes the search's samples differ from batch to batch.
+        """
+        config, ema = self.config.loss, state.ema
+        k_heads, k_plan = jax.random.split(jax.random.fold_in(state.key, index))
+        context = ema.context(batch.task, self.suite.action_mask)
+        discount = self.suite.discount[batch.task]
+        observation = normalizer(batch.observation, batch.task)
+        latents = ema.represent(observation, _repeat(context, len(observation)))
+
+        values, _ = ema.predict(latents[config.n_step :], _repeat(context, config.unroll + 1))
+        bootstrap = ema.value(values[two_heads(k_heads, ema)])
+        value = n_step_value(
+            batch.reward, bootstrap, batch.length, batch.terminated, discount, config.n_step
+        )
+
+        states, size = config.searched_states, batch.task.shape[0]
+        roots: Context = jax.tree.map(
+            lambda x: x.reshape(states * size, -1), _repeat(context, states)
+        )
+        search = plan(
+            k_plan,
+            ema,
+            latents[:states].reshape(states * size, -1),
+            roots,
+            jnp.tile(discount, states),
+            self.config.planner,
+        ).search
+        task = jnp.tile(batch.task, states)
+        policy = policy_weights(
+            config.policy_target, search, state.q_range[task], config.policy_temperature
+        )
+        search_value = search.value.reshape(states, size)
+        if config.value_target == "search":
+            value = value.at[:states].set(search_value)
+        elif config.value_target == "mixed":
+            value = mixed_value(
+                value,
+                search_value,
+                batch.age,
+                state.updates,
+                after_updates=config.mixed_after_updates,
+                older_than=config.mixed_older_than,
+            )
+        over = batch.terminated & (jnp.arange(len(value))[:, None] >= batch.length)
+        return Targets(
+            value=jnp.where(over, 0.0, value),
+            actions=search.actions.reshape(states, size, *search.actions.shape[1:]),
+            policy=policy.reshape(states, size, -1),
+            latent=latents[1 : config.unroll + 1],
+            q_spread=mean_spread(search.q_values, task, state.q_range),
+        )
+
+    def update(
+        self, state: LearnerState, normalizer: Normalizer, batch: Batch, targets: Targets
+    ) -> tuple[LearnerState, dict[str, Array], Float[Array, " batch"]]:
+        """One gradient step: new state, logged figures, new priorities of the batch."""
+        config = self.config
+        observation = normalizer(batch.observation[: config.loss.unroll + 1], batch.task)
+        discount = self.suite.discount[batch.task]
+
+        def loss(model: WorldModel) -> Any:
+            context = model.context(batch.task, self.suite.action_mask)
+            return unrolled_loss(
+                model, observation, batch, targets, context, discount, config.loss
+            )
+
+        (_, (parts, priority)), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(
+            state.model
+        )
+        trained = eqx.filter(state.model, eqx.is_inexact_array)
+        change, optimizer = self.optimizer.update(gradient, state.optimizer, trained)
+        model = eqx.apply_updates(state.model, change)
+        ema = optax.incremental_update(model, state.ema, config.optimizer.ema)
+        # A plain mean over the first updates, then a moving average.
+        rate = jnp.maximum(1.0 / (state.updates + 1), _Q_RANGE_RATE)
+        q_range = state.q_range + rate * (targets.q_spread - state.q_range)
+        figures = {
+            **{f"loss/{name}": part for name, part in parts.items()},
+            "gradient_norm": optax.global_norm(gradient),
+            "target/value": targets.value.mean(),
+            "target/policy_peak": targets.policy.max(-1).mean(),
+            "target/q_range": q_range.mean(),
+        }
+        state = LearnerState(model, ema, optimizer, q_range, state.updates + 1, state.key)
+        return state, figures, priority
+
+
+def _repeat(context: Context, times: int) -> Context:
+    """The same context for every time step."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (times, *x.shape)), context)
+
+
+def discounts(
+    discount: float | None, episode_steps: list[int | None]
+) -> Float[np.ndarray, " tasks"]:
+    """Discount of each task: the given one, or 1 - 10 / episode length within [0.95, 0.995].
+
+    A task of unknown length gets 0.99.
+    """
+    if discount is not None:
+        return np.full(len(episode_steps), discount, np.float32)
+    lengths = [steps or 1_000 for steps in episode_steps]
+    return np.clip([1.0 - 10.0 / n for n in lengths], 0.95, 0.995).astype(np.float32)
+
+
+def supports(
+    config: TrainConfig,
+    reward_ranges: list[tuple[float, float] | None],
+    discount: Float[np.ndarray, " tasks"],
+) -> tuple[Support, Support]:
+    """Value and reward bins: the configured ranges, or what the tasks' rewards and discounts allow.
+
+    Returns reward / (1 - discount) as the bound of the value. Where a task does not declare its rewards, the
+    published range [-299, 299] is used. A tenth is left free at both ends.
+    """
+    model = config.model
+    known = [r for r in reward_ranges if r is not None]
+    value, reward = model.value_range, model.reward_range
+    if len(known) < len(reward_ranges):
+        value, reward = value or (-299.0, 299.0), reward or (-299.0, 299.0)
+    if reward is None:
+        reward = _padded(min(r[0] for r in known), max(r[1] for r in known))
+    if value is None:
+        horizon = 1.0 / (1.0 - discount)
+        low = min(r[0] * n for r, n in zip(known, horizon, strict=True))
+        high = max(r[1] * n for r, n in zip(known, horizon, strict=True))
+        value = _padded(float(low), float(high))
+    return (
+        Support(*value, model.bins, model.scalar_transform),
+        Support(*reward, model.bins, model.scalar_transform),
+    )
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    margin = 0.1 * (high - low)
+    return low - margin, high + margin

@@ -1,0 +1,97 @@
+"""Training targets as pure functions of arrays (paper, section 5). Time is the first axis."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ezm.planning import SearchResult
+
+# Keeps the scaled policy target finite while all Q-values are still equal.
+_MIN_RANGE = 1e-3
+
+
+def n_step_value(
+    reward: Float[Array, "window batch"],
+    bootstrap: Float[Array, "states batch"],
+    length: Int[Array, " batch"],
+    terminated: Bool[Array, " batch"],
+    discount: Float[Array, " batch"],
+    n_step: int,
+) -> Float[Array, "states batch"]:
+    """n-step returns of the first ``states`` states of a window.
+
+    Target of state i: sum over j < m of discount^j r[i + j], plus discount^m bootstrap[i], with
+    m = min(n, length - i) transitions left in the episode. The bootstrap counts as 0 where it is the value of a
+    terminal state; at a truncation it counts. States after a terminal one get 0.
+
+    Args:
+        reward: rewards of the window's transitions, 0 after ``length``.
+        bootstrap: value of the observation ``min(i + n, length)``, one per state i.
+        length: number of real transitions of each window.
+        terminated: the last real state is terminal.
+        discount: per sample.
+        n_step: n.
+    """
+    states = bootstrap.shape[0]
+    index = jnp.arange(states)[:, None]
+    total = jnp.zeros_like(bootstrap)
+    for j in range(n_step):
+        total += discount**j * reward[j : j + states]
+    taken = jnp.clip(length - index, 0, n_step)
+    terminal = terminated & (index + n_step >= length)
+    return total + jnp.where(terminal, 0.0, discount**taken * bootstrap)
+
+
+def mixed_value(
+    n_step: Float[Array, "states batch"],
+    search: Float[Array, "searched batch"],
+    age: Int[Array, " batch"],
+    updates: Int[Array, ""],
+    *,
+    after_updates: int,
+    older_than: int,
+) -> Float[Array, "states batch"]:
+    """Search values for stale samples once the model is trained, n-step values otherwise.
+
+    Off-policy n-step returns of old data are biased towards the policy that collected them; the search value of the
+    present model is not (EfficientZero-v2). States beyond the searched ones keep their n-step value.
+    """
+    stale = (age > older_than) & (updates > after_updates)
+    searched = search.shape[0]
+    return n_step.at[:searched].set(jnp.where(stale, search, n_step[:searched]))
+
+
+def policy_weights(
+    kind: Literal["best_action", "improved", "scaled"],
+    search: SearchResult,
+    q_range: Float[Array, " batch"],
+    temperature: float,
+) -> Float[Array, "batch K"]:
+    """How much the policy should imitate each sampled root action; sums to 1.
+
+    ``best_action`` is the paper's; ``improved`` the search's improved policy, which stretches every state's
+    Q-values to [0, 1]; ``scaled`` the softmax of temperature * Q / ``q_range`` with the task's typical range, so that
+    states where the action hardly matters do not turn noise into a target.
+    """
+    if kind == "improved":
+        return search.policy
+    seen = jnp.where(search.visits > 0, search.q_values, -jnp.inf)
+    if kind == "best_action":
+        return jax.nn.one_hot(seen.argmax(-1), seen.shape[-1])
+    return jax.nn.softmax(temperature * seen / (q_range[:, None] + _MIN_RANGE))
+
+
+def mean_spread(
+    q_values: Float[Array, "batch K"],
+    task: Int[Array, " batch"],
+    otherwise: Float[Array, " tasks"],
+) -> Float[Array, " tasks"]:
+    """Mean over each task's samples of max Q - min Q; ``otherwise`` for a task without samples."""
+    spread = q_values.max(-1) - q_values.min(-1)
+    one_hot = jax.nn.one_hot(task, otherwise.shape[0])
+    count = one_hot.sum(0)
+    return jnp.where(count > 0, spread @ one_hot / jnp.maximum(count, 1.0), otherwise)

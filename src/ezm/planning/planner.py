@@ -1,0 +1,69 @@
+"""Planning with the world model: from latent states to searched actions."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ezm.config import PlannerConfig
+from ezm.planning.mctx_search import mctx_search
+from ezm.planning.search import LatentModel, SearchResult, gumbel_search, sample_actions
+from ezm.world_model import Context, Gaussian, WorldModel
+
+
+class Plan(NamedTuple):
+    """A search and the network's own predictions at its root."""
+
+    search: SearchResult
+    policy: Gaussian
+    value: Float[Array, " batch"]
+
+
+def two_heads(key: PRNGKeyArray, model: WorldModel) -> Int[Array, " two"]:
+    """The value heads whose minimum counts, drawn anew each time (all, where there are at most two)."""
+    num = model.config.value_heads
+    return jnp.arange(num) if num <= 2 else jax.random.permutation(key, num)[:2]
+
+
+def latent_model(
+    model: WorldModel, context: Context, discount: Float[Array, " batch"], heads: Array
+) -> LatentModel:
+    """The world model as the search sees it, for one batch of roots."""
+
+    def nodes(latent: Array) -> Context:
+        shape = latent.shape[:2]
+        return jax.tree.map(
+            lambda x: jnp.broadcast_to(x[:, None], (*shape, x.shape[-1])), context
+        )
+
+    def step(latent: Array, action: Array) -> tuple[Array, Array, Array]:
+        latent, reward = model.step(latent, action, nodes(latent))
+        return latent, model.reward(reward), jnp.broadcast_to(discount[:, None], reward.shape[:-1])
+
+    def predict(latent: Array) -> tuple[Array, Gaussian]:
+        values, policy = model.predict(latent, nodes(latent))
+        return model.value(values[heads]), policy
+
+    return LatentModel(step, predict)
+
+
+def plan(
+    key: PRNGKeyArray,
+    model: WorldModel,
+    latent: Float[Array, "batch latent"],
+    context: Context,
+    discount: Float[Array, " batch"],
+    config: PlannerConfig,
+) -> Plan:
+    """Sample root actions from the policy at ``latent`` and search them."""
+    k_heads, k_actions, k_search = jax.random.split(key, 3)
+    heads = two_heads(k_heads, model)
+    values, policy = model.predict(latent, context)
+    value = model.value(values[heads])
+    actions = sample_actions(k_actions, policy, config)
+    search = gumbel_search if config.backend == "ezm" else mctx_search
+    latents = latent_model(model, context, discount, heads)
+    return Plan(search(k_search, latents, latent, actions, value, config), policy, value)

@@ -1,0 +1,67 @@
+"""From an agent's parameters to actions in the environments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ezm.learning import Learner, Normalizer
+from ezm.world_model import WorldModel
+
+
+class Actor:
+    """Plans for a batch of observations; compiled once per batch size.
+
+    Args:
+        learner: holds the suite's arrays and the planner's configuration.
+        seed: of the planner's samples.
+    """
+
+    def __init__(self, learner: Learner, seed: int):
+        self._key = jax.random.key(seed)
+        self._steps = 0
+
+        def both(
+            key: Array,
+            step: Array,
+            model: WorldModel,
+            normalizer: Normalizer,
+            observation: Array,
+            task: Array,
+        ) -> tuple[Array, Array]:
+            plan = learner.plan(
+                jax.random.fold_in(key, step), model, normalizer, observation, task
+            )
+            return plan.search.action, plan.policy.mode()
+
+        self._plan = jax.jit(both)
+
+    def act(
+        self,
+        model: WorldModel,
+        normalizer: Normalizer,
+        observation: np.ndarray,
+        task: np.ndarray,
+        mode: Literal["search", "policy"] = "search",
+    ) -> np.ndarray:
+        """The search's best action, or the policy's mean, for each observation: (E, A)."""
+        self._steps += 1
+        search, policy = self._plan(
+            self._key, jnp.int32(self._steps), model, normalizer, observation, task
+        )
+        return np.asarray(search if mode == "search" else policy)
+
+    def policy(
+        self, model: WorldModel, normalizer: Normalizer, mode: Literal["search", "policy"]
+    ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """``act(observation, task) -> action`` with fixed parameters."""
+
+        def act(observation: np.ndarray, task: np.ndarray) -> np.ndarray:
+            return self.act(model, normalizer, observation, task, mode)
+
+        return act

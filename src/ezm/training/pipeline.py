@@ -1,0 +1,77 @@
+"""The learner's pipeline: the targets of the next batch are made while a batch is learned.
+
+Searching for targets takes about as long as the gradient step, and depends on the EMA parameters only. So a second
+thread makes the targets of the next batch from the EMA as it was before the current update: one update late, whatever
+the speed of either thread. The result is the same on every run.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ezm.learning import Learner, LearnerState, Normalizer
+from ezm.learning.losses import Targets
+from ezm.replay import Batch, Replay
+
+
+class Pipeline:
+    """Samples, makes targets, updates, and returns priorities to the replay.
+
+    Args:
+        learner: the pure functions.
+        state: the learner's state; :attr:`state` is the latest.
+        replay: where batches come from.
+        rng: draws the batches.
+    """
+
+    def __init__(
+        self, learner: Learner, state: LearnerState, replay: Replay, rng: np.random.Generator
+    ):
+        self.state = state
+        self._replay, self._rng = replay, rng
+        self._batch_size = learner.config.optimizer.batch_size
+        self._make_targets = jax.jit(learner.make_targets)
+        self._update = jax.jit(learner.update)
+        self._thread = ThreadPoolExecutor(1, "ezm-targets")
+        self._next: tuple[Batch, Any, Future[Targets]] | None = None
+        self._drawn = int(state.updates)
+
+    def compile(self, normalizer: Normalizer) -> None:
+        """Compile both programs side by side, ahead of the first update."""
+        batch, _ = self._replay.sample(np.random.default_rng(0), self._batch_size)
+        index = jnp.int32(0)
+        targets = self._thread.submit(self._make_targets, self.state, normalizer, batch, index)
+        shapes = jax.eval_shape(self._make_targets, self.state, normalizer, batch, index)
+        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        self._update(self.state, normalizer, batch, blank)
+        targets.result()
+
+    def step(self, normalizer: Normalizer) -> dict[str, jax.Array]:
+        """One update; returns its figures."""
+        if self._next is None:
+            self._next = self._draw(normalizer)
+        batch, index, targets = self._next
+        ready = targets.result()
+        self._next = self._draw(normalizer)
+        self.state, figures, priority = self._update(self.state, normalizer, batch, ready)
+        self._replay.update_priorities(index, np.asarray(priority))
+        return figures
+
+    def _draw(self, normalizer: Normalizer) -> tuple[Batch, Any, Future[Targets]]:
+        batch, index = self._replay.sample(self._rng, self._batch_size)
+        number = jnp.int32(self._drawn)
+        self._drawn += 1
+
+        def work(state: LearnerState) -> Targets:
+            return jax.block_until_ready(self._make_targets(state, normalizer, batch, number))
+
+        return batch, index, self._thread.submit(work, self.state)
+
+    def close(self) -> None:
+        """Wait for the targets under way and stop the thread."""
+        self._thread.shutdown()

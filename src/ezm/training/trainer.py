@@ -1,0 +1,362 @@
+"""The training run: acting and learning in a fixed ratio, recorded in a run folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import ezm
+from ezm.config import TrainConfig, check, from_dict, to_dict
+from ezm.errors import UserError
+from ezm.evaluation.evaluate import Act, Evaluator, Mode, random_policy
+from ezm.learning import Agent, build
+from ezm.replay import Replay
+from ezm.tasks import ParallelTasks, Suite, load_suite
+from ezm.training.actor import Actor
+from ezm.training.metrics import MetricsLogger
+from ezm.training.pipeline import Pipeline
+from ezm.training.progress import TrainingProgress
+from ezm.training.run_folder import RunFolder
+
+_NORMALIZER_EVERY = 25  # steps per task between two refreshes of the observation statistics
+_LOG_EVERY = 50  # steps per task between two rows of losses
+
+
+class Trainer:
+    """One run: its agent, replay, environments and counters.
+
+    Args:
+        config: the whole configuration.
+        suite: what it trains on.
+        run: the (locked) folder that records it.
+        metrics: where figures go.
+        progress: what the person at the terminal sees.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        suite: Suite,
+        run: RunFolder,
+        metrics: MetricsLogger,
+        progress: TrainingProgress,
+    ):
+        self.config, self.suite, self.run = config, suite, run
+        self.metrics, self.progress = metrics, progress
+        self.agent = build(config, suite)
+        rows = min(config.replay.capacity, _rows_needed(config, suite))
+        self.replay = Replay(
+            suite.num_tasks,
+            suite.observation_size,
+            suite.action_size,
+            replace(config.replay, capacity=rows),
+            window=config.loss.unroll + config.loss.n_step,
+        )
+        self.rng = np.random.default_rng(config.seed)
+        self.step = 0  # environment steps per task
+        self._seconds_before = 0.0
+        self._due = 0.0  # updates owed to the fixed ratio
+        self._stop = False
+
+    # -- the run ---------------------------------------------------------------------------
+
+    def train(self) -> bool:
+        """Go on to the configured number of steps. Returns False where Ctrl-C stopped it earlier.
+
+        Whatever ends the run, its state is saved first.
+        """
+        self._started = time.monotonic()
+        with ExitStack() as stack:
+            stack.enter_context(self._interruptible())
+            self._open(stack)
+            try:
+                self._loop()
+            finally:
+                self._pipeline.close()
+                self.save()
+            if self._stop:
+                return False
+            self._evaluate(self.config.final_episodes, modes=("search", "policy"))
+        return True
+
+    def _open(self, stack: ExitStack) -> None:
+        config = self.config
+        # Resumed runs see new episodes, not the first ones again.
+        seed = config.seed + 1_000_003 * self.step
+        self._environments = ParallelTasks(self.suite, seed)
+        stack.callback(self._environments.close)
+        self._evaluator = Evaluator(self.suite, config.evaluation_episodes, seed + 10_007)
+        stack.callback(self._evaluator.close)
+        self._actor = Actor(self.agent.learner, seed)
+        self._evaluation_actor = Actor(self.agent.learner, seed + 1)
+        self._pipeline = Pipeline(self.agent.learner, self.agent.state, self.replay, self.rng)
+        self._normalizer = self.agent.statistics.normalizer()
+        if self.step == 0:
+            self._describe()
+            self._evaluate(config.final_episodes, modes=("random",))
+        observation = self._environments.reset()
+        for task in range(self.suite.num_tasks):
+            self._begin_episode(task, observation[task])
+
+    def _loop(self) -> None:
+        config = self.config
+        while self.step < config.steps and not self._stop:
+            figures = self._learn()
+            self._act()
+            self.step += 1
+            if self.step % _NORMALIZER_EVERY == 0:
+                self._normalizer = self.agent.statistics.normalizer()
+            if figures is not None and self.step % _LOG_EVERY == 0:
+                self._log_training(figures)
+            self.progress.update(self.step, int(self._pipeline.state.updates), self.seconds)
+            if self.step % config.evaluate_every == 0 and self.step < config.steps:
+                self._evaluate(config.evaluation_episodes, modes=("search",))
+            if self.step % config.checkpoint_every == 0:
+                self.save()
+
+    # -- one step --------------------------------------------------------------------------
+
+    def _learn(self) -> dict[str, Any] | None:
+        """The updates that the fixed ratio owes for the coming step."""
+        if self.step < self.config.random_steps:
+            return None
+        if self.step == self.config.random_steps:
+            self.progress.message("compiling the learner (once; cached for later runs)")
+            self._pipeline.compile(self._normalizer)
+        figures = None
+        self._due += self.config.updates_per_step
+        while self._due >= 1.0:
+            figures = self._pipeline.step(self._normalizer)
+            self._due -= 1.0
+        self.agent.state = self._pipeline.state
+        return figures
+
+    def _act(self) -> None:
+        """One step of every task, recorded."""
+        environments = self._environments
+        observation, tasks = environments.observation, environments.task_ids
+        if self.step < self.config.random_steps:
+            shape = (len(tasks), self.suite.action_size)
+            action = self.rng.uniform(-1.0, 1.0, shape).astype(np.float32)
+            action *= self.suite.action_mask[tasks]
+        else:
+            model = self.agent.state.model
+            action = self._actor.act(model, self._normalizer, observation, tasks)
+        result = environments.step(action)
+        for e, task in enumerate(tasks):
+            terminated, truncated = bool(result.terminated[e]), bool(result.truncated[e])
+            next_observation = result.next_observation[e]
+            self.replay.add(
+                task, action[e], float(result.reward[e]), next_observation, terminated, truncated
+            )
+            self.agent.statistics.add(task, next_observation)
+            if terminated or truncated:
+                self._log_episode(task, result.episode_return[e], result.episode_length[e], terminated)
+                self._begin_episode(task, result.observation[e])
+
+    def _begin_episode(self, task: int, observation: np.ndarray) -> None:
+        self.replay.begin(task, observation)
+        self.agent.statistics.add(task, observation)
+
+    # -- figures ---------------------------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of training, evaluations and earlier parts of the run included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def _describe(self) -> None:
+        model = self.agent.state.model
+        parameters = model.num_parameters()
+        self.metrics.log(
+            "start",
+            0,
+            0.0,
+            version=ezm.__version__,
+            machine=machine(),
+            suite=self.suite.name,
+            tasks=list(self.suite.task_names),
+            parameters=parameters,
+        )
+        self.progress.message(
+            f"{self.suite.num_tasks} tasks, {parameters / 1e6:.2f}M parameters, "
+            f"{self.config.steps:,} steps per task; replay {self.replay.nbytes / 2**20:.0f} MiB, "
+            f"parameters with optimiser and EMA {16 * parameters / 2**20:.0f} MiB"
+        )
+
+    def _log_episode(self, task: int, value: float, length: int, terminated: bool) -> None:
+        name = self.suite.task_names[task]
+        self.metrics.log(
+            "episode",
+            self.step + 1,
+            self.seconds,
+            task=name,
+            **{"return": float(value), "length": int(length), "terminated": terminated},
+        )
+        self.progress.episode(name, float(value))
+
+    def _log_training(self, figures: dict[str, Any]) -> None:
+        values = {name: float(value) for name, value in figures.items()}
+        self.metrics.log(
+            "train", self.step, self.seconds, updates=int(self._pipeline.state.updates), **values
+        )
+        if not np.isfinite(values["loss/total"]):
+            raise UserError(
+                f"the loss became {values['loss/total']} at step {self.step}: resume from an earlier "
+                "checkpoint with a smaller --optimizer.learning-rate"
+            )
+
+    def _evaluate(self, episodes: int, modes: tuple[Mode, ...]) -> None:
+        for mode in modes:
+            returns = self._evaluator.run(self._policy(mode), episodes)
+            for name, values in zip(self.suite.task_names, returns, strict=True):
+                mean = float(np.mean(values))
+                self.metrics.log(
+                    "eval",
+                    self.step,
+                    self.seconds,
+                    updates=int(self._pipeline.state.updates),
+                    task=name,
+                    mode=mode,
+                    returns=[float(v) for v in values],
+                    mean=mean,
+                )
+                if mode == "search":
+                    self.progress.evaluation(name, mean)
+
+    def _policy(self, mode: Mode) -> Act:
+        if mode == "random":
+            return random_policy(self.suite, self.config.seed)
+        return self._evaluation_actor.policy(self.agent.state.model, self._normalizer, mode)
+
+    # -- keeping ---------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint of everything learned and recorded."""
+        arrays = {"agent": self.agent.arrays(), "replay": self.replay.state()}
+        meta = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "due": self._due,
+            "rng": self.rng.bit_generator.state,
+        }
+        self.run.save_checkpoint(self.step, arrays, meta)
+
+    def restore(self) -> None:
+        """Go back to the run's latest checkpoint, if it has one."""
+        checkpoint = self.run.latest_checkpoint()
+        if checkpoint is None:
+            return
+        self.agent.load(checkpoint.arrays["agent"])
+        self.replay.load(checkpoint.arrays["replay"])
+        self.replay.cut_episodes()
+        self.step = checkpoint.meta["step"]
+        self._seconds_before = checkpoint.meta["seconds"]
+        self._due = checkpoint.meta["due"]
+        self.rng.bit_generator.state = checkpoint.meta["rng"]
+        self.metrics.truncate_after(self.step)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """The first Ctrl-C ends the run after the current step; a second one kills it."""
+
+        def stop(signum: int, frame: Any) -> None:
+            self._stop = True
+            self.progress.message("stopping after this step (Ctrl-C again: at once)")
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        try:
+            before = signal.signal(signal.SIGINT, stop)
+        except ValueError:  # not in the main thread: whoever runs us handles Ctrl-C
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def train(config: TrainConfig, path: Path, *, wandb: bool = False) -> bool:
+    """Start a run in the new folder ``path``. Returns False where Ctrl-C stopped it.
+
+    Raises:
+        UserError: the configuration, the suite or the folder will not do.
+    """
+    suite = load_suite(config.suite, action_repeat=config.action_repeat)
+    check(config, suite.num_tasks)
+    return _run(RunFolder.create(path, to_dict(config)), config, suite, wandb)
+
+
+def resume(path: Path, *, wandb: bool = False) -> bool:
+    """Go on with the run in ``path`` from its latest checkpoint.
+
+    Raises:
+        UserError: ``path`` is no run, or another process works on it.
+    """
+    run = RunFolder.open(path)
+    config = from_dict(run.config)
+    suite = load_suite(config.suite, action_repeat=config.action_repeat)
+    return _run(run, config, suite, wandb)
+
+
+def _run(run: RunFolder, config: TrainConfig, suite: Suite, wandb: bool) -> bool:
+    with ExitStack() as stack:
+        stack.enter_context(run.lock())
+        metrics = stack.enter_context(MetricsLogger(run, wandb=wandb))
+        progress = stack.enter_context(TrainingProgress(suite.task_names, config.steps))
+        trainer = Trainer(config, suite, run, metrics, progress)
+        trainer.restore()
+        return trainer.train()
+
+
+def load_agent(run: RunFolder) -> tuple[TrainConfig, Agent]:
+    """The agent of a run's latest checkpoint.
+
+    Raises:
+        UserError: the run has no checkpoint yet.
+    """
+    config: TrainConfig = from_dict(run.config)
+    suite = load_suite(config.suite, action_repeat=config.action_repeat)
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None:
+        raise UserError(f"{run.path} has no checkpoint yet: train it further first")
+    agent = build(config, suite)
+    agent.load(checkpoint.arrays["agent"])
+    return config, agent
+
+
+def machine() -> dict[str, Any]:
+    """What the run is measured on."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _rows_needed(config: TrainConfig, suite: Suite) -> int:
+    """Replay rows that the run can fill per task: a step each, and one more for each episode's end."""
+    shortest = min(task.episode_steps or 1 for task in suite.tasks)
+    return config.steps + config.steps // shortest + 2

@@ -1,0 +1,7 @@
+"""The world model, its scalars and its policy."""
+
+from ezm.world_model.model import Context, WorldModel
+from ezm.world_model.policy import Gaussian
+from ezm.world_model.scalars import Support, cross_entropy, h, h_inverse
+
+__all__ = ["Context", "Gaussian", "Support", "WorldModel", "cross_entropy", "h", "h_inverse"]

@@ -1,0 +1,184 @@
+"""The world model: one set of networks for all tasks, conditioned on a task embedding (paper, section 2).
+
+    representation h(o, e) -> s      dynamics g(s, e, a) -> s'      reward r(s, e, a)
+    prediction f(s, e) -> values, policy           projector, predictor (temporal consistency)
+
+All methods take any leading batch shape. ``task`` is an integer array of that batch shape.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ezm.config import ModelConfig
+from ezm.world_model.layers import MLP, Linear, Residual, layer_norm, residual_blocks
+from ezm.world_model.policy import Gaussian
+from ezm.world_model.scalars import Support
+
+
+class Context(eqx.Module):
+    """What the networks know of the task: its embedding and its action mask."""
+
+    embedding: Float[Array, "*batch embedding"]
+    action_mask: Float[Array, "*batch action"]
+
+    def __getitem__(self, index: Any) -> Context:
+        return jax.tree.map(lambda x: x[index], self)
+
+
+class Transition(eqx.Module):
+    """Trunk over (s, e, action code), used by the dynamics and by the reward: an MLP of the inputs added
+    to s, then residual blocks."""
+
+    first: Linear
+    second: Linear
+    blocks: tuple[Residual, ...]
+
+    def __init__(self, inputs: int, size: int, blocks: int, key: PRNGKeyArray):
+        k1, k2, k3 = jax.random.split(key, 3)
+        self.first, self.second = Linear(inputs, size, k1), Linear(size, size, k2)
+        self.blocks = residual_blocks(blocks, size, k3)
+
+    def __call__(self, latent: Array, *inputs: Array) -> Array:
+        x = jnp.concatenate((layer_norm(latent), *inputs), axis=-1)
+        x = latent + self.second(jax.nn.relu(layer_norm(self.first(x))))
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class WorldModel(eqx.Module):
+    """Parameters and forward passes. Build with ``WorldModel(config, suite sizes, supports, key=key)``."""
+
+    task_embedding: Float[Array, "tasks embedding"]
+    observation_in: Linear
+    representation: tuple[Residual, ...]
+    action_in: Linear
+    dynamics: Transition
+    reward_trunk: Transition
+    reward_head: MLP
+    prediction_in: Linear
+    prediction: tuple[Residual, ...]
+    value_heads: MLP  # one MLP whose arrays carry a leading axis of heads
+    policy_head: MLP
+    projector: MLP
+    predictor: MLP
+    value_support: Support
+    reward_support: Support
+    config: ModelConfig = eqx.field(static=True)
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        num_tasks: int,
+        observation_size: int,
+        action_size: int,
+        value_support: Support,
+        reward_support: Support,
+        key: PRNGKeyArray,
+    ):
+        keys = iter(jax.random.split(key, 13))
+        size, embedding = config.latent_size, config.task_embedding_size
+        code = config.action_code_size
+        self.config = config
+        self.value_support, self.reward_support = value_support, reward_support
+        self.task_embedding = jax.random.normal(next(keys), (num_tasks, embedding)) / jnp.sqrt(
+            embedding
+        )
+        self.observation_in = Linear(observation_size + embedding, size, next(keys))
+        self.representation = residual_blocks(config.blocks, size, next(keys))
+        self.action_in = Linear(action_size + embedding, code, next(keys))
+        inputs = size + embedding + code
+        self.dynamics = Transition(inputs, size, config.blocks, next(keys))
+        self.reward_trunk = Transition(inputs, size, config.reward_blocks, next(keys))
+        self.prediction_in = Linear(size + embedding, size, next(keys))
+        self.prediction = residual_blocks(config.blocks, size, next(keys))
+
+        def scalar_head(support: Support, k: PRNGKeyArray) -> MLP:
+            head = MLP(size, size, config.head_layers, support.bins, k, zero=True)
+            return eqx.tree_at(lambda m: m.output.bias, head, support.neutral_logits())
+
+        self.reward_head = scalar_head(reward_support, next(keys))
+        self.value_heads = eqx.filter_vmap(lambda k: scalar_head(value_support, k))(
+            jax.random.split(next(keys), config.value_heads)
+        )
+        self.policy_head = MLP(
+            size, size, config.head_layers, 2 * action_size, next(keys), zero=True
+        )
+        self.projector = MLP(size, config.projector_size, 2, size, next(keys))
+        self.predictor = MLP(size, config.projector_size, 1, size, next(keys))
+
+    def context(
+        self, task: Int[Array, "*batch"], action_masks: Float[Array, "tasks action"]
+    ) -> Context:
+        """The embedding of each task, its norm at most 1, and its action mask."""
+        norm = jnp.linalg.norm(self.task_embedding, axis=-1, keepdims=True)
+        embedding = self.task_embedding / jnp.maximum(norm, 1.0)
+        if not self.config.task_embedding:
+            embedding = jnp.zeros_like(embedding)
+        return Context(embedding[task], action_masks[task])
+
+    def _latent(self, x: Array) -> Array:
+        return layer_norm(x) if self.config.latent_norm else x
+
+    def represent(
+        self, observation: Float[Array, "*batch observation"], context: Context
+    ) -> Float[Array, "*batch latent"]:
+        """h: a (normalised) observation to the latent state s."""
+        x = self.observation_in(jnp.concatenate((observation, context.embedding), axis=-1))
+        x = jnp.tanh(layer_norm(x))
+        for block in self.representation:
+            x = block(x)
+        return self._latent(x)
+
+    def step(
+        self,
+        latent: Float[Array, "*batch latent"],
+        action: Float[Array, "*batch action"],
+        context: Context,
+    ) -> tuple[Float[Array, "*batch latent"], Float[Array, "*batch bins"]]:
+        """g and r: the next latent state, and the logits of the reward on the way there."""
+        action = action * context.action_mask
+        code = jnp.tanh(self.action_in(jnp.concatenate((action, context.embedding), axis=-1)))
+        reward = self.reward_head(self.reward_trunk(latent, context.embedding, code))
+        return self._latent(self.dynamics(latent, context.embedding, code)), reward
+
+    def _trunk(self, latent: Array, context: Context) -> Array:
+        x = self.prediction_in(jnp.concatenate((latent, context.embedding), axis=-1))
+        x = jax.nn.relu(layer_norm(x))
+        for block in self.prediction:
+            x = block(x)
+        return layer_norm(x)
+
+    def predict(
+        self, latent: Float[Array, "*batch latent"], context: Context
+    ) -> tuple[Float[Array, "heads *batch bins"], Gaussian]:
+        """f: the logits of every value head, and the policy."""
+        x = self._trunk(latent, context)
+        values = eqx.filter_vmap(lambda head: head(x))(self.value_heads)
+        mean, spread = jnp.split(self.policy_head(x), 2, axis=-1)
+        low, high = self.config.log_std_range
+        log_std = low + 0.5 * (high - low) * (jnp.tanh(spread) + 1.0)
+        mask = context.action_mask
+        # A bounded mean keeps tanh(mean) out of its flat ends, where no gradient leads back.
+        return values, Gaussian(3.0 * jnp.tanh(mean / 3.0) * mask, log_std * mask, mask)
+
+    def value(self, logits: Float[Array, "heads *batch bins"]) -> Float[Array, "*batch"]:
+        """The pessimistic value used in search and targets: the minimum of the given heads."""
+        return self.value_support.mean(logits).min(0)
+
+    def reward(self, logits: Float[Array, "*batch bins"]) -> Float[Array, "*batch"]:
+        """The scalar reward."""
+        return self.reward_support.mean(logits)
+
+    def num_parameters(self) -> int:
+        """Number of trained scalars."""
+        return sum(x.size for x in jax.tree.leaves(eqx.filter(self, eqx.is_inexact_array)))
+
+

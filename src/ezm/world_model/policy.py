@@ -1,0 +1,53 @@
+"""The tanh-squashed Gaussian policy, masked for tasks with fewer action dimensions than the suite."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+# Closest that an action may come to +-1: beyond it the inverse of tanh has no float32 precision.
+MAX_ACTION = 0.99
+
+
+class Gaussian(eqx.Module):
+    """Mean and log standard deviation before the tanh; ``mask`` is 1 on the task's own dimensions."""
+
+    mean: Float[Array, "*batch action"]
+    log_std: Float[Array, "*batch action"]
+    mask: Float[Array, "*batch action"]
+
+    def mode(self) -> Float[Array, "*batch action"]:
+        """The squashed mean: the deterministic action."""
+        return self.squash(self.mean)
+
+    def squash(self, x: Float[Array, "*samples action"]) -> Float[Array, "*samples action"]:
+        """tanh, kept off the borders, with padded dimensions at 0."""
+        return jnp.clip(jnp.tanh(x), -MAX_ACTION, MAX_ACTION) * self.mask
+
+    def sample(
+        self, key: PRNGKeyArray, num: int, spread: float | Float[Array, " num"] = 1.0
+    ) -> Float[Array, "*batch num action"]:
+        """``num`` actions, the standard deviation multiplied by ``spread`` (one, or one per sample)."""
+        shape = (*self.mean.shape[:-1], num, self.mean.shape[-1])
+        noise = jax.random.normal(key, shape) * jnp.broadcast_to(jnp.asarray(spread), (num,))[:, None]
+        raw = self.mean[..., None, :] + noise * jnp.exp(self.log_std)[..., None, :]
+        return jnp.clip(jnp.tanh(raw), -MAX_ACTION, MAX_ACTION) * self.mask[..., None, :]
+
+    def log_prob(self, action: Float[Array, "*batch action"]) -> Float[Array, "*batch"]:
+        """Log density of a squashed action over the task's own dimensions."""
+        action = jnp.clip(action, -MAX_ACTION, MAX_ACTION)
+        raw = jnp.arctanh(action)
+        normal = -0.5 * (
+            jnp.square((raw - self.mean) / jnp.exp(self.log_std))
+            + 2.0 * self.log_std
+            + np.log(2.0 * np.pi)
+        )
+        return ((normal - jnp.log1p(-jnp.square(action))) * self.mask).sum(-1)
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        """Entropy of the Gaussian before the tanh, over the task's own dimensions."""
+        per_dimension = self.log_std + 0.5 * np.log(2.0 * np.pi * np.e)
+        return (per_dimension * self.mask).sum(-1)

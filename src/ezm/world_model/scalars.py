@@ -1,0 +1,82 @@
+"""Scalars as categorical distributions: two-hot targets over transformed bins (paper, section 2).
+
+A reward or value x is spread over the two bins next to h(x); a network's logits are read back as the
+inverse transform of their mean. h(x) = sign(x)(sqrt(|x| + 1) - 1) + eps x (Pohlen et al. 2018).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+EPSILON = 0.001
+
+
+def h(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Compress large magnitudes: sign(x)(sqrt(|x| + 1) - 1) + eps x."""
+    return jnp.sign(x) * (jnp.sqrt(jnp.abs(x) + 1.0) - 1.0) + EPSILON * x
+
+
+def h_inverse(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Inverse of :func:`h`, in the form that keeps float32 precision.
+
+    The textbook form ((sqrt(1 + 4 eps y) - 1) / (2 eps))^2 - 1 with y = |x| + 1 + eps subtracts two nearly
+    equal numbers; multiplied out it is (2 y / (sqrt(1 + 4 eps y) + 1))^2 - 1.
+    """
+    y = jnp.abs(x) + 1.0 + EPSILON
+    root = 2.0 * y / (jnp.sqrt(1.0 + 4.0 * EPSILON * y) + 1.0)
+    return jnp.sign(x) * (jnp.square(root) - 1.0)
+
+
+class Support(eqx.Module):
+    """Evenly spaced bins in transformed space, from ``low`` to ``high`` (in units of the scalar)."""
+
+    low: float = eqx.field(static=True)
+    high: float = eqx.field(static=True)
+    bins: int = eqx.field(static=True)
+    transform: Literal["h", "linear"] = eqx.field(static=True)
+
+    def _forward(self, x: Array) -> Array:
+        return h(x) if self.transform == "h" else x
+
+    def _inverse(self, x: Array) -> Array:
+        return h_inverse(x) if self.transform == "h" else x
+
+    @property
+    def centers(self) -> Float[Array, " bins"]:
+        """Bin positions in transformed space."""
+        low, high = (self._forward(jnp.float32(bound)) for bound in (self.low, self.high))
+        return jnp.linspace(low, high, self.bins)
+
+    def position(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Where x falls, in bins from 0 to bins - 1; values outside the range are clipped."""
+        centers = self.centers
+        width = (centers[-1] - centers[0]) / (self.bins - 1)
+        return jnp.clip((self._forward(x) - centers[0]) / width, 0.0, self.bins - 1.0)
+
+    def two_hot(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape bins"]:
+        """Probabilities on the two bins next to x, weighted so that their mean is x."""
+        distance = self.position(x)[..., None] - jnp.arange(self.bins)
+        return jnp.maximum(0.0, 1.0 - jnp.abs(distance))
+
+    def mean(self, logits: Float[Array, "*shape bins"]) -> Float[Array, "*shape"]:
+        """The scalar that a categorical prediction stands for."""
+        return self._inverse(jax.nn.softmax(logits) @ self.centers)
+
+    def neutral_logits(self) -> Float[Array, " bins"]:
+        """Logits concentrated around 0, so that an untrained head predicts about nothing.
+
+        With zero logits an asymmetric support would start at its middle: a large value everywhere.
+        """
+        return -jnp.abs(jnp.arange(self.bins) - self.position(jnp.float32(0.0)))
+
+
+def cross_entropy(
+    target: Float[Array, "*shape bins"], logits: Float[Array, "*shape bins"]
+) -> Float[Array, "*shape"]:
+    """-sum target log softmax(logits)."""
+    return -(target * jax.nn.log_softmax(logits)).sum(-1)
