@@ -38,7 +38,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 def test_means_print_with_their_interval() -> None:
     assert str(mean_interval([100.0])) == "100"
-    assert str(mean_interval([990, 1000, 1010])) == "1000 ± 24.8"
+    assert str(mean_interval([990, 1000, 1010])) == "1000 ± 25"
+    assert str(mean_interval([4, 5])) == "4.5 ± 6.4"
 
 
 def test_area_of_known_curves() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 
 class Mean(NamedTuple):
@@ -21,7 +20,8 @@ class Mean(NamedTuple):
     def __str__(self) -> str:
         if math.isnan(self.half_width):
             return format_return(self.mean)
-        return f"{format_return(self.mean)} ± {format_return(self.half_width)}"
+        decimals = len(format_return(self.mean).partition(".")[2])
+        return f"{format_return(self.mean)} ± {self.half_width:.{decimals}f}"
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Mean:
@@ -45,6 +45,8 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
     n = sample.size
     if n == 1:
         return Mean(float(sample[0]), math.nan, 1)
+    from scipy.special import stdtrit  # slow to import, and progress needs this module
+
     t = float(stdtrit(n - 1, (1 + confidence) / 2))
     return Mean(float(sample.mean()), t * float(sample.std(ddof=1)) / math.sqrt(n), n)
 
