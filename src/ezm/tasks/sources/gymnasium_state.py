@@ -34,10 +34,11 @@ def load(environment: gymnasium.Env, saved: object) -> None:
     for layer, values in zip(layers, copy.deepcopy(attributes, fixed), strict=True):
         vars(layer).clear()
         vars(layer).update(values)
-    for data, values in zip(simulations, saved_data, strict=True):
+    if simulations:
         import mujoco
 
-        mujoco.mj_copyData(data, data.model, values)
+        for data, values in zip(simulations, saved_data, strict=True):
+            mujoco.mj_copyData(data, data.model, values)
 
 
 def is_exact(build: Callable[[], gymnasium.Env]) -> bool:
