@@ -93,7 +93,7 @@ class LossConfig:
     """Mixed target: samples older than this many transitions take the search's value."""
     searched_states: int = 6
     """How many of the unroll + 1 states of a sample are searched for a policy target."""
-    policy_target: Literal["best_action", "improved", "scaled"] = "best_action"
+    policy_target: Literal["best_action", "improved", "scaled", "prior"] = "best_action"
     """The best action; the search's improved policy; or a softmax of Q in units of the task's typical Q range."""
     policy_temperature: float = 4.0
     """Factor on Q in units of its range, for the "scaled" target."""

@@ -16,7 +16,7 @@ from ezm.config import TrainConfig
 from ezm.learning.losses import Targets, unrolled_loss
 from ezm.learning.normalizer import Normalizer
 from ezm.learning.targets import mean_spread, mixed_value, n_step_value, policy_weights
-from ezm.planning import Plan, plan, two_heads
+from ezm.planning import Plan, log_importance, plan, two_heads
 from ezm.replay import Batch
 from ezm.world_model import Context, Support, WorldModel
 
@@ -114,17 +114,23 @@ class Learner:
         roots: Context = jax.tree.map(
             lambda x: x.reshape(states * size, -1), _repeat(context, states)
         )
-        search = plan(
+        planned = plan(
             k_plan,
             ema,
             latents[:states].reshape(states * size, -1),
             roots,
             jnp.tile(discount, states),
             self.config.planner,
-        ).search
+        )
+        search = planned.search
+        log_ratio = log_importance(planned.policy, search.actions, self.config.planner)
         task = jnp.tile(batch.task, states)
         policy = policy_weights(
-            config.policy_target, search, state.q_range[task], config.policy_temperature
+            config.policy_target,
+            search,
+            log_ratio,
+            state.q_range[task],
+            config.policy_temperature,
         )
         search_value = search.value.reshape(states, size)
         if config.value_target == "search":

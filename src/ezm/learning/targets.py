@@ -66,8 +66,9 @@ def mixed_value(
 
 
 def policy_weights(
-    kind: Literal["best_action", "improved", "scaled"],
+    kind: Literal["best_action", "improved", "scaled", "prior"],
     search: SearchResult,
+    log_ratio: Float[Array, "batch K"],
     q_range: Float[Array, " batch"],
     temperature: float,
 ) -> Float[Array, "batch K"]:
@@ -82,7 +83,8 @@ def policy_weights(
     seen = jnp.where(search.visits > 0, search.q_values, -jnp.inf)
     if kind == "best_action":
         return jax.nn.one_hot(seen.argmax(-1), seen.shape[-1])
-    return jax.nn.softmax(temperature * seen / (q_range[:, None] + _MIN_RANGE))
+    logits = temperature * seen / (q_range[:, None] + _MIN_RANGE)
+    return jax.nn.softmax(logits + log_ratio if kind == "prior" else logits)
 
 
 def mean_spread(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -67,3 +68,15 @@ def plan(
     search = gumbel_search if config.backend == "ezm" else mctx_search
     latents = latent_model(model, context, discount, heads)
     return Plan(search(k_search, latents, latent, actions, value, config), policy, value)
+
+
+def log_importance(
+    policy: Gaussian, actions: Float[Array, "batch K action"], config: PlannerConfig
+) -> Float[Array, "batch K"]:
+    """log pi(a) - log beta(a) per action dimension, beta being the mixture that the root samples from."""
+    narrow = jax.tree.map(lambda x: x[:, None], policy)
+    wide = eqx.tree_at(lambda p: p.log_std, narrow, narrow.log_std + jnp.log(config.spread))
+    share = config.policy_actions / config.root_actions
+    log_pi, log_wide = narrow.log_prob(actions), wide.log_prob(actions)
+    log_beta = jnp.logaddexp(jnp.log(share) + log_pi, jnp.log1p(-share) + log_wide)
+    return (log_pi - log_beta) / jnp.maximum(policy.mask.sum(-1, keepdims=True), 1.0)
