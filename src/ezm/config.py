@@ -61,6 +61,8 @@ class PlannerConfig:
     include_mean: bool = False
     """Make the policy's mean the first of the sampled actions, at the root and inside the tree."""
     interior_actions: int = 2
+    leaf_rollout: int = 0
+    """Steps along the policy's mean behind each new node before the network's value is taken."""
     c_visit: float = 50.0
     c_scale: float = 0.1
 

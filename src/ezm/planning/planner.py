@@ -30,9 +30,17 @@ def two_heads(key: PRNGKeyArray, model: WorldModel) -> Int[Array, " two"]:
 
 
 def latent_model(
-    model: WorldModel, context: Context, discount: Float[Array, " batch"], heads: Array
+    model: WorldModel,
+    context: Context,
+    discount: Float[Array, " batch"],
+    heads: Array,
+    rollout: int = 0,
 ) -> LatentModel:
-    """The world model as the search sees it, for one batch of roots."""
+    """The world model as the search sees it, for one batch of roots.
+
+    With ``rollout`` steps, the value of a node is the imagined return along the policy's mean for that many steps,
+    and only then the network's value.
+    """
 
     def nodes(latent: Array) -> Context:
         shape = latent.shape[:2]
@@ -45,8 +53,13 @@ def latent_model(
         return latent, model.reward(reward), jnp.broadcast_to(discount[:, None], reward.shape[:-1])
 
     def predict(latent: Array) -> tuple[Array, Gaussian]:
-        values, policy = model.predict(latent, nodes(latent))
-        return model.value(values[heads]), policy
+        values, policy = first = model.predict(latent, nodes(latent))
+        total, factor = jnp.zeros(latent.shape[:2]), jnp.ones(())
+        for _ in range(rollout):
+            latent, reward, gamma = step(latent, policy.mode())
+            total, factor = total + factor * reward, factor * gamma
+            values, policy = model.predict(latent, nodes(latent))
+        return total + factor * model.value(values[heads]), first[1]
 
     return LatentModel(step, predict)
 
@@ -66,7 +79,7 @@ def plan(
     value = model.value(values[heads])
     actions = sample_actions(k_actions, policy, config)
     search = gumbel_search if config.backend == "ezm" else mctx_search
-    latents = latent_model(model, context, discount, heads)
+    latents = latent_model(model, context, discount, heads, config.leaf_rollout)
     return Plan(search(k_search, latents, latent, actions, value, config), policy, value)
 
 
