@@ -1,0 +1,1 @@
+"""Measurements of ezm against other methods, each a program: ``python -m benchmarks.NAME``."""

@@ -1,0 +1,272 @@
+"""How fast ezm learns a suite, against SAC and against ezm on each task alone.
+
+``python -m benchmarks.learning cartpole --record`` trains every method with several seeds on the
+same tasks, with the same action repeat and as many environment steps per task, and prints what they
+reach and the area under their learning curves; ``--report`` prints that of the recorded runs.
+
+Methods: ``random`` actions; ``sac-single``, an agent for each task; ``sac-multi``, one agent for
+all, with a one-hot of the task; ``ezm``, one agent for all; ``ezm-alone``, an agent for each task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from benchmarks.results import RANDOM, CurveKey, Curves, Row, append, read, recorded_steps, tables
+from ezm.errors import UserError
+from ezm.evaluation.evaluate import Evaluator, random_policy
+from ezm.tasks import Suite, load_suite
+from ezm.training.metrics import read_metrics
+
+Method = Literal["random", "sac-single", "sac-multi", "ezm", "ezm-alone"]
+ALL: tuple[Method, ...] = ("random", "sac-single", "sac-multi", "ezm", "ezm-alone")
+EACH_TASK_ALONE = ("sac-single", "ezm-alone")
+
+RECORDED = Path(__file__).parent / "recorded"
+RANDOM_EPISODES = 20
+
+
+class Budget(NamedTuple):
+    """Agent steps per task: of a run, and between two evaluations."""
+
+    steps: int
+    every: int
+
+
+BUDGETS = {"cartpole": Budget(12_000, 1_000), "walker": Budget(20_000, 2_000)}
+OTHER_BUDGET = Budget(10_000, 1_000)
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare how fast methods learn a suite."""
+
+    suite: tyro.conf.Positional[str]
+    """As for `ezm train`."""
+    methods: tuple[Method, ...] = ALL
+    seeds: int = 3
+    """Seeds 0 to seeds - 1."""
+    steps: int | None = None
+    """Agent steps per task; default: 12000 for cartpole, 20000 for walker, 10000 for others."""
+    every: int | None = None
+    """Steps between evaluations; default: 2000 for walker, 1000 for others."""
+    episodes: int = 10
+    """Per task and evaluation."""
+    record: Flag = False
+    """Append to benchmarks/recorded/learning-SUITE.jsonl, and leave out runs that are there."""
+    again: Flag = False
+    """With --record: run and replace recorded runs."""
+    report: Flag = False
+    """Run nothing: print what is recorded."""
+    json: Flag = False
+    """Print rows, one JSON object a line, instead of tables."""
+    note: str = ""
+    """Kept with the recorded rows, e.g. what else the machine was doing."""
+
+
+class Run(NamedTuple):
+    """One agent to train."""
+
+    method: Method
+    seed: int
+    suite: Suite
+    """The tasks that it learns."""
+    spec: str
+    """The same, as `ezm train` wants it."""
+
+
+def plan(suite: Suite, options: Options) -> list[Run]:
+    """All runs that ``options`` ask for."""
+    runs = []
+    for method in options.methods:
+        for seed in range(options.seeds):
+            if method in EACH_TASK_ALONE:
+                runs += [
+                    Run(method, seed, suite.only(task.name), task.source) for task in suite.tasks
+                ]
+            else:
+                runs.append(Run(method, seed, suite, suite.name))
+    return runs
+
+
+def execute(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
+    """Train, and yield a row for each task at each evaluation."""
+    if run.method == RANDOM:
+        return run_random(run)
+    if run.method in ("sac-single", "sac-multi"):
+        return run_sac(run, budget, episodes)
+    return run_ezm(run, budget, episodes)
+
+
+def run_random(run: Run) -> Iterator[Row]:
+    """Uniformly random actions."""
+    start = time.perf_counter()
+    evaluator = Evaluator(run.suite, RANDOM_EPISODES, run.seed)
+    returns = evaluator.run(random_policy(run.suite, run.seed), RANDOM_EPISODES)
+    evaluator.close()
+    for task, values in zip(run.suite.task_names, returns, strict=True):
+        yield _row(run, task, 0, time.perf_counter() - start, float(np.mean(values)))
+
+
+def run_sac(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
+    """SAC on all tasks of the run at once.
+
+    Raises:
+        UserError: sbx is not installed.
+    """
+    if importlib.util.find_spec("sbx") is None:
+        raise UserError(f"method {run.method} needs sbx: pip install 'ezm-rl[benchmarks]'")
+    from benchmarks.sac import train_sac
+
+    for evaluation in train_sac(run.suite, run.seed, *budget, episodes):
+        for task, values in zip(run.suite.task_names, evaluation.returns, strict=True):
+            mean = float(np.mean(values))
+            yield _row(run, task, evaluation.steps, evaluation.seconds, mean)
+
+
+def run_ezm(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
+    """``ezm train`` with its default preset, acting with the search in evaluations.
+
+    Raises:
+        UserError: the training failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        command = [sys.executable, "-m", "ezm", "train", run.spec]
+        options = {
+            "steps": budget.steps,
+            "seed": run.seed,
+            "evaluate-every": budget.every,
+            "evaluation-episodes": episodes,
+            "final-episodes": episodes,
+            "out": out,
+        }
+        for option, value in options.items():
+            command += [f"--{option}", str(value)]
+        if subprocess.run(command, stdout=sys.stderr).returncode != 0:
+            raise UserError(f"`{' '.join(command[1:])}` failed: see its message above")
+        for row in read_metrics(out / "metrics.jsonl"):
+            if row["kind"] == "eval" and row["mode"] == "search":
+                yield _row(run, row["task"], row["step"], row["seconds"], row["mean"])
+
+
+def _row(run: Run, task: str, steps: int, seconds: float, value: float) -> Row:
+    return {
+        "suite": run.suite.name,
+        "method": run.method,
+        "seed": run.seed,
+        "task": task,
+        "steps_per_task": steps,
+        "seconds": round(seconds, 1),
+        "return": round(value, 2),
+    }
+
+
+def header(options: Options, budget: Budget) -> dict[str, object]:
+    """What the rows behind it were measured with."""
+    from ezm.training.trainer import machine
+
+    found = {}
+    for package in ("ezm-rl", "sbx-rl", "stable_baselines3", "dm_control", "mujoco"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    content: dict[str, object] = {
+        "machine": machine() | {"cores used": len(os.sched_getaffinity(0))},
+        "versions": found,
+        "methods": options.methods,
+        "evaluation episodes": options.episodes,
+        **budget._asdict(),
+    }
+    if any(method.startswith("sac") for method in options.methods):
+        from benchmarks.sac import SETTINGS
+
+        content["sac"] = dataclasses.asdict(SETTINGS)
+    if options.note:
+        content["note"] = options.note
+    return {"header": content}
+
+
+def compare(options: Options, console: Console) -> list[Row]:
+    """Do the runs that are missing; return the rows of all that were asked for.
+
+    Raises:
+        UserError: an option out of range, or a run failed; the runs before it are recorded.
+    """
+    suite = load_suite(options.suite)
+    budget = BUDGETS.get(suite.name, OTHER_BUDGET)
+    budget = Budget(options.steps or budget.steps, options.every or budget.every)
+    if budget.every < 1 or budget.steps % budget.every or budget.steps < budget.every:
+        raise UserError(f"--every {budget.every}: --steps {budget.steps} must be a multiple of it")
+    if options.seeds < 1 or options.episodes < 1:
+        raise UserError("--seeds and --episodes must be at least 1")
+    path = _recorded_path(suite.name)
+    rows = read(path) if options.record and not options.again else []
+    done = recorded_steps(rows)
+    announced = False
+    for run in plan(suite, options):
+        needed = 0 if run.method == RANDOM else budget.steps
+        keys = [CurveKey(run.method, run.seed, task) for task in run.suite.task_names]
+        if all(done.get(key, -1) >= needed for key in keys):
+            continue
+        start = time.perf_counter()
+        new = list(execute(run, budget, options.episodes))
+        if options.record:
+            append(path, [*([] if announced else [header(options, budget)]), *new])
+            announced = True
+        if options.json:
+            for row in new:
+                print(json.dumps(row), flush=True)
+        rows += new
+        last = ", ".join(f"{row['task']} {row['return']:.0f}" for row in new[-len(keys) :])
+        seconds = time.perf_counter() - start
+        console.print(f"{run.method} seed {run.seed}: {last} in {seconds:.0f} s", highlight=False)
+    return [row for row in rows if row["method"] in options.methods or row["method"] == RANDOM]
+
+
+def _recorded_path(suite: str) -> Path:
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in suite)
+    return RECORDED / f"learning-{name}.jsonl"
+
+
+def main(options: Options) -> None:
+    """Print the comparison that ``options`` describe."""
+    if options.report:
+        path = _recorded_path(options.suite)
+        rows = [row for row in read(path) if row["method"] in (*options.methods, RANDOM)]
+        if not rows:
+            raise UserError(f"nothing is recorded for {options.suite}: run it with --record first")
+        if options.json:
+            print("\n".join(map(json.dumps, rows)))
+    else:
+        rows = compare(options, Console(stderr=True))
+    if not options.json:
+        for table in tables(Curves(rows, options.steps)):
+            Console().print(table)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except UserError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
+        sys.exit(2)

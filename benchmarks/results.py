@@ -1,0 +1,203 @@
+"""Learning curves: the file that they are recorded in, and the tables that compare methods.
+
+A recorded file holds one JSON object a line: headers, ``{"header": {...}}`` with the machine, the
+versions and the settings of the rows behind them, and rows as :class:`Row`. It is only ever
+appended to: a run that was recorded again comes later in the file and replaces the earlier one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+from rich.table import Table
+
+from ezm.errors import UserError
+from ezm.evaluation.statistics import area_under_curve, format_return
+
+Row = TypedDict(
+    "Row",
+    {
+        "suite": str,
+        "method": str,
+        "seed": int,
+        "task": str,
+        "steps_per_task": int,
+        "seconds": float,
+        "return": float,
+    },
+)
+"""One evaluation of one task: the mean undiscounted return after ``steps_per_task`` agent steps per
+task and ``seconds`` of wall clock, compilation and evaluations included."""
+
+RANDOM = "random"
+"""The method with one row, at 0 steps, per task and seed; if it is recorded, all curves start there."""
+
+
+class CurveKey(NamedTuple):
+    method: str
+    seed: int
+    task: str
+
+
+class _Curve(NamedTuple):
+    steps: list[int]
+    returns: list[float]
+
+
+def append(path: Path, entries: Iterable[Row | dict[str, Any]]) -> None:
+    """Add rows or a header at the end of a recorded file, in one write."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a recorded file, without those of a run that was recorded again; none if no file.
+
+    Raises:
+        UserError: a line is not a JSON object.
+    """
+    if not path.exists():
+        return []
+    curves: dict[CurveKey, list[Row]] = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            if "header" in entry:
+                continue
+            curve = curves.setdefault(_key(entry), [])
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} line {number} is not a row: remove it") from error
+        if curve and entry["steps_per_task"] <= curve[-1]["steps_per_task"]:
+            curve.clear()  # the steps start over: the run was recorded again
+        curve.append(entry)
+    return [row for curve in curves.values() for row in curve]
+
+
+def recorded_steps(rows: Iterable[Row]) -> dict[CurveKey, int]:
+    """Up to which step each curve goes."""
+    steps: dict[CurveKey, int] = {}
+    for row in rows:
+        steps[_key(row)] = max(row["steps_per_task"], steps.get(_key(row), 0))
+    return steps
+
+
+class Curves:
+    """Learning curves of several methods, cut to the steps that all of them have.
+
+    Args:
+        rows: of one suite.
+        steps: where to cut at the latest; None: where the shortest curve ends.
+    """
+
+    def __init__(self, rows: Sequence[Row], steps: int | None = None) -> None:
+        start: dict[str, list[float]] = {}
+        points: dict[CurveKey, dict[int, float]] = {}
+        for row in rows:
+            if row["method"] == RANDOM:
+                start.setdefault(row["task"], []).append(row["return"])
+            else:
+                points.setdefault(_key(row), {})[row["steps_per_task"]] = row["return"]
+        self.random = {task: float(np.mean(returns)) for task, returns in start.items()}
+        """Mean return of uniformly random actions, by task."""
+        for key, curve in points.items():
+            if key.task in self.random:
+                curve.setdefault(0, self.random[key.task])
+        self._curves = {key: _curve(curve) for key, curve in points.items()}
+        ends = [curve.steps[-1] for curve in self._curves.values()]
+        self.high = min(ends if steps is None else [*ends, steps], default=0)
+        """The last step that all curves have."""
+        self.low = max((curve.steps[0] for curve in self._curves.values()), default=0)
+        """The first one: 0 if random actions are recorded."""
+        self.tasks = tuple(dict.fromkeys(row["task"] for row in rows))
+        self.methods = tuple(dict.fromkeys(key.method for key in self._curves))
+
+    def final(self, method: str, task: str) -> np.ndarray:
+        """(seeds,) returns at the last common step, on straight lines between evaluations."""
+        return np.array([np.interp(self.high, *curve) for curve in self._of(method, task)])
+
+    def area(self, method: str, task: str) -> np.ndarray:
+        """(seeds,) mean heights of the curves over the common steps (nan if there is only one)."""
+        curves = self._of(method, task)
+        if self.low >= self.high:
+            return np.full(len(curves), math.nan)
+        return np.array(
+            [area_under_curve(*curve, low=self.low, high=self.high) for curve in curves]
+        )
+
+    def _of(self, method: str, task: str) -> list[_Curve]:
+        return [
+            curve for key, curve in self._curves.items() if (key.method, key.task) == (method, task)
+        ]
+
+
+def tables(curves: Curves) -> list[Table]:
+    """The final returns and the areas under the curves: tasks down, methods and ratios across.
+
+    A cell is the mean and the standard deviation over seeds. The last row averages the tasks first.
+    """
+    span = f"{curves.low:,} to {curves.high:,} steps per task"
+    if not curves.methods:
+        return [_table("random actions", curves, curves.final)]
+    return [
+        _table(f"return at {curves.high:,} steps per task", curves, curves.final),
+        _table(f"area under the learning curve (mean return over {span})", curves, curves.area),
+    ]
+
+
+def _table(title: str, curves: Curves, values: Callable[[str, str], np.ndarray]) -> Table:
+    ratios = [method for method in curves.methods if method != "ezm"]
+    ratios = ratios if "ezm" in curves.methods else []
+    table = Table("task", title=title, title_justify="left")
+    heads = [RANDOM, *curves.methods, *(f"ezm / {method}" for method in ratios)]
+    for head in heads:
+        table.add_column(head, justify="right")
+    for label, tasks in [*((task, [task]) for task in curves.tasks), ("mean", curves.tasks)]:
+        seeds = {method: _mean_over(tasks, method, values) for method in curves.methods}
+        means = {
+            method: float(np.mean(each)) if each.size else math.nan
+            for method, each in seeds.items()
+        }
+        start = [curves.random.get(task, math.nan) for task in tasks]
+        table.add_row(
+            label,
+            format_return(float(np.mean(start))),
+            *(_cell(each) for each in seeds.values()),
+            *(_ratio(means["ezm"], means[method]) for method in ratios),
+            style="bold" if label == "mean" else None,
+        )
+    return table
+
+
+def _mean_over(
+    tasks: Sequence[str], method: str, values: Callable[[str, str], np.ndarray]
+) -> np.ndarray:
+    """(seeds,) mean over tasks, of as many seeds as every task has."""
+    each = [values(method, task) for task in tasks]
+    count = min(map(len, each))
+    return np.mean([column[:count] for column in each], axis=0)
+
+
+def _cell(seeds: np.ndarray) -> str:
+    if seeds.size == 0:
+        return "-"
+    spread = f" ± {format_return(float(seeds.std(ddof=1)))}" if seeds.size > 1 else ""
+    return format_return(float(seeds.mean())) + spread
+
+
+def _ratio(ours: float, theirs: float) -> str:
+    return f"{ours / theirs:.2f}" if theirs > 0 and math.isfinite(ours) else "-"
+
+
+def _curve(points: dict[int, float]) -> _Curve:
+    steps = sorted(points)
+    return _Curve(steps, [points[step] for step in steps])
+
+
+def _key(row: Row) -> CurveKey:
+    return CurveKey(row["method"], row["seed"], row["task"])

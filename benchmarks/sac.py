@@ -1,0 +1,137 @@
+"""Soft Actor-Critic (Haarnoja et al. 2018) from sbx on the tasks of a suite.
+
+On one task it is SAC as it comes. On several it is one agent that sees a one-hot of the task behind
+the padded observation and steps one environment of each task at a time: the plainest way to make
+SAC learn many tasks, and the baseline of most multi-task work.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from sbx import SAC
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from ezm.evaluation.evaluate import Evaluator
+from ezm.tasks import Suite
+
+
+@dataclass(frozen=True)
+class SacSettings:
+    """What is not here is sbx's default: two critics, tau 0.005, learned entropy coefficient."""
+
+    discount: float = 0.99
+    """Per agent step."""
+    learning_rate: float = 3e-4
+    width: int = 256
+    """Units of each of the two hidden layers of actor and critics."""
+    batch_size: int = 256
+    learning_starts: int = 100
+    """Random steps per task before the first update."""
+    normalize_observations: bool = False
+    """Running mean and standard deviation of each observation, over all tasks."""
+
+
+SETTINGS = SacSettings()
+
+
+class Evaluation(NamedTuple):
+    """Where a run stands after ``steps`` agent steps per task."""
+
+    steps: int
+    seconds: float
+    """Wall clock since the start of the run, compilation and evaluations included."""
+    returns: list[list[float]]
+    """One list per task of the suite: undiscounted returns of the deterministic policy."""
+
+
+class TaskEnvironment(gymnasium.Env):
+    """A task as sbx wants it; its one-hot is appended if the suite has several."""
+
+    def __init__(self, suite: Suite, task: int, seed: int) -> None:
+        self._task = suite.make(task, seed)
+        self._one_hot = one_hot(suite)[task]
+        size = suite.observation_size + len(self._one_hot)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (suite.action_size,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        # The seed given to the constructor governs all episodes.
+        return np.append(self._task.reset(), self._one_hot), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        step = self._task.step(action)
+        observation = np.append(step.observation, self._one_hot)
+        return observation, step.reward, step.terminated, step.truncated, {}
+
+    def close(self) -> None:
+        self._task.close()
+
+
+def one_hot(suite: Suite) -> np.ndarray:
+    """(K, K) float32: what is appended to each task's observations; (1, 0) for a single task."""
+    count = suite.num_tasks
+    return np.eye(count, dtype=np.float32) if count > 1 else np.zeros((1, 0), np.float32)
+
+
+def train_sac(
+    suite: Suite, seed: int, steps: int, every: int, episodes: int, settings: SacSettings = SETTINGS
+) -> Iterator[Evaluation]:
+    """Train one agent on all tasks of ``suite``, with one update for each environment step.
+
+    Args:
+        seed: of the agent, its environments and those of the evaluation.
+        steps: agent steps per task.
+        every: agent steps per task between two evaluations.
+        episodes: per task and evaluation, in environments apart from those of the training.
+    """
+    start = time.perf_counter()
+    *seeds, evaluation_seed = np.random.SeedSequence(seed).generate_state(suite.num_tasks + 1)
+    environments: list[Callable[[], gymnasium.Env]] = [
+        partial(TaskEnvironment, suite, task, int(seed)) for task, seed in enumerate(seeds)
+    ]
+    environment = VecNormalize(
+        DummyVecEnv(environments),
+        norm_obs=settings.normalize_observations,
+        norm_reward=False,
+    )
+    agent = SAC(
+        "MlpPolicy",
+        environment,
+        gamma=settings.discount,
+        learning_rate=settings.learning_rate,
+        policy_kwargs={"net_arch": [settings.width, settings.width]},
+        batch_size=settings.batch_size,
+        learning_starts=settings.learning_starts * suite.num_tasks,
+        buffer_size=steps * suite.num_tasks,
+        train_freq=1,
+        gradient_steps=-1,  # as many as environments were stepped
+        seed=seed,
+    )
+    task_codes = one_hot(suite)
+
+    def act(observation: np.ndarray, task: np.ndarray) -> np.ndarray:
+        observation = np.concatenate([observation, task_codes[task]], axis=1)
+        return agent.predict(environment.normalize_obs(observation), deterministic=True)[0]
+
+    evaluator = Evaluator(suite, episodes, int(evaluation_seed))
+    try:
+        for done in range(every, steps + 1, every):
+            agent.learn(
+                every * suite.num_tasks, log_interval=sys.maxsize, reset_num_timesteps=False
+            )
+            returns = evaluator.run(act, episodes)
+            yield Evaluation(done, time.perf_counter() - start, returns)
+    finally:
+        evaluator.close()
+        environment.close()
