@@ -199,7 +199,9 @@ class Replay:
     ) -> None:
         """Set the priorities |value - target| of sampled rows."""
         task, slot = index
-        priority = np.maximum(priority, 1e-6).astype(np.float32)
+        # Meanwhile the ring may have put a row without a transition there.
+        starts = self.priority[task, slot] > 0.0
+        priority = np.where(starts, np.maximum(priority, 1e-6), 0.0).astype(np.float32)
         self.priority[task, slot] = priority
         np.maximum.at(self.max_priority, task, priority)
 
