@@ -1,0 +1,231 @@
+"""Rung 4 of the ladder: what is sampled is what was recorded, as often as its priority says."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ezm.config import ReplayConfig
+from ezm.replay import Batch, Replay
+
+WINDOW = 5
+Episode = tuple[int, str]  # number of steps; "terminated", "truncated" or "running"
+
+
+def buffer(num_tasks: int = 1, capacity: int = 100, **config: Any) -> Replay:
+    return Replay(num_tasks, 2, 1, ReplayConfig(capacity=capacity, **config), WINDOW)
+
+
+def record(replay: Replay, episodes: list[Episode], task: int = 0, first: int = 0) -> None:
+    """Every row tells what it is: observation (episode, t), action t, reward 100 episode + t."""
+    for number, (steps, end) in enumerate(episodes, first):
+        replay.begin(task, np.array([number, 0]))
+        for t in range(steps):
+            over = t + 1 == steps
+            replay.add(
+                task,
+                np.array([t]),
+                100.0 * number + t,
+                np.array([number, t + 1]),
+                over and end == "terminated",
+                over and end == "truncated",
+            )
+
+
+def check_windows(batch: Batch, episodes: list[Episode]) -> None:
+    """Each window against the episode that its first observation names."""
+    for b in range(len(batch.task)):
+        number, start = batch.observation[0, b].astype(int)
+        steps, end = episodes[number]
+        length = min(steps - start, WINDOW)
+        assert batch.length[b] == length >= 1
+        states = start + np.minimum(np.arange(WINDOW + 1), length)
+        np.testing.assert_array_equal(batch.observation[:, b, 0], number)
+        np.testing.assert_array_equal(batch.observation[:, b, 1], states)
+        np.testing.assert_array_equal(batch.action[:length, b, 0], states[:length])
+        np.testing.assert_array_equal(batch.reward[:length, b], 100 * number + states[:length])
+        np.testing.assert_array_equal(batch.reward[length:, b], 0.0)
+        assert batch.terminated[b] == (end == "terminated" and start + length == steps)
+
+
+ends = st.sampled_from(["terminated", "truncated"])
+
+
+@given(
+    episodes=st.lists(st.tuples(st.integers(1, 12), ends), min_size=1, max_size=12),
+    running=st.integers(1, 8),
+    capacity=st.integers(2 * WINDOW + 1, 60),
+)
+def test_windows_are_what_was_recorded(
+    episodes: list[Episode], running: int, capacity: int
+) -> None:
+    """Whatever the episodes' lengths and wherever the ring is cut; the last episode still runs."""
+    replay = buffer(capacity=capacity)
+    episodes = [*episodes, (running, "running")]
+    record(replay, episodes)
+    batch, _ = replay.sample(np.random.default_rng(0), 200)
+    check_windows(batch, episodes)
+    rows = sum(steps + 1 for steps, _ in episodes)
+    ages = rows - 1 - np.array(
+        [sum(s + 1 for s, _ in episodes[: int(e)]) + t for e, t in batch.observation[0]]
+    )
+    np.testing.assert_array_equal(batch.age, ages)
+    assert (batch.age < capacity).all()
+
+
+def test_an_episode_longer_than_the_ring() -> None:
+    episodes = [(50, "terminated"), (3, "running")]
+    replay = buffer(capacity=20)
+    record(replay, episodes)
+    batch, _ = replay.sample(np.random.default_rng(0), 300)
+    check_windows(batch, episodes)
+    # 20 rows: 4 of the running episode, 16 of the ended one; the last row of each starts no window.
+    assert {tuple(row) for row in batch.observation[0]} == {
+        *((0, t) for t in range(35, 50)),
+        *((1, t) for t in range(3)),
+    }
+
+
+def test_termination_and_truncation_are_told_apart() -> None:
+    replay = buffer()
+    record(replay, [(4, "terminated"), (4, "truncated"), (2, "terminated")])
+    batch, _ = replay.sample(np.random.default_rng(0), 200)
+    assert set(batch.observation[0, batch.terminated, 0]) == {0, 2}
+    assert set(batch.observation[0, ~batch.terminated, 0]) == {1}
+
+
+def test_every_task_gives_the_same_number_of_samples() -> None:
+    replay = buffer(num_tasks=3)
+    for task, steps in enumerate((2, 10, 60)):
+        record(replay, [(steps, "truncated")], task)
+    rng = np.random.default_rng(0)
+    batch, _ = replay.sample(rng, 30)
+    np.testing.assert_array_equal(np.bincount(batch.task), [10, 10, 10])
+    remainders = np.zeros(3)
+    for _ in range(60):
+        counts = np.bincount(replay.sample(rng, 31)[0].task)
+        assert sorted(counts) == [10, 10, 11]
+        remainders += counts - 10
+    assert (remainders >= 8).all()  # of 20 expected each
+
+
+def test_shared_replay_samples_tasks_by_their_share() -> None:
+    replay = buffer(num_tasks=2, per_task=False, alpha=0.0)
+    record(replay, [(10, "truncated")], 0)
+    record(replay, [(90, "truncated")], 1)
+    batch, _ = replay.sample(np.random.default_rng(0), 2000)
+    assert np.mean(batch.task) == pytest.approx(0.9, abs=0.03)
+
+
+def test_windows_of_different_tasks_stay_apart() -> None:
+    replay = buffer(num_tasks=2, capacity=30)
+    for number in range(10):
+        for task in (0, 1):
+            record(replay, [(7, "terminated")], task, first=2 * number + task)
+    batch, _ = replay.sample(np.random.default_rng(0), 100)
+    check_windows(batch, [(7, "terminated")] * 20)
+    np.testing.assert_array_equal(batch.observation[0, :, 0] % 2, batch.task)
+
+
+def filled(**config: Any) -> tuple[Replay, np.ndarray]:
+    """One task with 4 transitions of priorities 1, 2, 3 and 4 (normalised: the second result)."""
+    replay = buffer(**config)
+    record(replay, [(4, "truncated")])
+    slots = np.arange(4)
+    replay.update_priorities((np.zeros(4, int), slots), np.array([1.0, 2.0, 3.0, 4.0]))
+    return replay, np.array([0.1, 0.2, 0.3, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("alpha", "expected"),
+    [(1.0, [0.1, 0.2, 0.3, 0.4]), (0.0, [0.25] * 4), (2.0, np.array([1, 4, 9, 16]) / 30)],
+)
+def test_sampling_frequencies_follow_priorities(alpha: float, expected: list[float]) -> None:
+    replay, _ = filled(alpha=alpha)
+    num = 20_000
+    _, (_, slot) = replay.sample(np.random.default_rng(0), num)
+    counts = np.bincount(slot, minlength=4)
+    chi_square = ((counts - num * np.array(expected)) ** 2 / (num * np.array(expected))).sum()
+    assert chi_square < 16.3  # 99.9 % point with 3 degrees of freedom
+
+
+def test_importance_weights_undo_the_priorities() -> None:
+    """With beta 1 a weight is inverse to the probability: 1 for the least likely row sampled."""
+    replay, probability = filled()
+    batch, (_, slot) = replay.sample(np.random.default_rng(0), 200)
+    np.testing.assert_allclose(batch.weight, probability[0] / probability[slot], rtol=1e-5)
+
+
+def test_importance_weights_keep_within_bounds() -> None:
+    replay, _ = filled()
+    replay.update_priorities((np.zeros(4, int), np.arange(4)), np.array([0.01, 1.0, 10.0, 100.0]))
+    weights = np.concatenate(
+        [replay.sample(np.random.default_rng(seed), 500)[0].weight for seed in range(20)]
+    )
+    assert weights.min() == pytest.approx(0.1) and weights.max() == 1.0
+
+
+def test_uniform_sampling_weighs_all_the_same() -> None:
+    replay, _ = filled(alpha=0.0)
+    batch, _ = replay.sample(np.random.default_rng(0), 50)
+    np.testing.assert_array_equal(batch.weight, 1.0)
+
+
+def test_new_data_gets_the_highest_priority_of_its_task() -> None:
+    replay = buffer(num_tasks=2)
+    record(replay, [(3, "truncated")], 0)
+    record(replay, [(3, "truncated")], 1)
+    np.testing.assert_array_equal(replay.priority[0, :4], [1.0, 1.0, 1.0, 0.0])
+    replay.update_priorities((np.array([0, 0]), np.array([0, 1])), np.array([7.0, 0.5]))
+    record(replay, [(1, "truncated")], 0)
+    record(replay, [(1, "truncated")], 1)
+    np.testing.assert_allclose(replay.priority[0, :6], [7.0, 0.5, 1.0, 0.0, 7.0, 0.0])
+    np.testing.assert_allclose(replay.priority[1, :6], [1.0, 1.0, 1.0, 0.0, 1.0, 0.0])
+
+
+def test_a_priority_of_zero_stays_possible_to_sample() -> None:
+    replay, _ = filled()
+    replay.update_priorities((np.zeros(4, int), np.arange(4)), np.zeros(4))
+    batch, _ = replay.sample(np.random.default_rng(0), 100)
+    assert len(np.unique(batch.observation[0, :, 1])) == 4
+
+
+def test_late_priorities_do_not_touch_rows_that_start_no_window() -> None:
+    """A batch's priorities arrive after more rows, and the ring may have turned meanwhile."""
+    replay = buffer(capacity=12)
+    record(replay, [(8, "truncated")])
+    _, index = replay.sample(np.random.default_rng(0), 200)
+    episodes = [(8, "truncated"), (6, "truncated"), (3, "running")]
+    record(replay, episodes[1:], first=1)
+    replay.update_priorities(index, np.full(200, 5.0))
+    batch, _ = replay.sample(np.random.default_rng(0), 200)
+    check_windows(batch, episodes)
+
+
+def test_round_trip_through_state() -> None:
+    episodes = [(9, "terminated"), (7, "truncated"), (4, "running")]
+    original, copy = buffer(capacity=15), buffer(capacity=15)
+    record(original, episodes)
+    original.update_priorities((np.zeros(3, int), np.array([2, 3, 4])), np.array([0.5, 3.0, 9.0]))
+    copy.load({name: x.copy() for name, x in original.state().items()})
+    for replay in (original, copy):  # both go on in the same way
+        record(replay, [(5, "terminated")], first=3)
+    ours, theirs = (r.sample(np.random.default_rng(3), 50)[0] for r in (original, copy))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert copy.nbytes == sum(x.nbytes for x in copy.state().values()) > 0
+
+
+def test_cut_episodes_become_truncated_ones() -> None:
+    replay = buffer(num_tasks=2)
+    episodes = [(3, "terminated"), (6, "running")]
+    record(replay, episodes)  # the second task has nothing yet
+    replay.cut_episodes()
+    episodes = [(3, "terminated"), (6, "truncated"), (4, "running")]
+    record(replay, episodes[2:], first=2)
+    replay.config = ReplayConfig(capacity=100, per_task=False)
+    batch, _ = replay.sample(np.random.default_rng(0), 200)
+    check_windows(batch, episodes)
+    assert set(batch.observation[0, :, 0]) == {0, 1, 2}
