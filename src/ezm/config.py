@@ -115,6 +115,8 @@ class LossConfig:
 @dataclass(frozen=True)
 class OptimizerConfig:
     learning_rate: float = 1e-4
+    final_learning_rate: float = 1.0
+    """Fraction of the learning rate that a cosine leads down to over the run; 1: constant."""
     weight_decay: float = 2e-5
     gradient_clip: float = 5.0
     batch_size: int = 512

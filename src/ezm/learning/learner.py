@@ -54,10 +54,14 @@ class Learner:
     @property
     def optimizer(self) -> optax.GradientTransformation:
         """Adam with decoupled weight decay, behind a clip of the gradient's norm."""
-        config = self.config.optimizer
+        run, config = self.config, self.config.optimizer
+        updates = (run.steps - run.random_steps) * run.updates_per_step
+        rate = optax.cosine_decay_schedule(
+            config.learning_rate, max(1, int(updates)), alpha=config.final_learning_rate
+        )
         return optax.chain(
             optax.clip_by_global_norm(config.gradient_clip),
-            optax.adamw(config.learning_rate, weight_decay=config.weight_decay),
+            optax.adamw(rate, weight_decay=config.weight_decay),
         )
 
     def init(self, model: WorldModel, key: PRNGKeyArray) -> LearnerState:
