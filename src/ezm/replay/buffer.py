@@ -81,9 +81,16 @@ class Replay:
         return {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
 
     def load(self, state: dict[str, np.ndarray]) -> None:
-        """Take over the arrays of another buffer of the same sizes."""
+        """Take over the arrays of another buffer; of a smaller one, where a run was given more steps."""
+        before, now = state["reward"].shape[1], self.config.capacity
         for name, value in state.items():
-            getattr(self, name)[...] = value
+            mine = getattr(self, name)
+            if mine.ndim == 1:
+                mine[...] = value
+                continue
+            for task, rows in enumerate(state["rows"]):
+                kept = np.arange(max(0, rows - min(before, now)), rows)
+                mine[task, kept % now] = value[task, kept % before]
 
     def cut_episodes(self) -> None:
         """Close all running episodes as truncated: their environments are gone (a resumed run)."""

@@ -85,7 +85,7 @@ class RunFolder:
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
-        """The configuration as it was given to :meth:`create`."""
+        """The configuration as it was given to :meth:`create`, plain values."""
         self._checkpointer: Any = None
 
     @classmethod
@@ -110,8 +110,7 @@ class RunFolder:
             (path / "checkpoints").mkdir(parents=True)
         except OSError as error:
             raise unwritable(path, error) from error
-        document = {"format": FORMAT, "config": config}
-        write_atomically(path / "config.json", json.dumps(document, indent=2) + "\n")
+        _write_config(path, config)
         return cls.open(path)
 
     @classmethod
@@ -143,6 +142,15 @@ class RunFolder:
                 f"{path} has run format {version}, this ezm reads up to {FORMAT}: update ezm"
             )
         return cls(path, config)
+
+    def replace_config(self, config: dict[str, Any]) -> None:
+        """Change the configuration, as where a run is given more steps; hold the lock meanwhile.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        _write_config(self.path, config)
+        self.config = config
 
     @property
     def metrics_path(self) -> Path:
@@ -268,6 +276,11 @@ class RunFolder:
                 ocp.CompositeCheckpointHandler(arrays=arrays, meta=ocp.JsonCheckpointHandler())
             )
         return self._checkpointer
+
+
+def _write_config(path: Path, config: dict[str, Any]) -> None:
+    document = {"format": FORMAT, "config": config}
+    write_atomically(path / "config.json", json.dumps(document, indent=2) + "\n")
 
 
 def unwritable(path: Path, error: OSError) -> UserError:

@@ -253,9 +253,10 @@ class Trainer:
         self.run.save_checkpoint(self.step, arrays, meta)
 
     def restore(self) -> None:
-        """Go back to the run's latest checkpoint, if it has one."""
+        """Go back to the run's latest checkpoint, or to its beginning where it has none."""
         checkpoint = self.run.latest_checkpoint()
         if checkpoint is None:
+            self.metrics.truncate_after(-1)
             return
         self.agent.load(checkpoint.arrays["agent"])
         self.replay.load(checkpoint.arrays["replay"])
@@ -297,14 +298,20 @@ def train(config: TrainConfig, path: Path, *, wandb: bool = False) -> bool:
     return _run(RunFolder.create(path, to_dict(config)), config, suite, wandb)
 
 
-def resume(path: Path, *, wandb: bool = False) -> bool:
+def resume(path: Path, *, steps: int | None = None, wandb: bool = False) -> bool:
     """Go on with the run in ``path`` from its latest checkpoint.
+
+    Args:
+        path: the run's folder.
+        steps: a new number of steps per task for the run; None: as it was.
+        wandb: also log to Weights & Biases.
 
     Raises:
         UserError: ``path`` is no run, or another process works on it.
     """
     run = RunFolder.open(path)
-    config = from_dict(run.config)
+    config: TrainConfig = from_dict(run.config)
+    config = replace(config, steps=steps or config.steps)
     suite = load_suite(config.suite, action_repeat=config.action_repeat)
     return _run(run, config, suite, wandb)
 
@@ -312,6 +319,8 @@ def resume(path: Path, *, wandb: bool = False) -> bool:
 def _run(run: RunFolder, config: TrainConfig, suite: Suite, wandb: bool) -> bool:
     with ExitStack() as stack:
         stack.enter_context(run.lock())
+        if config != from_dict(run.config):
+            run.replace_config(to_dict(config))
         metrics = stack.enter_context(MetricsLogger(run, wandb=wandb))
         progress = stack.enter_context(TrainingProgress(suite.task_names, config.steps))
         trainer = Trainer(config, suite, run, metrics, progress)

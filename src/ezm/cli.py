@@ -1,0 +1,363 @@
+"""The command line: ``ezm train``, ``eval``, ``report``, ``tasks`` and ``demo``.
+
+This module only wires: it parses options, prepares JAX and calls the library. Everything heavy is
+imported inside the command that needs it, so that help and mistakes answer at once.
+
+Every mistake of the user's is one line, ``error: ...``, and exit code 2; a run stopped by Ctrl-C
+exits with 130 and says how to go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+import ezm
+from ezm.config import PRESETS, TrainConfig, from_dict, to_dict
+from ezm.errors import UserError
+from ezm.options import nearest, parse, value_of
+from ezm.platform import Device, has_gpu, prepare_jax
+from ezm.terminal import print_results, print_table, write_report
+
+INTERRUPTED = 130
+DEMO_SUITE = "cartpole"
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@dataclass(frozen=True)
+class Train(TrainConfig):
+    """Train one agent on all tasks of a suite.
+
+    Ctrl-C stops after the current step and saves; a second one stops at once.
+
+    Ablations, one option each:
+      --model.no-task-embedding       the networks do not know the task
+      --replay.no-per-task            one replay for all tasks instead of one for each
+      --loss.consistency off          no temporal consistency
+      --loss.no-path-consistency      no path consistency
+      --loss.value-target n_step      or search, or mixed (the published one)
+      ezm train dmc:cartpole-swingup  a single task
+    """
+
+    suite: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SUITE")] = "cartpole"
+    """cartpole, walker, mixed, or a list of tasks: `dmc:walker-walk,cheetah-run`, `gym:Pendulum-v1`,
+    `my_pkg.tasks:make`. `ezm tasks` lists what there is. Not needed with --resume."""
+    preset: Literal["cpu", "paper"] = "cpu"
+    """Defaults of all other options: `cpu` learns within minutes on two cores, `paper` has the published
+    sizes. Without this option: paper where there is a GPU, otherwise cpu."""
+    out: Path | None = None
+    """Folder of the new run; None: a new one in runs/."""
+    resume: Path | None = None
+    """Go on with the run in this folder, with the options that it was started with; only --steps
+    may be given anew, and only grow."""
+    device: Device = "auto"
+    """What to compute on; auto: a GPU if there is one."""
+    wandb: Flag = False
+    """Also log to Weights & Biases (needs the extra `wandb`)."""
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluate a run's latest checkpoint: mean return and 95 % interval of every task.
+
+    The returns are also written to eval.json in the run's folder.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run's folder."""
+    episodes: int = 20
+    """Per task."""
+    mode: Literal["search", "policy"] = "search"
+    """Act on the search's best action, or on the policy's mean without search."""
+    seed: int = 0
+    """Of the environments and of the search; never those of the training."""
+    device: Device = "auto"
+    """What to compute on; auto: a GPU if there is one."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write a run's report, one HTML page that needs nothing else, and print its path."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run's folder."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """List tasks: those of the named suites, or of the suites and tasks given."""
+
+    names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAMES")] = ()
+    """Suites or tasks as for `ezm train`; `dmc` lists everything in dm_control."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train one agent on the four cartpole tasks (minutes on two cores), and show what it learned."""
+
+    seed: int = 0
+    out: Path | None = None
+    """Folder of the new run; None: a new one in runs/."""
+
+
+# -- commands ----------------------------------------------------------------------------------
+
+
+def train(arguments: Sequence[str]) -> int:
+    """``ezm train``. Returns the exit code."""
+    given = value_of("--resume", arguments)
+    if given is None:
+        preset = value_of("--preset", arguments) or ("paper" if has_gpu() else "cpu")
+        defaults = PRESETS.get(preset, PRESETS["cpu"])
+        # The suite has no default of its own on the command line.
+        options = parse(Train, "train", arguments, _options(defaults, suite=tyro.MISSING))
+        return _train(_config(options), options)
+    from ezm.training.run_folder import RunFolder
+
+    config = from_dict(RunFolder.open(Path(given)).config)
+    options = parse(Train, "train", arguments, _options(config))
+    _refuse_contradiction(config, options)
+    return _resume(options)
+
+
+def _train(config: TrainConfig, options: Train) -> int:
+    from ezm.training.run_folder import default_run_path
+
+    prepare_jax(config.preset, options.device)
+    path = options.out or default_run_path(Path("runs"), config.suite, config.preset, config.seed)
+    if config.model == PRESETS["paper"].model:
+        print(
+            "preset paper: the published widths and depths come to 15M parameters, the paper says "
+            "about 16M; docs/presets.md says what is left open"
+        )
+    from ezm.training import trainer
+
+    with _interruptible(path):
+        finished = trainer.train(config, path, wandb=options.wandb)
+    return _finish(path, finished)
+
+
+def _resume(options: Train) -> int:
+    assert options.resume is not None
+    prepare_jax(options.preset, options.device)
+    from ezm.training import trainer
+
+    with _interruptible(options.resume):
+        finished = trainer.resume(options.resume, steps=options.steps, wandb=options.wandb)
+    return _finish(options.resume, finished)
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """``ezm eval``. Returns the exit code."""
+    options = parse(Eval, "eval", arguments)
+    if options.episodes < 1:
+        raise UserError(f"--episodes {options.episodes}: must be at least 1")
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed}: must not be negative")
+    from ezm.training.run_folder import RunFolder, write_atomically
+
+    run = RunFolder.open(options.run)
+    prepare_jax(run.config["preset"], options.device)
+    from ezm.evaluation.evaluate import Evaluator
+    from ezm.evaluation.statistics import mean_interval
+    from ezm.training.actor import Actor
+    from ezm.training.trainer import load_agent
+
+    step, agent = load_agent(run)
+    seed = 500_000_000 + options.seed  # far from the seeds of training
+    actor = Actor(agent.learner, seed)
+    act = actor.policy(agent.state.model, agent.statistics.normalizer(), options.mode)
+    evaluator = Evaluator(agent.suite, min(options.episodes, 20), seed)
+    try:
+        returns = evaluator.run(act, options.episodes)
+    finally:
+        evaluator.close()
+    means = [mean_interval(values) for values in returns]
+    names = agent.suite.task_names
+    print_table(
+        ("task", "return"),
+        [(name, str(mean)) for name, mean in zip(names, means, strict=True)],
+        f"mean and 95 % interval of {options.episodes} episodes after {step:,} steps per task, "
+        f"acting with the {options.mode}",
+    )
+    result = {
+        "step": step,
+        "mode": options.mode,
+        "episodes": options.episodes,
+        "seed": options.seed,
+        "tasks": {
+            name: {"mean": mean.mean, "half_width": mean.half_width, "returns": values}
+            for name, mean, values in zip(names, means, returns, strict=True)
+        },
+    }
+    write_atomically(run.path / "eval.json", json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def report(arguments: Sequence[str]) -> int:
+    """``ezm report``. Returns the exit code."""
+    print(write_report(parse(Report, "report", arguments).run))
+    return 0
+
+
+def tasks(arguments: Sequence[str]) -> int:
+    """``ezm tasks``. Returns the exit code."""
+    options = parse(Tasks, "tasks", arguments)
+    from ezm.tasks import listing
+
+    rows = listing(*options.names)
+    headings = ("suite", "task", "obs", "act", "repeat", "steps", "source")
+    print_table(
+        headings,
+        [tuple("-" if value is None else str(value) for value in row) for row in rows],
+        ""
+        if options.names
+        else "also: dmc:domain-task (`ezm tasks dmc` lists them), "
+        "gym:Id, module:function, and lists of them",
+    )
+    return 0
+
+
+def demo(arguments: Sequence[str]) -> int:
+    """``ezm demo``. Returns the exit code."""
+    options = parse(Demo, "demo", arguments)
+    from ezm.training.run_folder import default_run_path
+
+    path = options.out or default_run_path(Path("runs"), "demo", "cpu", options.seed)
+    config = dataclasses.replace(PRESETS["cpu"], suite=DEMO_SUITE, seed=options.seed)
+    return _train(config, _options(config, out=path))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "eval": evaluate,
+    "report": report,
+    "tasks": tasks,
+    "demo": demo,
+}
+
+HELP = """usage: ezm COMMAND [OPTIONS]
+
+EfficientZero-Multitask: one model-based agent learns many control tasks.
+
+  ezm demo          train one agent on four cartpole tasks, in minutes, and show what it learned
+  ezm train SUITE   train an agent; --resume RUN goes on with a stopped run
+  ezm eval RUN      evaluate a trained agent: mean return and 95 % interval of every task
+  ezm report RUN    write a run's report, one HTML page
+  ezm tasks         list suites and tasks
+  ezm --version
+
+ezm COMMAND --help explains its options."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if command in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if command == "--version":
+        print(f"ezm {ezm.__version__}")
+        return 0
+    try:
+        if command not in COMMANDS:
+            raise UserError(
+                f"unknown command {command!r}{nearest(command, COMMANDS)}; `ezm --help` lists them"
+            )
+        return COMMANDS[command](rest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # e.g. `ezm tasks | head`
+        sys.stderr.close()
+        return 1
+
+
+# -- options of ezm train ----------------------------------------------------------------------
+
+
+def _options(config: TrainConfig, **others: Any) -> Train:
+    return Train(**{**vars(config), **others})
+
+
+def _config(options: Train) -> TrainConfig:
+    return TrainConfig(
+        **{f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig)}
+    )
+
+
+def _refuse_contradiction(config: TrainConfig, options: Train) -> None:
+    """Only the number of steps may change when a run goes on, and only grow.
+
+    Raises:
+        UserError: naming the first option that differs from the run's.
+    """
+    if options.out is not None:
+        raise UserError(f"--out {options.out} contradicts --resume: the run stays where it is")
+    if options.steps < config.steps:
+        raise UserError(
+            f"--steps {options.steps} contradicts --resume: the run has {config.steps}, and steps "
+            "can only grow"
+        )
+    ours, theirs = _flat(to_dict(_config(options))), _flat(to_dict(config))
+    for name, value in ours.items():
+        if name != "steps" and value != theirs[name]:
+            option = "suite" if name == "suite" else f"--{name}"
+            raise UserError(
+                f"{option} {value} contradicts --resume: the run was started with {theirs[name]}; "
+                "leave it out or start a new run"
+            )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        name = prefix + name.replace("_", "-")
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+# -- what is shown -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _interruptible(path: Path) -> Iterator[None]:
+    """Say how to go on where Ctrl-C ends the run at once."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _stopped(path)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _stopped(path: Path) -> None:
+    line = "stopped"
+    if (path / "config.json").exists():
+        line += f"; go on with: ezm train --resume {shlex.quote(str(path))}"
+    print(line, file=sys.stderr)
+
+
+def _finish(path: Path, finished: bool) -> int:
+    """Results and report of a run; or, where it was stopped, how to go on."""
+    if not finished:
+        _stopped(path)
+        return INTERRUPTED
+    page = write_report(path)
+    print_results(path)
+    print(f"report: {page}")
+    return 0

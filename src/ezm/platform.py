@@ -1,0 +1,65 @@
+"""The environment variables that JAX and MuJoCo read; set before either is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Literal
+
+from ezm.errors import UserError
+
+Device = Literal["auto", "cpu", "gpu"]
+
+
+def has_gpu() -> bool:
+    """Whether JAX will find a GPU, told without the seconds that asking JAX takes."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
+        return False
+    plugin = any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
+    # The second is that of the Windows subsystem for Linux.
+    return plugin and any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg"))
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept: $EZM_CACHE, or ezm in the user's cache folder."""
+    own = os.environ.get("EZM_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ezm"
+
+
+def prepare_jax(preset: str, device: Device) -> None:
+    """Choose JAX's device, threads and compilation cache; call before JAX is imported.
+
+    Variables that the user has set stay as they are.
+
+    Raises:
+        UserError: a GPU is asked for where there is none.
+    """
+    default = os.environ.setdefault
+    default("MUJOCO_GL", "disabled")
+    default("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "jax"))
+    default("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    if device == "gpu":
+        _require_gpu()
+        return
+    if device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    if preset == "cpu" and (device == "cpu" or not has_gpu()):
+        # Networks this small lose more by sharing an operation among threads than they gain, and
+        # the learner keeps two threads busy by itself.
+        default("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+
+
+def _require_gpu() -> None:
+    import jax
+
+    try:
+        jax.devices("gpu")
+    except RuntimeError as error:
+        raise UserError(
+            "--device gpu: JAX finds no GPU here; install ezm-rl[gpu] on a machine with an NVIDIA "
+            "driver, or leave --device out"
+        ) from error

@@ -1,0 +1,82 @@
+"""What the commands print when they are done: tables and the place of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ezm.training.metrics import read_metrics
+from ezm.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from ezm.evaluation.figures import Reference
+
+
+def write_report(path: Path) -> Path:
+    """Write the report of the run in ``path``, beside its references; returns the page's path.
+
+    Raises:
+        UserError: not a run folder, or the page cannot be written.
+    """
+    from ezm.evaluation import report
+
+    return report.write_report(path, _reference(RunFolder.open(path)))
+
+
+def print_results(path: Path) -> None:
+    """A table of the run's last evaluations beside random actions and, if recorded, SAC.
+
+    Raises:
+        UserError: not a run folder.
+    """
+    from ezm.evaluation.report import result_table
+    from ezm.evaluation.statistics import format_return
+
+    run = RunFolder.open(path)
+    rows = result_table(read_metrics(run.metrics_path), _reference(run))
+    headings = {
+        "task": "task",
+        "random": "random policy",
+        "search": "EZ-M, search",
+        "policy": "EZ-M, policy mean",
+        "sac": "SAC, same steps",
+    }
+    shown = [key for key in headings if any(row[key] is not None for row in rows)]
+
+    def cell(value: Any) -> str:
+        if value is None:
+            return "-"
+        return format_return(value) if isinstance(value, float) else str(value)
+
+    print_table(
+        [headings[key] for key in shown],
+        [[cell(row[key]) for key in shown] for row in rows],
+        "return per episode; mean and 95 % interval of the last evaluation",
+    )
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
+    """A table, columns of numbers to the right, and a dim line below it."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, heading in enumerate(headings):
+        numeric = number > 0 and all(row[number][:1] in "-0123456789" for row in rows)
+        table.add_column(heading, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # cut nothing short in a file or a pipe
+    console.print(table)
+    if note:
+        console.print(note, style="dim", highlight=False, markup=False)
+
+
+def _reference(run: RunFolder) -> Reference:
+    from ezm.evaluation.reference import reference
+
+    steps = run.config.get("steps", 0)
+    return reference(str(run.config.get("suite")), read_metrics(run.metrics_path), steps)
