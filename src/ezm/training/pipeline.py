@@ -37,9 +37,12 @@ class Pipeline:
         self._batch_size = learner.config.optimizer.batch_size
         self._make_targets = jax.jit(learner.make_targets)
         self._update = jax.jit(learner.update)
+        self._prioritised = replay.config.alpha > 0.0
         self._thread = ThreadPoolExecutor(1, "ezm-targets")
         self._next: tuple[Batch, Any, Future[Targets]] | None = None
-        self._drawn = int(state.updates)
+        self.updates = int(state.updates)
+        """Updates done, counted here so that asking does not wait for the device."""
+        self._drawn = self.updates
 
     def compile(self, normalizer: Normalizer) -> None:
         """Compile both programs side by side, ahead of the first update."""
@@ -59,7 +62,9 @@ class Pipeline:
         ready = targets.result()
         self._next = self._draw(normalizer)
         self.state, figures, priority = self._update(self.state, normalizer, batch, ready)
-        self._replay.update_priorities(index, np.asarray(priority))
+        self.updates += 1
+        if self._prioritised:
+            self._replay.update_priorities(index, np.asarray(priority))
         return figures
 
     def _draw(self, normalizer: Normalizer) -> tuple[Batch, Any, Future[Targets]]:

@@ -118,7 +118,7 @@ class Trainer:
                 self._normalizer = self.agent.statistics.normalizer()
             if figures is not None and self.step % _LOG_EVERY == 0:
                 self._log_training(figures)
-            self.progress.update(self.step, int(self._pipeline.state.updates), self.seconds)
+            self.progress.update(self.step, self._pipeline.updates, self.seconds)
             if self.step % config.evaluate_every == 0 and self.step < config.steps:
                 self._evaluate(config.evaluation_episodes, modes=("search",))
             if self.step % config.checkpoint_every == 0:
@@ -208,7 +208,7 @@ class Trainer:
     def _log_training(self, figures: dict[str, Any]) -> None:
         values = {name: float(value) for name, value in figures.items()}
         self.metrics.log(
-            "train", self.step, self.seconds, updates=int(self._pipeline.state.updates), **values
+            "train", self.step, self.seconds, updates=self._pipeline.updates, **values
         )
         if not np.isfinite(values["loss/total"]):
             raise UserError(
@@ -225,7 +225,7 @@ class Trainer:
                     "eval",
                     self.step,
                     self.seconds,
-                    updates=int(self._pipeline.state.updates),
+                    updates=self._pipeline.updates,
                     task=name,
                     mode=mode,
                     returns=[float(v) for v in values],
