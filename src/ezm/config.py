@@ -99,6 +99,8 @@ class LossConfig:
     """The best action; the search's improved policy; or a softmax of Q in units of the task's typical Q range."""
     policy_temperature: float = 4.0
     """Factor on Q in units of its range, for the "scaled" target."""
+    final_policy_temperature: float | None = None
+    """What it grows to, linearly, over the run; None: it stays."""
     consistency: Literal["cosine", "mse", "off"] = "cosine"
     """Temporal consistency: projected cosine (paper) or distance to the EMA encoder's latent."""
     path_consistency: bool = True
@@ -158,8 +160,11 @@ class TrainConfig:
 PRESETS: dict[str, TrainConfig] = {
     "cpu": TrainConfig(
         preset="cpu",
-        updates_per_step=2.0,
-        random_steps=500,
+        steps=4_500,
+        updates_per_step=4.0,
+        random_steps=200,
+        evaluate_every=500,
+        checkpoint_every=1_500,
         model=ModelConfig(
             latent_size=64,
             task_embedding_size=32,
@@ -176,7 +181,7 @@ PRESETS: dict[str, TrainConfig] = {
             reward_range=None,
             log_std_range=(-2.0, 0.5),
         ),
-        planner=PlannerConfig(simulations=32, include_mean=True),
+        planner=PlannerConfig(simulations=16, include_mean=True, leaf_rollout=2),
         replay=ReplayConfig(alpha=0.0),
         loss=LossConfig(
             discount=None,
@@ -187,7 +192,11 @@ PRESETS: dict[str, TrainConfig] = {
             consistency_weight=20.0,
         ),
         optimizer=OptimizerConfig(
-            learning_rate=1e-3, weight_decay=1e-5, batch_size=64, ema=0.05
+            learning_rate=1e-3,
+            final_learning_rate=0.1,
+            weight_decay=1e-5,
+            batch_size=64,
+            ema=0.05,
         ),
     ),
     "paper": TrainConfig(preset="paper", steps=850_000, random_steps=5_000, evaluate_every=10_000),
@@ -250,31 +259,66 @@ def check(config: TrainConfig, num_tasks: int) -> None:
             raise UserError(f"--{name} {value}: must be greater than 0")
     window = config.loss.unroll + config.loss.n_step
     limits: list[tuple[str, float, bool, str]] = [
-        ("random-steps", config.random_steps, config.random_steps > window,
-         f"must exceed unroll + n-step = {window}, so that there is something to learn from"),
-        ("optimizer.batch-size", config.optimizer.batch_size,
-         config.optimizer.batch_size >= num_tasks,
-         f"is less than the {num_tasks} tasks of the suite; use at least one sample per task"),
-        ("replay.capacity", config.replay.capacity, config.replay.capacity > 2 * window,
-         f"must exceed twice the window of {window} steps"),
+        (
+            "random-steps",
+            config.random_steps,
+            config.random_steps > window,
+            f"must exceed unroll + n-step = {window}, so that there is something to learn from",
+        ),
+        (
+            "optimizer.batch-size",
+            config.optimizer.batch_size,
+            config.optimizer.batch_size >= num_tasks,
+            f"is less than the {num_tasks} tasks of the suite; use at least one sample per task",
+        ),
+        (
+            "replay.capacity",
+            config.replay.capacity,
+            config.replay.capacity > 2 * window,
+            f"must exceed twice the window of {window} steps",
+        ),
         ("model.bins", config.model.bins, config.model.bins >= 3, "must be at least 3"),
-        ("loss.searched-states", config.loss.searched_states,
-         config.loss.searched_states <= config.loss.unroll + 1,
-         f"is more than the {config.loss.unroll + 1} states of a sample"),
-        ("planner.policy-actions", config.planner.policy_actions,
-         0 < config.planner.policy_actions <= config.planner.root_actions,
-         f"must lie between 1 and root-actions = {config.planner.root_actions}"),
-        ("planner.interior-actions", config.planner.interior_actions,
-         config.planner.interior_actions <= config.planner.root_actions,
-         f"must not exceed root-actions = {config.planner.root_actions}"),
-        ("diagnose-every", config.diagnose_every, config.diagnose_every >= 0, "must not be negative"),
+        (
+            "loss.searched-states",
+            config.loss.searched_states,
+            config.loss.searched_states <= config.loss.unroll + 1,
+            f"is more than the {config.loss.unroll + 1} states of a sample",
+        ),
+        (
+            "planner.policy-actions",
+            config.planner.policy_actions,
+            0 < config.planner.policy_actions <= config.planner.root_actions,
+            f"must lie between 1 and root-actions = {config.planner.root_actions}",
+        ),
+        (
+            "planner.interior-actions",
+            config.planner.interior_actions,
+            config.planner.interior_actions <= config.planner.root_actions,
+            f"must not exceed root-actions = {config.planner.root_actions}",
+        ),
+        (
+            "diagnose-every",
+            config.diagnose_every,
+            config.diagnose_every >= 0,
+            "must not be negative",
+        ),
         ("seed", config.seed, config.seed >= 0, "must not be negative"),
-        ("optimizer.ema", config.optimizer.ema, 0 < config.optimizer.ema <= 1,
-         "must lie in (0, 1]"),
+        (
+            "optimizer.ema",
+            config.optimizer.ema,
+            0 < config.optimizer.ema <= 1,
+            "must lie in (0, 1]",
+        ),
     ]
     if config.loss.discount is not None:
-        limits.append(("loss.discount", config.loss.discount, 0 < config.loss.discount < 1,
-                       "must lie between 0 and 1"))
+        limits.append(
+            (
+                "loss.discount",
+                config.loss.discount,
+                0 < config.loss.discount < 1,
+                "must lie between 0 and 1",
+            )
+        )
     for name, value, fine, rule in limits:
         if not fine:
             raise UserError(f"--{name} {value}: {rule}")

@@ -54,15 +54,28 @@ class Learner:
     @property
     def optimizer(self) -> optax.GradientTransformation:
         """Adam with decoupled weight decay, behind a clip of the gradient's norm."""
-        run, config = self.config, self.config.optimizer
-        updates = (run.steps - run.random_steps) * run.updates_per_step
+        config = self.config.optimizer
         rate = optax.cosine_decay_schedule(
-            config.learning_rate, max(1, int(updates)), alpha=config.final_learning_rate
+            config.learning_rate, self.total_updates, alpha=config.final_learning_rate
         )
         return optax.chain(
             optax.clip_by_global_norm(config.gradient_clip),
             optax.adamw(rate, weight_decay=config.weight_decay),
         )
+
+    @property
+    def total_updates(self) -> int:
+        """Updates of the whole run."""
+        run = self.config
+        return max(1, int((run.steps - run.random_steps) * run.updates_per_step))
+
+    def _temperature(self, updates: Int[Array, ""]) -> Float[Array, ""]:
+        first, last = (
+            self.config.loss.policy_temperature,
+            self.config.loss.final_policy_temperature,
+        )
+        done = jnp.minimum(updates / self.total_updates, 1.0)
+        return first + done * ((first if last is None else last) - first)
 
     def init(self, model: WorldModel, key: PRNGKeyArray) -> LearnerState:
         """Fresh learner around an untrained model."""
@@ -134,7 +147,7 @@ class Learner:
             search,
             log_ratio,
             state.q_range[task],
-            config.policy_temperature,
+            self._temperature(state.updates),
         )
         search_value = search.value.reshape(states, size)
         if config.value_target == "search":

@@ -70,7 +70,7 @@ def policy_weights(
     search: SearchResult,
     log_ratio: Float[Array, "batch K"],
     q_range: Float[Array, " batch"],
-    temperature: float,
+    temperature: float | Float[Array, ""],
 ) -> Float[Array, "batch K"]:
     """How much the policy should imitate each sampled root action; sums to 1.
 
