@@ -16,6 +16,7 @@ LAYERS = [
     {"replay"},
     {"learning"},
     {"evaluation", "training"},
+    {"options", "platform", "terminal"},
     {"cli"},
     {"__main__"},
 ]
