@@ -188,6 +188,7 @@ PRESETS: dict[str, TrainConfig] = {
             value_target="n_step",
             searched_states=1,
             policy_target="scaled",
+            final_policy_temperature=16.0,
             consistency="mse",
             consistency_weight=20.0,
         ),
