@@ -26,14 +26,20 @@ from ezm.tasks import Suite
 
 @dataclass(frozen=True)
 class SacSettings:
-    """What is not here is sbx's default: two critics, tau 0.005, learned entropy coefficient."""
+    """What is not here is sbx's default: two critics, tau 0.005, learned entropy coefficient.
+
+    Chosen on cartpole swing-up with action repeat 8, two seeds, return at 4000 and 6000 steps (width
+    128, batch 256): learning rate 3e-4, sbx's own, 310 to 435 and 738 to 778; 1e-3 508 to 715 and
+    794 to 856. Discounts 0.95, 0.97 and 0.99 were within the spread over seeds, and normalised
+    observations lower by 30 to 100.
+    """
 
     discount: float = 0.99
     """Per agent step."""
-    learning_rate: float = 3e-4
-    width: int = 256
+    learning_rate: float = 1e-3
+    width: int = 128
     """Units of each of the two hidden layers of actor and critics."""
-    batch_size: int = 256
+    batch_size: int = 128
     learning_starts: int = 100
     """Random steps per task before the first update."""
     normalize_observations: bool = False

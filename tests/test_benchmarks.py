@@ -1,0 +1,223 @@
+"""The learning benchmark: its runs, its recorded files, its comparison."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from benchmarks import learning
+from benchmarks.learning import Budget, Options, Run, compare, plan, run_random
+from benchmarks.results import CurveKey, Curves, Row, append, read, recorded_steps, tables
+from ezm.errors import UserError
+from ezm.tasks import load_suite
+
+
+def row(method: str, seed: int, steps: int, value: float, task: str = "left") -> Row:
+    return {
+        "suite": "pair",
+        "method": method,
+        "seed": seed,
+        "task": task,
+        "steps_per_task": steps,
+        "seconds": steps / 100,
+        "return": value,
+    }
+
+
+def test_recorded_rows_come_back_without_headers(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.jsonl"
+    rows = [row("ezm", 0, 100, 1.0), row("ezm", 0, 200, 2.0)]
+    append(path, [{"header": {"machine": "toaster"}}, rows[0]])
+    append(path, rows[1:])
+    assert read(path) == rows
+    assert recorded_steps(rows) == {CurveKey("ezm", 0, "left"): 200}
+
+
+def test_a_run_recorded_again_replaces_only_itself(tmp_path: Path) -> None:
+    path = tmp_path / "file.jsonl"
+    other = row("sac-multi", 0, 200, 5.0)
+    append(path, [row("ezm", 0, 100, 1.0), row("ezm", 0, 200, 2.0), other])
+    append(path, [row("ezm", 0, 100, 7.0)])
+    assert read(path) == [row("ezm", 0, 100, 7.0), other]
+
+
+def test_no_file_is_no_rows_and_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "file.jsonl"
+    assert read(path) == []
+    append(path, [row("ezm", 0, 100, 1.0)])
+    with path.open("a") as file:
+        file.write("{half a l")
+    with pytest.raises(UserError, match="line 2"):
+        read(path)
+
+
+def test_curves_start_at_random_and_end_where_the_shortest_does() -> None:
+    curves = Curves(
+        [
+            row("random", 0, 0, 10.0),
+            row("random", 1, 0, 30.0),
+            row("ezm", 0, 100, 40.0),
+            row("ezm", 0, 200, 60.0),
+            row("sac-multi", 0, 100, 20.0),
+            row("sac-multi", 0, 200, 20.0),
+            row("sac-multi", 0, 300, 90.0),
+        ]
+    )
+    assert curves.methods == ("ezm", "sac-multi")
+    assert curves.random == {"left": 20.0}
+    assert (curves.low, curves.high) == (0, 200)
+    assert curves.final("ezm", "left") == pytest.approx([60.0])
+    # 20 to 40 over the first half, 40 to 60 over the second.
+    assert curves.area("ezm", "left") == pytest.approx([40.0])
+    assert curves.area("sac-multi", "left") == pytest.approx([20.0])
+
+
+def test_without_random_the_area_starts_at_the_first_common_evaluation() -> None:
+    rows = [row("ezm", seed, steps, steps + seed) for seed in (0, 1) for steps in (100, 200, 300)]
+    curves = Curves([*rows, row("sac-multi", 0, 200, 1.0), row("sac-multi", 0, 300, 1.0)], 250)
+    assert (curves.low, curves.high) == (200, 250)
+    assert curves.area("ezm", "left") == pytest.approx([225.0, 226.0])
+    assert curves.final("ezm", "left") == pytest.approx([250.0, 251.0])
+
+
+def test_tables_show_spread_over_seeds_and_ratios_of_means() -> None:
+    rows = [row("random", 0, 0, 0.0, task) for task in ("left", "right")]
+    for task, scale in (("left", 1.0), ("right", 3.0)):
+        rows += [row("ezm", seed, 100, scale * (100 + 20 * seed), task) for seed in (0, 1)]
+        rows += [row("sac-multi", seed, 100, scale * 55, task) for seed in (0, 1)]
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(tables(Curves(rows))[0])
+    lines = [line.split("│")[1:-1] for line in capture.get().splitlines() if "│" in line]
+    cells = {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
+    assert cells["left"] == ["0", "110 ± 14.1", "55 ± 0", "2.00"]
+    assert cells["right"] == ["0", "330 ± 42.4", "165 ± 0", "2.00"]
+    assert cells["mean"] == ["0", "220 ± 28.3", "110 ± 0", "2.00"]
+
+
+def test_methods_alone_train_an_agent_for_each_task() -> None:
+    suite = load_suite("dmc:cartpole-swingup,cartpole-balance")
+    runs = plan(suite, Options("", methods=("ezm", "ezm-alone"), seeds=2))
+    assert [(run.method, run.seed, run.spec) for run in runs] == [
+        ("ezm", 0, "dmc:cartpole-swingup,cartpole-balance"),
+        ("ezm", 1, "dmc:cartpole-swingup,cartpole-balance"),
+        ("ezm-alone", 0, "dmc:cartpole-swingup"),
+        ("ezm-alone", 0, "dmc:cartpole-balance"),
+        ("ezm-alone", 1, "dmc:cartpole-swingup"),
+        ("ezm-alone", 1, "dmc:cartpole-balance"),
+    ]
+
+
+def test_recorded_runs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "RECORDED", tmp_path)
+    executed: list[tuple[str, int]] = []
+
+    def execute(run: Run, budget: Budget, episodes: int) -> list[Row]:
+        executed.append((run.method, run.seed))
+        tasks = run.suite.task_names
+        return [row(run.method, run.seed, step, 1.0, task) for step in (50, 100) for task in tasks]
+
+    monkeypatch.setattr(learning, "execute", execute)
+    quiet = Console(quiet=True)
+
+    def options(seeds: int, again: bool = False) -> Options:
+        methods = ("ezm", "ezm-alone")
+        return Options("cartpole", methods, seeds, 100, 50, record=True, again=again)
+
+    rows = compare(options(1), quiet)
+    assert executed == [("ezm", 0)] + [("ezm-alone", 0)] * 4
+    assert len(rows) == 16
+    assert len(compare(options(2), quiet)) == 32
+    assert executed[5:] == [("ezm", 1)] + [("ezm-alone", 1)] * 4
+    compare(options(2), quiet)
+    assert len(executed) == 10
+    compare(options(1, again=True), quiet)
+    assert len(executed) == 15
+    lines = (tmp_path / "learning-cartpole.jsonl").read_text().splitlines()
+    headers = [json.loads(line)["header"] for line in lines if "header" in line]
+    assert [each["steps"] for each in headers] == [100, 100, 100]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"suite": "cartpol"}, "did you mean cartpole"),
+        ({"steps": 100, "every": 30}, "--every 30"),
+        ({"steps": 10, "every": 30}, "--every 30"),
+        ({"seeds": 0}, "at least 1"),
+        ({"episodes": 0}, "at least 1"),
+    ],
+)
+def test_bad_options_are_named(change: dict, message: str) -> None:
+    options = {"suite": "dmc:cartpole-balance", **change}
+    with pytest.raises(UserError, match=message):
+        compare(Options(**options), Console(quiet=True))
+
+
+def test_a_failed_training_is_reported(capfd: pytest.CaptureFixture[str]) -> None:
+    run = Run("ezm", 0, load_suite("dmc:cartpole-balance"), "no-such-suite")
+    with pytest.raises(UserError, match="failed"):
+        list(learning.run_ezm(run, Budget(10, 10), 1))
+
+
+def test_random_actions_are_one_row_per_task_at_step_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "RANDOM_EPISODES", 2)
+    suite = load_suite("dmc:cartpole-balance,cartpole-swingup", episode_steps=5)
+    rows = list(run_random(Run("random", 0, suite, suite.name)))
+    assert [(row["task"], row["steps_per_task"]) for row in rows] == [
+        ("cartpole-balance", 0),
+        ("cartpole-swingup", 0),
+    ]
+    # Five steps of eight rewards, each at most 1: upright at first in one, hanging in the other.
+    assert 20 < rows[0]["return"] <= 40
+    assert 0 <= rows[1]["return"] < 20
+    again = list(run_random(Run("random", 0, suite, suite.name)))
+    assert [row["return"] for row in again] == [row["return"] for row in rows]
+
+
+class TestSac:
+    """One agent and its environments, as sbx sees them."""
+
+    @pytest.fixture(autouse=True)
+    def _needs_sbx(self) -> None:
+        pytest.importorskip("sbx")
+
+    def test_the_task_is_a_one_hot_behind_the_padded_observation(self) -> None:
+        from benchmarks.sac import TaskEnvironment
+
+        suite = load_suite("dmc:cartpole-balance,reacher-easy")
+        environment = TaskEnvironment(suite, 0, seed=0)
+        observation, _ = environment.reset()
+        assert observation.shape == environment.observation_space.shape == (6 + 2,)
+        assert observation[5] == 0  # cartpole's five, padded to reacher's six
+        assert observation[6:].tolist() == [1, 0]
+        assert environment.action_space.shape == (2,)
+        alone = TaskEnvironment(suite.only("cartpole-balance"), 0, seed=0)
+        np.testing.assert_array_equal(alone.reset()[0], observation[:5])
+
+    def test_the_time_limit_truncates(self) -> None:
+        from benchmarks.sac import TaskEnvironment
+
+        suite = load_suite("dmc:cartpole-balance", episode_steps=2)
+        environment = TaskEnvironment(suite, 0, seed=0)
+        environment.reset()
+        action = np.zeros(1, np.float32)
+        assert environment.step(action)[2:4] == (False, False)
+        assert environment.step(action)[2:4] == (False, True)
+
+    def test_evaluations_come_at_the_steps_asked_for_and_repeat_exactly(self) -> None:
+        from benchmarks.sac import SacSettings, train_sac
+
+        suite = load_suite("dmc:cartpole-balance,cartpole-swingup", episode_steps=10)
+        settings = SacSettings(width=8, batch_size=8, learning_starts=5)
+
+        def train() -> list:
+            return list(train_sac(suite, 0, steps=20, every=10, episodes=3, settings=settings))
+
+        first, second = train(), train()
+        assert [evaluation.steps for evaluation in first] == [10, 20]
+        assert all(len(returns) == 3 for each in first for returns in each.returns)
+        assert [each.returns for each in first] == [each.returns for each in second]
+        assert first[0].returns != first[1].returns
