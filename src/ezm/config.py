@@ -95,6 +95,8 @@ class LossConfig:
     """Mixed target: samples older than this many transitions take the search's value."""
     searched_states: int = 6
     """How many of the unroll + 1 states of a sample are searched for a policy target."""
+    search_every: int = 1
+    """Search every n-th sample of a batch only; the others train everything but the policy."""
     policy_target: Literal["best_action", "improved", "scaled", "prior"] = "best_action"
     """The best action; the search's improved policy; or a softmax of Q in units of the task's typical Q range."""
     policy_temperature: float = 4.0
@@ -112,6 +114,11 @@ class LossConfig:
     entropy_weight: float = 0.005
     latent_gradient: float = 0.5
     """Factor on the latent's gradient at each unrolled step."""
+
+    @property
+    def search_stride(self) -> int:
+        """``search_every``, or 1 where the value targets need every sample searched."""
+        return self.search_every if self.value_target == "n_step" else 1
 
 
 @dataclass(frozen=True)
@@ -187,6 +194,7 @@ PRESETS: dict[str, TrainConfig] = {
             discount=None,
             value_target="n_step",
             searched_states=1,
+            search_every=2,
             policy_target="scaled",
             final_policy_temperature=16.0,
             consistency="mse",
@@ -250,6 +258,7 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         "loss.unroll": config.loss.unroll,
         "loss.n-step": config.loss.n_step,
         "loss.searched-states": config.loss.searched_states,
+        "loss.search-every": config.loss.search_every,
         "optimizer.batch-size": config.optimizer.batch_size,
         "optimizer.learning-rate": config.optimizer.learning_rate,
         "model.latent-size": config.model.latent_size,

@@ -99,9 +99,7 @@ class Learner:
         """Search from raw observations: what acting and evaluation use."""
         context = model.context(task, self.suite.action_mask)
         latent = model.represent(normalizer(observation, task), context)
-        return plan(
-            key, model, latent, context, self.suite.discount[task], self.config.planner
-        )
+        return plan(key, model, latent, context, self.suite.discount[task], self.config.planner)
 
     def make_targets(
         self,
@@ -127,29 +125,25 @@ class Learner:
             batch.reward, bootstrap, batch.length, batch.terminated, discount, config.n_step
         )
 
-        states, size = config.searched_states, batch.task.shape[0]
-        roots: Context = jax.tree.map(
-            lambda x: x.reshape(states * size, -1), _repeat(context, states)
-        )
+        states, every = config.searched_states, config.search_stride
+        task = jnp.tile(batch.task[::every], states)
         planned = plan(
             k_plan,
             ema,
-            latents[:states].reshape(states * size, -1),
-            roots,
-            jnp.tile(discount, states),
+            latents[:states, ::every].reshape(len(task), -1),
+            ema.context(task, self.suite.action_mask),
+            self.suite.discount[task],
             self.config.planner,
         )
         search = planned.search
-        log_ratio = log_importance(planned.policy, search.actions, self.config.planner)
-        task = jnp.tile(batch.task, states)
         policy = policy_weights(
             config.policy_target,
             search,
-            log_ratio,
+            log_importance(planned.policy, search.actions, self.config.planner),
             state.q_range[task],
             self._temperature(state.updates),
         )
-        search_value = search.value.reshape(states, size)
+        search_value = search.value.reshape(states, -1)
         if config.value_target == "search":
             value = value.at[:states].set(search_value)
         elif config.value_target == "mixed":
@@ -164,8 +158,8 @@ class Learner:
         over = batch.terminated & (jnp.arange(len(value))[:, None] >= batch.length)
         return Targets(
             value=jnp.where(over, 0.0, value),
-            actions=search.actions.reshape(states, size, *search.actions.shape[1:]),
-            policy=policy.reshape(states, size, -1),
+            actions=search.actions.reshape(states, -1, *search.actions.shape[1:]),
+            policy=policy.reshape(states, -1, policy.shape[-1]),
             latent=latents[1 : config.unroll + 1],
             q_spread=mean_spread(search.q_values, task, state.q_range),
         )
@@ -180,9 +174,7 @@ class Learner:
 
         def loss(model: WorldModel) -> Any:
             context = model.context(batch.task, self.suite.action_mask)
-            return unrolled_loss(
-                model, observation, batch, targets, context, discount, config.loss
-            )
+            return unrolled_loss(model, observation, batch, targets, context, discount, config.loss)
 
         (_, (parts, priority)), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(
             state.model

@@ -17,9 +17,9 @@ class Targets(NamedTuple):
     """What the model is trained towards, for the U + 1 states of each unrolled sample."""
 
     value: Float[Array, "states batch"]
-    actions: Float[Array, "searched batch K action"]
-    """Root actions of the searches."""
-    policy: Float[Array, "searched batch K"]
+    actions: Float[Array, "searched part K action"]
+    """Root actions of the searches; ``part`` is every ``search_every``-th sample."""
+    policy: Float[Array, "searched part K"]
     """Weight of each."""
     latent: Float[Array, "unroll batch latent"]
     """EMA encoder's latent of each next observation ("mse" consistency)."""
@@ -111,20 +111,18 @@ def unrolled_loss(
     reward_loss = _mean(cross_entropy(reward_target, reward_logits) * mask.reward, weight)
     value_loss = _mean(cross_entropy(value_target, value_logits).mean(0) * mask.value, weight)
 
-    searched = targets.policy.shape[0]
+    searched, every = targets.policy.shape[0], config.search_stride
     # Few searched states stand for all: the term keeps its size relative to the others.
     share = (unroll + 1) / searched
-    first = jax.tree.map(lambda x: x[:searched], policy)
-    decided = mask.state[:searched]
+    first = jax.tree.map(lambda x: x[:searched, ::every], policy)
+    decided, importance = mask.state[:searched, ::every], weight[::every]
     imitation = policy_loss(first, targets.actions, targets.policy)
-    policy_term = share * _mean(imitation * decided, weight)
-    entropy = share * _mean(first.entropy() * decided, weight)
+    policy_term = share * _mean(imitation * decided, importance)
+    entropy = share * _mean(first.entropy() * decided, importance)
 
     consistency = jnp.zeros(())
     if config.consistency == "cosine":
-        encoded = model.represent(
-            observation[1:], jax.tree.map(lambda x: x[1:], everywhere)
-        )
+        encoded = model.represent(observation[1:], jax.tree.map(lambda x: x[1:], everywhere))
         target = jax.lax.stop_gradient(model.projector(encoded))
         predicted = model.predictor(model.projector(z[1:]))
         consistency = _mean(cosine_distance(predicted, target) * mask.transition, weight)
