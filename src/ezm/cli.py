@@ -173,7 +173,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     from ezm.training.actor import Actor
     from ezm.training.trainer import load_agent
 
-    step, agent = load_agent(run)
+    agent, step = load_agent(run)
     seed = 500_000_000 + options.seed  # far from the seeds of training
     actor = Actor(agent.learner, seed)
     act = actor.policy(agent.state.model, agent.statistics.normalizer(), options.mode)
@@ -279,8 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # e.g. `ezm tasks | head`
         sys.stderr.close()
@@ -341,22 +341,19 @@ def _interruptible(path: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _stopped(path)
-        raise SystemExit(INTERRUPTED) from None
+        raise KeyboardInterrupt(_stopped(path)) from None
 
 
-def _stopped(path: Path) -> None:
-    line = "stopped"
-    if (path / "config.json").exists():
-        line += f"; go on with: ezm train --resume {shlex.quote(str(path))}"
-    print(line, file=sys.stderr)
+def _stopped(path: Path) -> str:
+    if not (path / "config.json").exists():
+        return "stopped"
+    return f"stopped; go on with: ezm train --resume {shlex.quote(str(path))}"
 
 
 def _finish(path: Path, finished: bool) -> int:
     """Results and report of a run; or, where it was stopped, how to go on."""
     if not finished:
-        _stopped(path)
-        return INTERRUPTED
+        raise KeyboardInterrupt(_stopped(path))
     page = write_report(path)
     print_results(path)
     print(f"report: {page}")

@@ -18,6 +18,7 @@ import numpy as np
 import ezm
 from ezm.config import TrainConfig, check, from_dict, to_dict
 from ezm.errors import UserError
+from ezm.evaluation.diagnostics import Diagnostic
 from ezm.evaluation.evaluate import Act, Evaluator, Mode, random_policy
 from ezm.learning import Agent, build
 from ezm.replay import Replay
@@ -26,7 +27,7 @@ from ezm.training.actor import Actor
 from ezm.training.metrics import MetricsLogger
 from ezm.training.pipeline import Pipeline
 from ezm.training.progress import TrainingProgress
-from ezm.training.run_folder import RunFolder
+from ezm.training.run_folder import Checkpoint, RunFolder
 
 _NORMALIZER_EVERY = 25  # steps per task between two refreshes of the observation statistics
 _LOG_EVERY = 50  # steps per task between two rows of losses
@@ -99,6 +100,7 @@ class Trainer:
         stack.callback(self._evaluator.close)
         self._actor = Actor(self.agent.learner, seed)
         self._evaluation_actor = Actor(self.agent.learner, seed + 1)
+        self._diagnostic = Diagnostic(self.agent.learner, self.suite)
         self._pipeline = Pipeline(self.agent.learner, self.agent.state, self.replay, self.rng)
         self._normalizer = self.agent.statistics.normalizer()
         if self.step == 0:
@@ -121,6 +123,8 @@ class Trainer:
             self.progress.update(self.step, self._pipeline.updates, self.seconds)
             if self.step % config.evaluate_every == 0 and self.step < config.steps:
                 self._evaluate(config.evaluation_episodes, modes=("search",))
+            if config.diagnose_every and self.step % config.diagnose_every == 0:
+                self._diagnose()
             if self.step % config.checkpoint_every == 0:
                 self.save()
 
@@ -234,6 +238,14 @@ class Trainer:
                 if mode == "search":
                     self.progress.evaluation(name, mean)
 
+    def _diagnose(self) -> None:
+        for task, name in enumerate(self.suite.task_names):
+            figures = self._diagnostic(
+                self.agent.state.model, self._normalizer, task, self.config.seed + self.step
+            )
+            if figures:
+                self.metrics.log("diagnostic", self.step, self.seconds, task=name, **figures)
+
     def _policy(self, mode: Mode) -> Act:
         if mode == "random":
             return random_policy(self.suite, self.config.seed)
@@ -258,7 +270,7 @@ class Trainer:
         if checkpoint is None:
             self.metrics.truncate_after(-1)
             return
-        self.agent.load(checkpoint.arrays["agent"])
+        _load(self.agent, checkpoint)
         self.replay.load(checkpoint.arrays["replay"])
         self.replay.cut_episodes()
         self.step = checkpoint.meta["step"]
@@ -328,11 +340,11 @@ def _run(run: RunFolder, config: TrainConfig, suite: Suite, wandb: bool) -> bool
         return trainer.train()
 
 
-def load_agent(run: RunFolder) -> tuple[TrainConfig, Agent]:
-    """The agent of a run's latest checkpoint.
+def load_agent(run: RunFolder) -> tuple[Agent, int]:
+    """The agent of a run's latest checkpoint, and its environment steps per task.
 
     Raises:
-        UserError: the run has no checkpoint yet.
+        UserError: the run has no checkpoint yet, or it is from another version.
     """
     config: TrainConfig = from_dict(run.config)
     suite = load_suite(config.suite, action_repeat=config.action_repeat)
@@ -340,8 +352,18 @@ def load_agent(run: RunFolder) -> tuple[TrainConfig, Agent]:
     if checkpoint is None:
         raise UserError(f"{run.path} has no checkpoint yet: train it further first")
     agent = build(config, suite)
-    agent.load(checkpoint.arrays["agent"])
-    return config, agent
+    _load(agent, checkpoint)
+    return agent, checkpoint.step
+
+
+def _load(agent: Agent, checkpoint: Checkpoint) -> None:
+    try:
+        agent.load(checkpoint.arrays["agent"])
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"checkpoint {checkpoint.step} was written by another version of ezm than "
+            f"{ezm.__version__}, its networks differ: use that version, or start a new run"
+        ) from error
 
 
 def machine() -> dict[str, Any]:

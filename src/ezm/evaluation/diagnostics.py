@@ -1,0 +1,267 @@
+"""The decisive diagnostic: does the agent rank the actions of one state as the simulator does?
+
+Planning can only help where the order of Q over the sampled actions agrees with the order of what
+they really lead to. States from play are restored in the simulator, the planner's own root actions
+are tried in each, and the rank correlations say which part of the model is the weak link.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ezm.learning import Learner, Normalizer
+from ezm.planning import two_heads
+from ezm.tasks import Suite, Task
+from ezm.world_model import WorldModel
+
+PLAY_STEPS = 100
+"""States are taken from the first so many steps of an episode, or from less where episodes are shorter."""
+
+
+class Predictions(NamedTuple):
+    """What the agent believes at S states, of K sampled actions each; JAX or numpy arrays."""
+
+    choice: Any
+    """(S,) which action the search chose."""
+    actions: Any
+    """(S, K, A)."""
+    search_q: Any
+    """(S, K)."""
+    model_q: Any
+    """(S, K) r + discount * V(g(s, a)): one step of the model."""
+    reward: Any
+    """(S, K)."""
+
+
+class Outcomes(NamedTuple):
+    """What the simulator gives for the same actions."""
+
+    reward: Float[np.ndarray, "S K"]
+    value: Float[np.ndarray, "S K"]
+    """r + discount * V(h(o')): the true step, valued by the agent."""
+    returns: Float[np.ndarray, "S K"]
+    """Discounted rewards of the action and of the policy's mean after it, over the horizon."""
+    tail: Float[np.ndarray, "S K"]
+    """Discounted V of where the roll-out stopped; 0 after a termination."""
+
+
+Reaction = tuple[np.ndarray, np.ndarray]
+"""The policy's mean action (S, A) and the value (S,) at some observations."""
+
+
+class Diagnostic:
+    """Compares an agent's predictions with roll-outs in the simulator.
+
+    Args:
+        learner: holds the suite's arrays and the planner's configuration.
+        suite: the tasks.
+        states: S, taken from play with the search, at random times of as many episodes.
+        horizon: agent steps of a roll-out.
+
+    Compiled at the first call, whatever the task.
+    """
+
+    def __init__(self, learner: Learner, suite: Suite, *, states: int = 8, horizon: int = 60):
+        self.suite, self.states, self.horizon = suite, states, horizon
+        self._discount = np.asarray(learner.suite.discount)
+
+        def predict(
+            key: PRNGKeyArray,
+            number: Int[Array, ""],
+            model: WorldModel,
+            normalizer: Normalizer,
+            observation: Float[Array, "S observation"],
+            task: Int[Array, " S"],
+        ) -> Predictions:
+            k_plan, k_heads = jax.random.split(jax.random.fold_in(key, number))
+            search = learner.plan(k_plan, model, normalizer, observation, task).search
+            tasks = jnp.broadcast_to(task[:, None], search.q_values.shape)
+            context = model.context(tasks, learner.suite.action_mask)
+            latent = model.represent(normalizer(observation, task), context[:, 0])
+            latents = jnp.broadcast_to(latent[:, None], (*tasks.shape, latent.shape[-1]))
+            latents, logits = model.step(latents, search.actions, context)
+            reward = model.reward(logits)
+            values, _ = model.predict(latents, context)
+            value = model.value(values[two_heads(k_heads, model)])
+            discount = learner.suite.discount[tasks]
+            return Predictions(
+                choice=(search.actions == search.action[:, None]).all(-1).argmax(-1),
+                actions=search.actions,
+                search_q=search.q_values,
+                model_q=reward + discount * value,
+                reward=reward,
+            )
+
+        def react(
+            key: PRNGKeyArray,
+            model: WorldModel,
+            normalizer: Normalizer,
+            observation: Float[Array, "S observation"],
+            task: Int[Array, " S"],
+        ) -> tuple[Float[Array, "S action"], Float[Array, " S"]]:
+            context = model.context(task, learner.suite.action_mask)
+            latent = model.represent(normalizer(observation, task), context)
+            values, policy = model.predict(latent, context)
+            return policy.mode(), model.value(values[two_heads(key, model)])
+
+        self._predict, self._react = jax.jit(predict), jax.jit(react)
+
+    def __call__(
+        self, model: WorldModel, normalizer: Normalizer, task: int, seed: int
+    ) -> dict[str, float]:
+        """Metrics of one task by name, each a mean over the states; none where it cannot be restored.
+
+        Rank correlations (Spearman) over the K actions of a state, nan where all outcomes are equal
+        in every state, as those of a sparse reward may be:
+
+        - ``spearman/search_q``: the search's Q against true returns; what planning rests on.
+        - ``spearman/model_q``: the model's one-step Q against true returns.
+        - ``spearman/dynamics``: the model's one-step Q against r + discount * V(h(o')) of the true
+          step, so the error of reward and dynamics alone.
+        - ``spearman/value``: the latter against true returns, so the error of the value alone.
+        - ``spearman/reward``: predicted against true reward.
+
+        In units of reward and return: ``error/reward`` (mean absolute), ``bias/search_q`` (mean of
+        predicted less true), ``regret/search`` (true return of the best sampled action less that of
+        the search's choice), ``regret/average`` (the same for the average sampled action).
+
+        Args:
+            model: the parameters to look at.
+            normalizer: of observations.
+            task: index in the suite.
+            seed: of environments and planner, at least 0.
+        """
+        tasks = [self.suite.make(task, seed + number) for number in range(self.states)]
+        index = np.full(self.states, task, np.int32)
+        key, numbers = jax.random.key(seed), itertools.count()
+
+        def predict(observation: np.ndarray) -> Predictions:
+            number = np.int32(next(numbers))
+            predicted = self._predict(key, number, model, normalizer, observation, index)
+            return Predictions(*map(np.asarray, predicted))
+
+        def react(observation: np.ndarray) -> Reaction:
+            mean, value = self._react(key, model, normalizer, observation, index)
+            return np.asarray(mean), np.asarray(value)
+
+        try:
+            if not all(each.can_restore for each in tasks):
+                return {}
+            observation = self._play(tasks, predict, np.random.default_rng(seed))
+            predictions = predict(observation)
+            outcomes = self._try(tasks, predictions.actions, react, float(self._discount[task]))
+        finally:
+            for each in tasks:
+                each.close()
+        return summarise(predictions, outcomes)
+
+    def _play(
+        self,
+        tasks: list[Task],
+        predict: Callable[[np.ndarray], Predictions],
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Act with the search, each environment until a random time of its own: (S, O)."""
+        length = tasks[0].spec.episode_steps or PLAY_STEPS
+        latest = max(1, min(PLAY_STEPS, length - self.horizon))
+        until = rng.integers(0, latest, self.states)
+        observation = np.stack([task.reset() for task in tasks])
+        for now in range(until.max()):
+            predictions = predict(observation)
+            chosen = predictions.actions[np.arange(self.states), predictions.choice]
+            for i in np.flatnonzero(until > now):
+                step = tasks[i].step(chosen[i])
+                over = step.terminated or step.truncated
+                observation[i] = tasks[i].reset() if over else step.observation
+        return observation
+
+    def _try(
+        self,
+        tasks: list[Task],
+        actions: np.ndarray,
+        react: Callable[[np.ndarray], Reaction],
+        discount: float,
+    ) -> Outcomes:
+        """Take every action in every state, then follow the policy's mean."""
+        snapshots = [task.snapshot() for task in tasks]
+        outcomes = Outcomes(*(np.zeros(actions.shape[:2]) for _ in Outcomes._fields))
+        for k in range(actions.shape[1]):
+            for task, snapshot in zip(tasks, snapshots, strict=True):
+                task.restore(snapshot)
+            self._roll_out(tasks, actions[:, k], react, discount, outcomes, k)
+        return outcomes
+
+    def _roll_out(
+        self,
+        tasks: list[Task],
+        action: np.ndarray,
+        react: Callable[[np.ndarray], Reaction],
+        discount: float,
+        outcomes: Outcomes,
+        k: int,
+    ) -> None:
+        """Fill column ``k`` of ``outcomes`` from where the environments are."""
+        running = np.ones(self.states, bool)
+        observation = np.zeros((self.states, tasks[0].observation_size), np.float32)
+        for t in range(self.horizon):
+            bootstrap = np.ones(self.states)
+            acted = running.copy()
+            for i in np.flatnonzero(acted):
+                step = tasks[i].step(action[i])
+                observation[i] = step.observation
+                outcomes.returns[i, k] += discount**t * step.reward
+                if t == 0:
+                    outcomes.reward[i, k] = step.reward
+                bootstrap[i] = not step.terminated
+                running[i] = not (step.terminated or step.truncated)
+            action, value = react(observation)
+            outcomes.tail[acted, k] = (discount ** (t + 1) * bootstrap * value)[acted]
+            if t == 0:
+                outcomes.value[:, k] = outcomes.reward[:, k] + outcomes.tail[:, k]
+            if not running.any():
+                break
+
+
+def summarise(predictions: Predictions, outcomes: Outcomes) -> dict[str, float]:
+    """The metrics of :class:`Diagnostic` from what was predicted and what came."""
+    returns = outcomes.returns
+    correlations = {
+        "search_q": (predictions.search_q, returns),
+        "model_q": (predictions.model_q, returns),
+        "dynamics": (predictions.model_q, outcomes.value),
+        "value": (outcomes.value, returns),
+        "reward": (predictions.reward, outcomes.reward),
+    }
+    best = returns.max(1)
+    chosen = returns[np.arange(len(returns)), predictions.choice]
+    return {
+        **{f"spearman/{name}": spearman(*pair) for name, pair in correlations.items()},
+        "error/reward": float(np.abs(predictions.reward - outcomes.reward).mean()),
+        "bias/search_q": float((predictions.search_q - returns - outcomes.tail).mean()),
+        "regret/search": float((best - chosen).mean()),
+        "regret/average": float((best - returns.mean(1)).mean()),
+    }
+
+
+def spearman(predicted: Float[np.ndarray, "S K"], true: Float[np.ndarray, "S K"]) -> float:
+    """Spearman's rank correlation of each row, averaged; ties share their mean rank.
+
+    A constant prediction ranks nothing and counts as 0. Rows in which the truth is constant have
+    nothing to rank and are left out; nan where none is left.
+    """
+    from scipy.stats import rankdata
+
+    rows = np.ptp(true, axis=1) > 0
+    if not rows.any():
+        return float("nan")
+    ranks = [rankdata(each[rows], axis=1) for each in (predicted, true)]
+    a, b = (each - each.mean(1, keepdims=True) for each in ranks)
+    spread = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return float(((a * b).sum(1) / np.where(spread > 0, spread, 1.0)).mean())

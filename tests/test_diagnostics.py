@@ -1,0 +1,167 @@
+"""The diagnostic sees a perfect model as perfect, a wrong one as wrong, and runs on a fresh agent."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ezm.config import PRESETS, ModelConfig, PlannerConfig
+from ezm.evaluation.diagnostics import Diagnostic, Outcomes, Predictions, spearman, summarise
+from ezm.learning import Learner, Normalizer, build
+from ezm.learning.learner import SuiteArrays
+from ezm.tasks import load_suite
+from ezm.world_model import Context, Gaussian
+
+DISCOUNT = 0.9
+
+# x' = x + a / 4 and reward -x'^2; the policy's mean, 0, stays where it is.
+SLIDER = """
+import gymnasium
+import numpy as np
+
+
+class Slider(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = self.np_random.uniform(-1, 1)
+        return np.array([self.x]), {}
+
+    def step(self, action):
+        self.x += float(action[0]) / 4
+        return np.array([self.x]), -self.x**2, False, False, {}
+"""
+
+
+class SliderModel(eqx.Module):
+    """The slider as a world model that knows everything; ``error`` turns its dynamics round."""
+
+    error: float = 0.0
+    config: ModelConfig = eqx.field(static=True, default=ModelConfig(value_heads=1))
+
+    def context(self, task: Any, masks: Any) -> Context:
+        return Context(jnp.zeros((*task.shape, 1)), masks[task])
+
+    def represent(self, observation: Any, context: Context) -> Any:
+        return observation
+
+    def step(self, latent: Any, action: Any, context: Context) -> tuple[Any, Any]:
+        latent = latent + (1 - 2 * self.error) * action / 4
+        return latent, -jnp.square(latent)
+
+    def predict(self, latent: Any, context: Context) -> tuple[Any, Gaussian]:
+        value = -jnp.square(latent[..., 0]) / (1 - DISCOUNT)
+        zero = jnp.zeros_like(context.action_mask)
+        return value[None], Gaussian(zero, zero, context.action_mask)
+
+    def value(self, logits: Any) -> Any:
+        return logits.min(0)
+
+    def reward(self, logits: Any) -> Any:
+        return logits[..., 0]
+
+
+@pytest.fixture
+def slider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diagnostic:
+    (tmp_path / "slider.py").write_text(textwrap.dedent(SLIDER))
+    monkeypatch.syspath_prepend(tmp_path)
+    suite = load_suite("slider:Slider")
+    # As many simulations as actions: each is visited once, so that Q is r + discount * V.
+    config = dataclasses.replace(
+        PRESETS["cpu"], planner=PlannerConfig(simulations=4, root_actions=4)
+    )
+    arrays = SuiteArrays(jnp.asarray(suite.action_mask), jnp.array([DISCOUNT]))
+    return Diagnostic(Learner(arrays, config), suite, states=4, horizon=40)
+
+
+def test_a_perfect_model_ranks_perfectly_and_a_reversed_one_does_not(slider: Diagnostic) -> None:
+    identity = Normalizer(jnp.zeros((1, 1)), jnp.ones((1, 1)))
+    exact: Any = SliderModel()
+    found = slider(exact, identity, task=0, seed=3)
+    for name in ("search_q", "model_q", "dynamics", "value", "reward"):
+        assert found[f"spearman/{name}"] == pytest.approx(1.0), name
+    assert found["error/reward"] == pytest.approx(0.0, abs=1e-5)
+    assert found["bias/search_q"] == pytest.approx(0.0, abs=1e-3)
+    assert found["regret/search"] == pytest.approx(0.0, abs=1e-3)
+    assert found["regret/average"] > 0.1
+
+    reversed_model: Any = SliderModel(error=1.0)
+    found = slider(reversed_model, identity, task=0, seed=3)
+    assert found["spearman/value"] == pytest.approx(1.0)  # it is the dynamics that are wrong
+    assert found["spearman/dynamics"] < 0.9
+    assert found["error/reward"] > 0.01
+
+
+def test_a_fresh_agent_gives_finite_values() -> None:
+    config = dataclasses.replace(
+        PRESETS["cpu"],
+        model=dataclasses.replace(PRESETS["cpu"].model, latent_size=16),
+        planner=PlannerConfig(simulations=4, root_actions=4),
+    )
+    suite = load_suite("dmc:cartpole-balance")
+    agent = build(config, suite)
+    diagnostic = Diagnostic(agent.learner, suite, states=3, horizon=4)
+    normalizer = agent.statistics.normalizer()
+    found = diagnostic(agent.state.model, normalizer, task=0, seed=0)
+    assert all(np.isfinite(list(found.values()))), found
+    assert found["spearman/search_q"] == 0.0  # a fresh value head says the same of all actions
+    assert found["error/reward"] > 0
+    assert found == diagnostic(agent.state.model, normalizer, task=0, seed=0)
+    assert found != diagnostic(agent.state.model, normalizer, task=0, seed=1)
+
+
+def test_a_task_that_cannot_be_restored_is_skipped(
+    slider: Diagnostic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ezm.tasks import Task
+
+    monkeypatch.setattr(Task, "can_restore", False)
+    assert slider(SliderModel(), None, task=0, seed=0) == {}  # type: ignore[arg-type]
+
+
+def test_metrics_equal_hand_computed_ones() -> None:
+    predictions = Predictions(
+        choice=np.array([0]),
+        actions=np.zeros((1, 3, 1)),
+        search_q=np.array([[3.0, 2.0, 1.0]]),
+        model_q=np.array([[1.0, 3.0, 2.0]]),
+        reward=np.array([[0.5, 0.0, 1.0]]),
+    )
+    outcomes = Outcomes(
+        reward=np.array([[0.0, 0.0, 0.0]]),
+        value=np.array([[1.0, 2.0, 3.0]]),
+        returns=np.array([[1.0, 2.0, 3.0]]),
+        tail=np.array([[1.0, 1.0, 1.0]]),
+    )
+    found = summarise(predictions, outcomes)
+    assert found["spearman/search_q"] == pytest.approx(-1.0)
+    assert found["spearman/model_q"] == pytest.approx(0.5)
+    assert found["spearman/dynamics"] == pytest.approx(0.5)
+    assert found["spearman/value"] == pytest.approx(1.0)
+    assert np.isnan(found["spearman/reward"])  # the true rewards are all equal
+    assert found["error/reward"] == pytest.approx(0.5)
+    assert found["bias/search_q"] == pytest.approx(-1.0)
+    assert found["regret/search"] == pytest.approx(2.0)
+    assert found["regret/average"] == pytest.approx(1.0)
+
+
+def test_spearman_agrees_with_scipy_and_knows_constants() -> None:
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, (2, 6, 12)).astype(float)  # with ties
+    expected = np.mean([spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)])
+    assert spearman(x, y) == pytest.approx(expected)
+    y[0] = 1.0
+    assert spearman(x, y) == pytest.approx(spearman(x[1:], y[1:]))
+    assert np.isnan(spearman(x[:1], y[:1]))
+    assert spearman(np.zeros((5, 12)), y[1:]) == 0.0
