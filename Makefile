@@ -1,7 +1,9 @@
-# Needs Python >= 3.11 (PYTHON=... to choose one), git and make; everything else goes into .venv.
-PYTHON ?= python3
+# Needs git, make and Python 3.11 or 3.12; everything else goes into .venv. The first of these that will do is taken;
+# PYTHON=... names another. Python 3.13 waits for labmaze, which dm_control needs and which has no wheel for it.
+PYTHON ?= python3 python3.12 python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# A stamp is as new as its last successful installation, so that nothing is installed twice.
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-benchmarks
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -9,14 +11,18 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: help setup demo test test-slow lint format bench clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-setup: $(STAMP) ## virtual environment in .venv with everything that tests and demo need
+setup: $(STAMP) ## virtual environment in .venv with everything that demo, test and lint need
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than Python 3.11: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip && exit; \
+	for python in $(PYTHON); do \
+	  $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+	    && { $$python -m venv $(VENV); exit; }; \
+	done; \
+	echo "error: none of $(PYTHON) is Python 3.11 or 3.12; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+	exit 2
 	@echo "installing into $(VENV) (once; some minutes)"
 	@$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
@@ -27,8 +33,8 @@ demo: $(STAMP) ## train one agent on four tasks (about 5 minutes) and write a re
 test: $(STAMP) ## all tests but the slow ones
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
-test-slow: $(STAMP) ## the slow tests too
-	@$(BIN)/python -m pytest -q
+test-slow: $(STAMP) ## the slow tests alone: they train agents, so one at a time
+	@$(BIN)/python -m pytest -q -m slow
 
 lint: $(STAMP) ## ruff and mypy
 	@$(BIN)/ruff check .
@@ -40,6 +46,7 @@ format: $(STAMP) ## let ruff rewrite the code
 	@$(BIN)/ruff format .
 
 $(BENCH_STAMP): $(STAMP)
+	@echo "installing the benchmarks' packages into $(VENV) (once; PyTorch is among them)"
 	@$(PIP) -c constraints.txt -e '.[dev,benchmarks]'
 	@touch $@
 
