@@ -167,11 +167,11 @@ class TrainConfig:
 PRESETS: dict[str, TrainConfig] = {
     "cpu": TrainConfig(
         preset="cpu",
-        steps=4_500,
+        steps=3_600,
         updates_per_step=4.0,
         random_steps=200,
         evaluate_every=500,
-        checkpoint_every=1_500,
+        checkpoint_every=1_200,
         model=ModelConfig(
             latent_size=64,
             task_embedding_size=32,
