@@ -68,8 +68,10 @@ def test_windows_are_what_was_recorded(
     batch, _ = replay.sample(np.random.default_rng(0), 200)
     check_windows(batch, episodes)
     rows = sum(steps + 1 for steps, _ in episodes)
-    ages = rows - 1 - np.array(
-        [sum(s + 1 for s, _ in episodes[: int(e)]) + t for e, t in batch.observation[0]]
+    ages = (
+        rows
+        - 1
+        - np.array([sum(s + 1 for s, _ in episodes[: int(e)]) + t for e, t in batch.observation[0]])
     )
     np.testing.assert_array_equal(batch.age, ages)
     assert (batch.age < capacity).all()

@@ -106,9 +106,7 @@ def test_equal_to_a_slow_walk_through_the_episode(seed: int) -> None:
 def test_mixed_value_takes_the_search_for_old_data_late(updates: int, stale: list[bool]) -> None:
     n_step, search = jnp.full((3, 2), 1.0), jnp.full((2, 2), 5.0)
     age = jnp.array([1000, 1001])
-    mixed = mixed_value(
-        n_step, search, age, jnp.int32(updates), after_updates=100, older_than=1000
-    )
+    mixed = mixed_value(n_step, search, age, jnp.int32(updates), after_updates=100, older_than=1000)
     expected = np.where(stale, 5.0, 1.0)
     np.testing.assert_array_equal(mixed, [expected, expected, [1.0, 1.0]])
 

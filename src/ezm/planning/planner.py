@@ -44,9 +44,7 @@ def latent_model(
 
     def nodes(latent: Array) -> Context:
         shape = latent.shape[:2]
-        return jax.tree.map(
-            lambda x: jnp.broadcast_to(x[:, None], (*shape, x.shape[-1])), context
-        )
+        return jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (*shape, x.shape[-1])), context)
 
     def step(latent: Array, action: Array) -> tuple[Array, Array, Array]:
         latent, reward = model.step(latent, action, nodes(latent))

@@ -155,9 +155,7 @@ class Replay:
         else:
             counts = rng.multinomial(batch_size, totals / totals.sum())
         task = np.repeat(np.arange(self.num_tasks), counts)
-        slot = np.concatenate(
-            [_draw(rng, mass[k], n) for k, n in enumerate(counts)]
-        )
+        slot = np.concatenate([_draw(rng, mass[k], n) for k, n in enumerate(counts)])
         weight = self._importance(mass, totals, task, slot)
         return self._gather(task, slot, weight), (task, slot)
 
@@ -201,9 +199,7 @@ class Replay:
             age=(newest - start).astype(np.int32),
         )
 
-    def update_priorities(
-        self, index: tuple[np.ndarray, np.ndarray], priority: np.ndarray
-    ) -> None:
+    def update_priorities(self, index: tuple[np.ndarray, np.ndarray], priority: np.ndarray) -> None:
         """Set the priorities |value - target| of sampled rows."""
         task, slot = index
         # Meanwhile the ring may have put a row without a transition there.

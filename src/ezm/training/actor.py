@@ -34,9 +34,7 @@ class Actor:
             observation: Array,
             task: Array,
         ) -> tuple[Array, Array]:
-            plan = learner.plan(
-                jax.random.fold_in(key, step), model, normalizer, observation, task
-            )
+            plan = learner.plan(jax.random.fold_in(key, step), model, normalizer, observation, task)
             return plan.search.action, plan.policy.mode()
 
         self._plan = jax.jit(both)

@@ -165,7 +165,9 @@ class Trainer:
             )
             self.agent.statistics.add(task, next_observation)
             if terminated or truncated:
-                self._log_episode(task, result.episode_return[e], result.episode_length[e], terminated)
+                self._log_episode(
+                    task, result.episode_return[e], result.episode_length[e], terminated
+                )
                 self._begin_episode(task, result.observation[e])
 
     def _begin_episode(self, task: int, observation: np.ndarray) -> None:
@@ -211,9 +213,7 @@ class Trainer:
 
     def _log_training(self, figures: dict[str, Any]) -> None:
         values = {name: float(value) for name, value in figures.items()}
-        self.metrics.log(
-            "train", self.step, self.seconds, updates=self._pipeline.updates, **values
-        )
+        self.metrics.log("train", self.step, self.seconds, updates=self._pipeline.updates, **values)
         if not np.isfinite(values["loss/total"]):
             raise UserError(
                 f"the loss became {values['loss/total']} at step {self.step}: resume from an earlier "

@@ -180,5 +180,3 @@ class WorldModel(eqx.Module):
     def num_parameters(self) -> int:
         """Number of trained scalars."""
         return sum(x.size for x in jax.tree.leaves(eqx.filter(self, eqx.is_inexact_array)))
-
-

@@ -32,7 +32,9 @@ class Gaussian(eqx.Module):
     ) -> Float[Array, "*batch num action"]:
         """``num`` actions, the standard deviation multiplied by ``spread`` (one, or one per sample)."""
         shape = (*self.mean.shape[:-1], num, self.mean.shape[-1])
-        noise = jax.random.normal(key, shape) * jnp.broadcast_to(jnp.asarray(spread), (num,))[:, None]
+        noise = (
+            jax.random.normal(key, shape) * jnp.broadcast_to(jnp.asarray(spread), (num,))[:, None]
+        )
         raw = self.mean[..., None, :] + noise * jnp.exp(self.log_std)[..., None, :]
         return jnp.clip(jnp.tanh(raw), -MAX_ACTION, MAX_ACTION) * self.mask[..., None, :]
 
