@@ -1,0 +1,242 @@
+"""Rung 7 of the ladder: on a linear system the learner finds the rewards, the values and the dynamics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ezm.config import PRESETS, PlannerConfig, ReplayConfig, TrainConfig
+from ezm.learning import Agent, LearnerState, Normalizer, build
+from ezm.learning.learner import discounts, supports
+from ezm.replay import Replay
+from ezm.tasks import Suite, TaskSpec
+from ezm.training.pipeline import Pipeline
+from ezm.world_model import WorldModel
+
+# s' = A s + B a with actions drawn uniformly from [-1, 1], reward C s + D a. Because the actions have mean 0,
+# the value of this behaviour is V(s) = C (1 - DISCOUNT A)^-1 s.
+ANGLE = 0.5
+A = np.array(
+    [
+        [0.85 * np.cos(ANGLE), -0.85 * np.sin(ANGLE), 0.0],
+        [0.85 * np.sin(ANGLE), 0.85 * np.cos(ANGLE), 0.0],
+        [0.0, 0.2, 0.8],
+    ]
+)
+B = np.array([[0.4, 0.0], [0.0, 0.4], [0.0, 0.0]])
+C, D = np.array([0.5, 0.2, 1.0]), np.array([0.5, -0.3])
+DISCOUNT = 0.9
+VALUE = C @ np.linalg.inv(np.eye(3) - DISCOUNT * A)
+
+SUITE = Suite("linear", (TaskSpec("linear", "test:linear", 3, 2, 1, 40, (-3.0, 3.0)),))
+CPU = PRESETS["cpu"]
+UPDATES = 600
+CONFIG = replace(
+    CPU,
+    steps=CPU.random_steps + UPDATES,
+    updates_per_step=1.0,
+    model=replace(
+        CPU.model,
+        latent_size=32,
+        task_embedding_size=4,
+        action_code_size=16,
+        value_heads=1,  # the minimum of several is pessimistic
+        bins=51,
+        value_range=(-8.0, 8.0),
+    ),
+    planner=PlannerConfig(root_actions=4, simulations=4),
+    replay=ReplayConfig(capacity=5_000, alpha=0.5),
+    loss=replace(CPU.loss, discount=DISCOUNT, unroll=3, n_step=5, value_target="n_step"),
+    optimizer=replace(CPU.optimizer, learning_rate=2e-3, batch_size=64),
+)
+
+
+def episode(rng: np.random.Generator, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """States (steps + 1, 3), actions and rewards, from a start where long episodes would be."""
+    state, states, actions = rng.normal(size=3) * [0.5, 0.5, 0.3], [], []
+    for _ in range(steps):
+        action = rng.uniform(-1, 1, 2)
+        states.append(state)
+        actions.append(action)
+        state = A @ state + B @ action
+    rewards = np.array(states) @ C + np.array(actions) @ D
+    return np.float32([*states, state]), np.float32(actions), np.float32(rewards)
+
+
+def experience(config: TrainConfig = CONFIG) -> tuple[Agent, Replay]:
+    """An untrained agent and the same 100 recorded episodes of 40 steps, cut off by a time limit."""
+    agent = build(config, SUITE)
+    window = config.loss.unroll + config.loss.n_step
+    replay = Replay(1, 3, 2, config.replay, window)
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        states, actions, rewards = episode(rng, 40)
+        replay.begin(0, states[0])
+        for t in range(40):
+            replay.add(0, actions[t], rewards[t], states[t + 1], False, t == 39)
+        for state in states:
+            agent.statistics.add(0, state)
+    return agent, replay
+
+
+class Trained(NamedTuple):
+    agent: Agent
+    normalizer: Normalizer
+    early: list[LearnerState]
+    """The states before the first update and after each of the first few."""
+
+
+def run(updates: int, keep: int) -> Trained:
+    agent, replay = experience()
+    normalizer = agent.statistics.normalizer()
+    pipeline = Pipeline(agent.learner, agent.state, replay, np.random.default_rng(1))
+    early = [agent.state]
+    for i in range(updates):
+        pipeline.step(normalizer)
+        if i < keep:
+            early.append(pipeline.state)
+    pipeline.close()
+    agent.state = pipeline.state
+    return Trained(agent, normalizer, early)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
+    return run(UPDATES, keep=3)
+
+
+class Imagined(NamedTuple):
+    """Along test trajectories of 5 steps, time first."""
+
+    states: np.ndarray
+    rewards: np.ndarray
+    predicted_rewards: np.ndarray
+    predicted_value: np.ndarray
+    """Of the first states."""
+    open_loop: np.ndarray
+    encoded: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def imagined(trained: Trained) -> Imagined:
+    """New trajectories, and what the trained model makes of their first states and actions."""
+    rng = np.random.default_rng(7)
+    cut = [tuple(x[10:] for x in episode(rng, 15)) for _ in range(300)]
+    states, actions, rewards = (np.stack(x, axis=1) for x in zip(*cut, strict=True))
+    learner, normalizer = trained.agent.learner, trained.normalizer
+
+    @eqx.filter_jit
+    def imagine(
+        model: WorldModel, observations: jax.Array, actions: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        task = jnp.zeros(observations.shape[1], jnp.int32)
+        context = model.context(task, learner.suite.action_mask)
+        encoded = [model.represent(normalizer(o, task), context) for o in observations]
+        latents, predicted = [encoded[0]], []
+        for action in actions:
+            latent, reward = model.step(latents[-1], action, context)
+            latents.append(latent)
+            predicted.append(model.reward(reward))
+        values, _ = model.predict(encoded[0], context)
+        return (
+            jnp.stack(predicted),
+            model.value(values),
+            jnp.stack(latents),
+            jnp.stack(encoded),
+        )
+
+    parts = imagine(trained.agent.state.ema, jnp.asarray(states), jnp.asarray(actions))
+    return Imagined(states, rewards, *map(np.asarray, parts))
+
+
+def unexplained(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Share of the truth's variance that the prediction leaves."""
+    return float(np.square(prediction - truth).mean() / truth.var())
+
+
+def test_reward_head_fits_a_known_reward(imagined: Imagined) -> None:
+    assert unexplained(imagined.predicted_rewards[0], imagined.rewards[0]) < 0.1
+
+
+def test_rewards_are_predicted_several_steps_ahead(imagined: Imagined) -> None:
+    assert unexplained(imagined.predicted_rewards[4], imagined.rewards[4]) < 0.15
+
+
+def test_value_head_fits_a_known_value(imagined: Imagined) -> None:
+    """Of an endless process, although all recorded episodes were cut off."""
+    truth = imagined.states[0] @ VALUE
+    assert unexplained(imagined.predicted_value, truth) < 0.15
+
+
+@pytest.mark.parametrize(("steps", "bound"), [(1, 0.1), (5, 0.2)])
+def test_open_loop_error_is_small(imagined: Imagined, steps: int, bound: float) -> None:
+    """Against the encoded true states, in units of how far these lie from each other."""
+    truth = imagined.encoded[steps]
+    error = np.square(imagined.open_loop[steps] - truth).mean()
+    spread = np.square(truth - truth.mean(0)).mean()
+    assert error < bound * spread
+
+
+# -- mechanics of an update --------------------------------------------------------------
+
+
+def test_ema_moves_by_its_rate(trained: Trained) -> None:
+    before, after = trained.early[:2]
+    rate = CONFIG.optimizer.ema
+    leaves = [jax.tree.leaves(x) for x in (before.ema, after.ema, after.model)]
+    for old, new, model in zip(*leaves, strict=True):
+        np.testing.assert_allclose(new, old + rate * (model - old), atol=1e-6)
+    assert [int(state.updates) for state in trained.early] == [0, 1, 2, 3]
+
+
+def test_the_same_seed_gives_the_same_result(trained: Trained) -> None:
+    """Bit for bit, although two threads share the work."""
+    again = run(3, keep=3)
+    for ours, theirs in zip(again.early, trained.early, strict=True):
+        for a, b in zip(jax.tree.leaves(ours.model), jax.tree.leaves(theirs.model), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_an_agent_is_restored_from_its_arrays(trained: Trained) -> None:
+    other = build(replace(CONFIG, seed=5), SUITE)
+    saved = trained.agent.arrays()
+    other.load(saved)
+    restored = other.arrays()
+    assert saved["learner"].keys() == restored["learner"].keys()
+    for part in saved:
+        for name, value in saved[part].items():
+            np.testing.assert_array_equal(value, restored[part][name])
+    same = jax.random.key_data(trained.agent.state.key) == jax.random.key_data(other.state.key)
+    assert same.all()
+
+
+# -- what the suite decides --------------------------------------------------------------
+
+
+def test_discounts_known_values() -> None:
+    np.testing.assert_allclose(discounts(0.9, [100, None]), [0.9, 0.9])
+    steps = [100, 500, 1000, 10_000, None]
+    np.testing.assert_allclose(discounts(None, steps), [0.95, 0.98, 0.99, 0.995, 0.99])
+
+
+def test_supports_follow_the_rewards_of_the_suite() -> None:
+    ranges = [(0.0, 1.0), (-2.0, 0.0)]
+    value, reward = supports(CPU, ranges, np.array([0.95, 0.9]))
+    assert (reward.low, reward.high) == pytest.approx((-2.3, 1.3))  # [-2, 1] and a tenth of 3
+    assert (value.low, value.high) == pytest.approx((-24.0, 24.0))  # [-20, 20] and a tenth of 40
+    assert (value.bins, value.transform) == (CPU.model.bins, CPU.model.scalar_transform)
+
+
+def test_supports_as_configured_or_published() -> None:
+    value, reward = supports(CPU, [(0.0, 1.0), None], np.array([0.95, 0.95]))
+    assert (value.low, value.high) == (reward.low, reward.high) == (-299.0, 299.0)
+    given = replace(CPU, model=replace(CPU.model, reward_range=(-1.0, 2.0)))
+    value, reward = supports(given, [(0.0, 1.0)], np.array([0.9]))
+    assert (reward.low, reward.high) == (-1.0, 2.0)
+    assert (value.low, value.high) == pytest.approx((-1.0, 11.0))
