@@ -167,11 +167,11 @@ class TrainConfig:
 PRESETS: dict[str, TrainConfig] = {
     "cpu": TrainConfig(
         preset="cpu",
-        steps=3_600,
+        steps=3_000,
         updates_per_step=4.0,
         random_steps=200,
         evaluate_every=500,
-        checkpoint_every=1_200,
+        checkpoint_every=1_000,
         model=ModelConfig(
             latent_size=64,
             task_embedding_size=32,
