@@ -25,7 +25,7 @@ def pins() -> dict[str, str]:
 
 def requirements() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
-    tested = [line for extra in extras.keys() - UNTESTED for line in extras[extra]]
+    tested = [line for extra in sorted(extras.keys() - UNTESTED) for line in extras[extra]]
     return [Requirement(line) for line in [*PROJECT["dependencies"], *tested]]
 
 
