@@ -133,7 +133,7 @@ def train(arguments: Sequence[str]) -> int:
 def _train(config: TrainConfig, options: Train) -> int:
     from ezm.training.run_folder import default_run_path
 
-    prepare_jax(config.preset, options.device)
+    prepare_jax(options.device)
     path = options.out or default_run_path(Path("runs"), config.suite, config.preset, config.seed)
     if config.model == PRESETS["paper"].model:
         print(
@@ -149,7 +149,7 @@ def _train(config: TrainConfig, options: Train) -> int:
 
 def _resume(options: Train) -> int:
     assert options.resume is not None
-    prepare_jax(options.preset, options.device)
+    prepare_jax(options.device)
     from ezm.training import trainer
 
     with _interruptible(options.resume):
@@ -167,7 +167,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     from ezm.training.run_folder import RunFolder, write_atomically
 
     run = RunFolder.open(options.run)
-    prepare_jax(run.config["preset"], options.device)
+    prepare_jax(options.device)
     from ezm.evaluation.evaluate import Evaluator
     from ezm.evaluation.statistics import mean_interval
     from ezm.training.actor import Actor

@@ -30,10 +30,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ezm"
 
 
-def prepare_jax(preset: str, device: Device) -> None:
-    """Choose JAX's device, threads and compilation cache; call before JAX is imported.
+def prepare_jax(device: Device) -> None:
+    """Choose JAX's device and keep what it compiles; call before JAX is imported.
 
-    Variables that the user has set stay as they are.
+    Variables that the user has set stay as they are. Threads are left to XLA: its flag against
+    threads within an operation has no effect on the CPU, as of JAX 0.10.
 
     Raises:
         UserError: a GPU is asked for where there is none.
@@ -44,13 +45,8 @@ def prepare_jax(preset: str, device: Device) -> None:
     default("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     if device == "gpu":
         _require_gpu()
-        return
-    if device == "cpu":
+    elif device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
-    if preset == "cpu" and (device == "cpu" or not has_gpu()):
-        # Networks this small lose more by sharing an operation among threads than they gain, and
-        # the learner keeps two threads busy by itself.
-        default("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
 
 
 def _require_gpu() -> None:
