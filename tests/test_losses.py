@@ -280,10 +280,13 @@ def test_padding_to_larger_sizes_changes_nothing(model: WorldModel) -> None:
     assert not g.observation_in.weight[3:5].any() and not g.action_in.weight[2:4].any()
     assert not g.policy_head.output.bias[[2, 3, 6, 7]].any()
     np.testing.assert_allclose(
-        g.policy_head.output.bias[[0, 1, 4, 5]], gradient.policy_head.output.bias, atol=1e-5
+        g.policy_head.output.bias[[0, 1, 4, 5]],
+        gradient.policy_head.output.bias,
+        rtol=1e-5,
+        atol=1e-5,
     )
     np.testing.assert_allclose(
-        g.observation_in.weight[:3], gradient.observation_in.weight[:3], atol=1e-5
+        g.observation_in.weight[:3], gradient.observation_in.weight[:3], rtol=1e-5, atol=1e-5
     )
 
 
