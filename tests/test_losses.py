@@ -279,15 +279,12 @@ def test_padding_to_larger_sizes_changes_nothing(model: WorldModel) -> None:
     g = large[2]
     assert not g.observation_in.weight[3:5].any() and not g.action_in.weight[2:4].any()
     assert not g.policy_head.output.bias[[2, 3, 6, 7]].any()
-    np.testing.assert_allclose(
-        g.policy_head.output.bias[[0, 1, 4, 5]],
-        gradient.policy_head.output.bias,
-        rtol=1e-5,
-        atol=1e-5,
-    )
-    np.testing.assert_allclose(
-        g.observation_in.weight[:3], gradient.observation_in.weight[:3], rtol=1e-5, atol=1e-5
-    )
+    for padded, plain in (
+        (g.policy_head.output.bias[[0, 1, 4, 5]], gradient.policy_head.output.bias),
+        (g.observation_in.weight[:3], gradient.observation_in.weight[:3]),
+    ):
+        # Sums of float32 in another order: rounding in proportion to the largest entry.
+        np.testing.assert_allclose(padded, plain, rtol=1e-4, atol=1e-6 * np.abs(plain).max())
 
 
 def test_actions_in_padded_dimensions_do_not_matter(model: WorldModel) -> None:
