@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## train one agent on four tasks (about 5 minutes) and write a report
+demo: $(STAMP) ## train one agent on four tasks (some minutes) and write a report
 	@$(BIN)/ezm demo
 
 test: $(STAMP) ## all tests but the slow ones

@@ -98,7 +98,8 @@ class LossConfig:
     search_every: int = 1
     """Search every n-th sample of a batch only; the others train everything but the policy."""
     policy_target: Literal["best_action", "improved", "scaled", "prior"] = "best_action"
-    """The best action; the search's improved policy; or a softmax of Q in units of the task's typical Q range."""
+    """The best action; the search's improved policy; a softmax of Q in units of the task's typical Q range
+    (scaled); or the same corrected for how the candidates were drawn (prior)."""
     policy_temperature: float = 4.0
     """Factor on Q in units of its range, for the "scaled" target."""
     final_policy_temperature: float | None = None

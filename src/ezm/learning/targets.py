@@ -77,6 +77,7 @@ def policy_weights(
     ``best_action`` is the paper's; ``improved`` the search's improved policy, which stretches every state's
     Q-values to [0, 1]; ``scaled`` the softmax of temperature * Q / ``q_range`` with the task's typical range, so that
     states where the action hardly matters do not turn noise into a target.
+    ``prior`` adds ``log_ratio``, log pi - log beta of each candidate: flat Q-values then leave the policy as it is.
     """
     if kind == "improved":
         return search.policy
