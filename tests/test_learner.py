@@ -52,7 +52,9 @@ CONFIG = replace(
     ),
     planner=PlannerConfig(root_actions=4, simulations=4),
     replay=ReplayConfig(capacity=5_000, alpha=0.5),
-    loss=replace(CPU.loss, discount=DISCOUNT, unroll=3, n_step=5, value_target="n_step"),
+    loss=replace(
+        CPU.loss, discount=DISCOUNT, unroll=3, n_step=5, value_target="n_step", imagined_share=0.0
+    ),
     optimizer=replace(CPU.optimizer, learning_rate=2e-3, batch_size=64),
 )
 
@@ -232,6 +234,11 @@ def test_supports_follow_the_rewards_of_the_suite() -> None:
     assert (reward.low, reward.high) == pytest.approx((-2.3, 1.3))  # [-2, 1] and a tenth of 3
     assert (value.low, value.high) == pytest.approx((-24.0, 24.0))  # [-20, 20] and a tenth of 40
     assert (value.bins, value.transform) == (CPU.model.bins, CPU.model.scalar_transform)
+
+
+def test_supports_of_a_constant_reward() -> None:
+    value, reward = supports(CPU, [(2.0, 2.0)], np.array([0.9]))
+    assert reward.low < 2.0 < reward.high and value.low < 20.0 < value.high
 
 
 def test_supports_as_configured_or_published() -> None:

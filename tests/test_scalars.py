@@ -1,8 +1,11 @@
 """Rung 1 of the ladder: scalars survive the way into a categorical distribution and back."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,3 +97,27 @@ def test_cross_entropy_known_values() -> None:
     logits = jnp.log(jnp.array([0.5, 0.25]))  # probabilities 2/3 and 1/3
     expected = -0.25 * np.log(2 / 3) - 0.75 * np.log(1 / 3)
     assert float(cross_entropy(target, logits)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("share", [-0.9, 0.9])
+def test_a_head_reaches_values_far_from_zero(share: float) -> None:
+    """From its neutral start within a few hundred steps, near both ends of a fine, asymmetric support."""
+    support = Support(-16.0, 176.0, 101, "linear")
+    target = share * support.high if share > 0 else -share * support.low
+    features = jax.nn.standardize(jnp.linspace(-1.0, 1.0, 64))
+    head = (jnp.zeros((64, 101)), support.neutral_logits())
+    optimizer = optax.adam(1e-3)
+
+    def predicted(head: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return features @ head[0] + head[1]
+
+    @jax.jit
+    def update(head: Any, state: Any) -> Any:
+        gradient = jax.grad(lambda h: cross_entropy(support.two_hot(target), predicted(h)))(head)
+        change, state = optimizer.update(gradient, state)
+        return optax.apply_updates(head, change), state
+
+    state = optimizer.init(head)
+    for _ in range(500):
+        head, state = update(head, state)
+    assert float(support.mean(predicted(head))) == pytest.approx(target, rel=0.03, abs=1.0)

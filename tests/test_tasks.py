@@ -161,6 +161,17 @@ def test_numbers_below_one_are_refused(option: str, value: int) -> None:
         load_suite("cartpole", **{option: value})
 
 
+def test_bodies_are_shared_by_tasks_of_one_source_and_size() -> None:
+    tasks = [
+        spec("a", source="dmc:walker-walk"),
+        spec("b", source="dmc:cheetah-run"),
+        spec("c", source="dmc:walker-run"),
+        spec("d", source="dmc:walker-run", action_size=4),
+        spec("e", source="my_tasks:make"),
+    ]
+    assert Suite("five", tuple(tasks)).bodies == (0, 1, 0, 3, 4)
+
+
 def test_listing_has_a_row_for_every_task_of_every_suite() -> None:
     rows = listing()
     assert [(row.suite, row.source) for row in rows] == [

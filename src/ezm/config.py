@@ -93,6 +93,12 @@ class LossConfig:
     mixed_after_updates: int = 50_000
     mixed_older_than: int = 200_000
     """Mixed target: samples older than this many transitions take the search's value."""
+    imagined_share: float = 0.0
+    """Weight, in the value target, of the return that the model imagines along the policy's mean."""
+    imagined_steps: int = 3
+    """Imagined steps before the network's value is taken."""
+    imagined_after_updates: int = 500
+    """Updates without imagined targets, until the model knows the first data."""
     searched_states: int = 6
     """How many of the unroll + 1 states of a sample are searched for a policy target."""
     search_every: int = 1
@@ -147,6 +153,8 @@ class TrainConfig:
     """Learner updates for each step of all tasks together: the fixed ratio of the run."""
     random_steps: int = 1_000
     """Uniformly random actions at first, per task; learning starts after them."""
+    borrowed_episodes: float = 0.0
+    """Fraction of training episodes in which a task acts with the policy of another task of the same body."""
     action_repeat: int | None = None
     """Simulator steps for each action; None: the suite's own."""
     evaluate_every: int = 1_000
@@ -171,6 +179,7 @@ PRESETS: dict[str, TrainConfig] = {
         steps=3_000,
         updates_per_step=4.0,
         random_steps=200,
+        borrowed_episodes=0.3,
         evaluate_every=500,
         checkpoint_every=1_000,
         model=ModelConfig(
@@ -183,7 +192,7 @@ PRESETS: dict[str, TrainConfig] = {
             projector_size=128,
             latent_norm=True,
             value_heads=2,
-            bins=101,
+            bins=31,
             scalar_transform="linear",
             value_range=None,
             reward_range=None,
@@ -194,6 +203,7 @@ PRESETS: dict[str, TrainConfig] = {
         loss=LossConfig(
             discount=None,
             value_target="n_step",
+            imagined_share=0.5,
             searched_states=1,
             search_every=2,
             policy_target="scaled",
@@ -312,6 +322,18 @@ def check(config: TrainConfig, num_tasks: int) -> None:
             config.diagnose_every,
             config.diagnose_every >= 0,
             "must not be negative",
+        ),
+        (
+            "borrowed-episodes",
+            config.borrowed_episodes,
+            0 <= config.borrowed_episodes <= 1,
+            "must lie in [0, 1]",
+        ),
+        (
+            "loss.imagined-share",
+            config.loss.imagined_share,
+            0 <= config.loss.imagined_share <= 1,
+            "must lie in [0, 1]",
         ),
         ("seed", config.seed, config.seed >= 0, "must not be negative"),
         (

@@ -63,11 +63,9 @@ def build(config: TrainConfig, suite: Suite) -> Agent:
         key=k_model,
     )
     learner = Learner(SuiteArrays(jnp.asarray(suite.action_mask), jnp.asarray(discount)), config)
-    bodies = [(task.source.split("-")[0], task.observation_size) for task in suite.tasks]
-    groups = [bodies.index(body) for body in bodies]
     return Agent(
         suite=suite,
         learner=learner,
         state=learner.init(model, k_learner),
-        statistics=RunningStatistics(groups, suite.observation_size),
+        statistics=RunningStatistics(suite.bodies, suite.observation_size),
     )

@@ -16,7 +16,7 @@ from ezm.config import TrainConfig
 from ezm.learning.losses import Targets, unrolled_loss
 from ezm.learning.normalizer import Normalizer
 from ezm.learning.targets import mean_spread, mixed_value, n_step_value, policy_weights
-from ezm.planning import Plan, log_importance, plan, two_heads
+from ezm.planning import Plan, imagined_value, log_importance, plan, two_heads
 from ezm.replay import Batch
 from ezm.world_model import Context, Support, WorldModel
 
@@ -155,6 +155,17 @@ class Learner:
                 after_updates=config.mixed_after_updates,
                 older_than=config.mixed_older_than,
             )
+        if config.imagined_share:
+            imagined = imagined_value(
+                ema,
+                latents[: config.unroll + 1],
+                context,
+                discount,
+                two_heads(k_heads, ema),
+                config.imagined_steps,
+            )
+            share = config.imagined_share * (state.updates >= config.imagined_after_updates)
+            value = (1.0 - share) * value + share * imagined
         over = batch.terminated & (jnp.arange(len(value))[:, None] >= batch.length)
         return Targets(
             value=jnp.where(over, 0.0, value),
@@ -244,5 +255,5 @@ def supports(
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
-    margin = 0.1 * (high - low)
+    margin = 0.1 * (high - low) or 1.0  # a reward that never changes still needs bins
     return low - margin, high + margin

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +35,7 @@ class RunningStatistics:
         observation_size: O.
     """
 
-    def __init__(self, groups: list[int], observation_size: int):
+    def __init__(self, groups: Sequence[int], observation_size: int):
         self.groups = np.asarray(groups)
         num = int(self.groups.max()) + 1
         self.count = np.zeros(num)

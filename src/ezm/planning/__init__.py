@@ -1,7 +1,7 @@
 """Gumbel search over sampled actions."""
 
 from ezm.planning.mctx_search import mctx_search
-from ezm.planning.planner import Plan, log_importance, plan, two_heads
+from ezm.planning.planner import Plan, imagined_value, log_importance, plan, two_heads
 from ezm.planning.search import (
     LatentModel,
     SearchResult,
@@ -15,6 +15,7 @@ __all__ = [
     "Plan",
     "SearchResult",
     "gumbel_search",
+    "imagined_value",
     "log_importance",
     "mctx_search",
     "plan",

@@ -62,6 +62,23 @@ def latent_model(
     return LatentModel(step, predict)
 
 
+def imagined_value(
+    model: WorldModel,
+    latent: Float[Array, "states batch latent"],
+    context: Context,
+    discount: Float[Array, " batch"],
+    heads: Array,
+    steps: int,
+) -> Float[Array, "states batch"]:
+    """Return along the policy's mean: ``steps`` imagined rewards, then the network's value.
+
+    Model-based value expansion (Feinberg et al. 2018). An n-step return credits a state with what the behaviour of its
+    time did next; this is what the present policy would do.
+    """
+    model_at_nodes = latent_model(model, context, discount, heads, steps)
+    return model_at_nodes.predict(latent.swapaxes(0, 1))[0].swapaxes(0, 1)
+
+
 def plan(
     key: PRNGKeyArray,
     model: WorldModel,

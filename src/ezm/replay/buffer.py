@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     weight: Any
     """(B,) float32 importance weight in [0.1, 1]."""
     age: Any
-    """(B,) int32: transitions of that task recorded since."""
+    """(B,) int32: rows of that task recorded since."""
 
 
 class Replay:

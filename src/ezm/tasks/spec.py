@@ -54,6 +54,15 @@ class Suite:
         return tuple(task.name for task in self.tasks)
 
     @cached_property
+    def bodies(self) -> tuple[int, ...]:
+        """For each task, the first one with the same body: the same source up to the task's own name, the same sizes."""
+        kinds = [
+            (task.source.split("-")[0], task.observation_size, task.action_size)
+            for task in self.tasks
+        ]
+        return tuple(kinds.index(kind) for kind in kinds)
+
+    @cached_property
     def observation_size(self) -> int:
         return max(task.observation_size for task in self.tasks)
 

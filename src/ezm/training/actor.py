@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -63,3 +63,22 @@ class Actor:
             return self.act(model, normalizer, observation, task, mode)
 
         return act
+
+
+def policy_for_episode(
+    rng: np.random.Generator, task: int, bodies: Sequence[int], share: float
+) -> int:
+    """The task whose policy acts in an episode of ``task``: its own, or now and then that of a task of the same body.
+
+    What one task can do, another then sees done, before its own value knows where reward is. Ours, not the paper's.
+
+    Args:
+        rng: decides.
+        task: index of the task.
+        bodies: see :attr:`ezm.tasks.Suite.bodies`.
+        share: probability of another task's policy, where there is a task of the same body.
+    """
+    peers = [t for t, body in enumerate(bodies) if body == bodies[task] and t != task]
+    if peers and rng.random() < share:
+        return int(rng.choice(peers))
+    return task

@@ -23,7 +23,7 @@ from ezm.evaluation.evaluate import Act, Evaluator, Mode, random_policy
 from ezm.learning import Agent, build
 from ezm.replay import Replay
 from ezm.tasks import ParallelTasks, Suite, load_suite
-from ezm.training.actor import Actor
+from ezm.training.actor import Actor, policy_for_episode
 from ezm.training.metrics import MetricsLogger
 from ezm.training.pipeline import Pipeline
 from ezm.training.progress import TrainingProgress
@@ -106,6 +106,7 @@ class Trainer:
         if self.step == 0:
             self._describe()
             self._evaluate(config.final_episodes, modes=("random",))
+        self._acting_as = self._environments.task_ids.copy()
         observation = self._environments.reset()
         for task in range(self.suite.num_tasks):
             self._begin_episode(task, observation[task])
@@ -155,7 +156,7 @@ class Trainer:
             action *= self.suite.action_mask[tasks]
         else:
             model = self.agent.state.model
-            action = self._actor.act(model, self._normalizer, observation, tasks)
+            action = self._actor.act(model, self._normalizer, observation, self._acting_as)
         result = environments.step(action)
         for e, task in enumerate(tasks):
             terminated, truncated = bool(result.terminated[e]), bool(result.truncated[e])
@@ -173,6 +174,8 @@ class Trainer:
     def _begin_episode(self, task: int, observation: np.ndarray) -> None:
         self.replay.begin(task, observation)
         self.agent.statistics.add(task, observation)
+        share = self.config.borrowed_episodes
+        self._acting_as[task] = policy_for_episode(self.rng, task, self.suite.bodies, share)
 
     # -- figures ---------------------------------------------------------------------------
 

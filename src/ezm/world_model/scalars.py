@@ -70,9 +70,12 @@ class Support(eqx.Module):
     def neutral_logits(self) -> Float[Array, " bins"]:
         """Logits concentrated around 0, so that an untrained head predicts about nothing.
 
-        With zero logits an asymmetric support would start at its middle: a large value everywhere.
+        With zero logits an asymmetric support would start at its middle: a large value everywhere. The slope is
+        bounded, because a far bin must be within a gradient step's reach: with logits of -80 there, values stopped
+        at half of their support (docs/lab-notes.md).
         """
-        return -jnp.abs(jnp.arange(self.bins) - self.position(jnp.float32(0.0)))
+        distance = jnp.abs(jnp.arange(self.bins) - self.position(jnp.float32(0.0)))
+        return -jnp.minimum(distance, 10.0)
 
 
 def cross_entropy(
