@@ -6,6 +6,8 @@ reach and the area under their learning curves; ``--report`` prints that of the 
 
 Methods: ``random`` actions; ``sac-single``, an agent for each task; ``sac-multi``, one agent for
 all, with a one-hot of the task; ``ezm``, one agent for all; ``ezm-alone``, an agent for each task.
+Every agent makes as many updates per environment step of its tasks as its multi-task twin: the
+agents of one method together cost what that twin costs.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks.results import RANDOM, CurveKey, Curves, Row, append, read, recorded_steps, tables
+from ezm.config import PRESETS
 from ezm.errors import UserError
 from ezm.evaluation.evaluate import Evaluator, random_policy
 from ezm.tasks import Suite, load_suite
@@ -49,7 +52,7 @@ class Budget(NamedTuple):
     every: int
 
 
-BUDGETS = {"cartpole": Budget(12_000, 1_000), "walker": Budget(20_000, 2_000)}
+BUDGETS = {"cartpole": Budget(3_000, 500), "walker": Budget(20_000, 2_000)}
 OTHER_BUDGET = Budget(10_000, 1_000)
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -65,9 +68,9 @@ class Options:
     seeds: int = 3
     """Seeds 0 to seeds - 1."""
     steps: int | None = None
-    """Agent steps per task; default: 12000 for cartpole, 20000 for walker, 10000 for others."""
+    """Agent steps per task; default: 3000 for cartpole, 20000 for walker, 10000 for others."""
     every: int | None = None
-    """Steps between evaluations; default: 2000 for walker, 1000 for others."""
+    """Steps between evaluations; default: 500 for cartpole, 2000 for walker, 1000 for others."""
     episodes: int = 10
     """Per task and evaluation."""
     record: Flag = False
@@ -91,6 +94,8 @@ class Run(NamedTuple):
     """The tasks that it learns."""
     spec: str
     """The same, as `ezm train` wants it."""
+    share: float
+    """Of the tasks of the whole suite."""
 
 
 def plan(suite: Suite, options: Options) -> list[Run]:
@@ -99,11 +104,13 @@ def plan(suite: Suite, options: Options) -> list[Run]:
     for method in options.methods:
         for seed in range(options.seeds):
             if method in EACH_TASK_ALONE:
+                share = 1 / suite.num_tasks
                 runs += [
-                    Run(method, seed, suite.only(task.name), task.source) for task in suite.tasks
+                    Run(method, seed, suite.only(task.name), task.source, share)
+                    for task in suite.tasks
                 ]
             else:
-                runs.append(Run(method, seed, suite, suite.name))
+                runs.append(Run(method, seed, suite, suite.name, 1.0))
     return runs
 
 
@@ -143,17 +150,18 @@ def run_sac(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
 
 
 def run_ezm(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
-    """``ezm train`` with its default preset, acting with the search in evaluations.
+    """``ezm train`` with the preset "cpu", acting with the search in evaluations.
 
     Raises:
         UserError: the training failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        command = [sys.executable, "-m", "ezm", "train", run.spec]
+        command = [sys.executable, "-m", "ezm", "train", run.spec, "--preset", "cpu"]
         options = {
             "steps": budget.steps,
             "seed": run.seed,
+            "updates-per-step": PRESETS["cpu"].updates_per_step * run.share,
             "evaluate-every": budget.every,
             "evaluation-episodes": episodes,
             "final-episodes": episodes,

@@ -157,7 +157,7 @@ def test_bad_options_are_named(change: dict, message: str) -> None:
 
 
 def test_a_failed_training_is_reported(capfd: pytest.CaptureFixture[str]) -> None:
-    run = Run("ezm", 0, load_suite("dmc:cartpole-balance"), "no-such-suite")
+    run = Run("ezm", 0, load_suite("dmc:cartpole-balance"), "no-such-suite", 1.0)
     with pytest.raises(UserError, match="failed"):
         list(learning.run_ezm(run, Budget(10, 10), 1))
 
@@ -165,7 +165,7 @@ def test_a_failed_training_is_reported(capfd: pytest.CaptureFixture[str]) -> Non
 def test_random_actions_are_one_row_per_task_at_step_0(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning, "RANDOM_EPISODES", 2)
     suite = load_suite("dmc:cartpole-balance,cartpole-swingup", episode_steps=5)
-    rows = list(run_random(Run("random", 0, suite, suite.name)))
+    rows = list(run_random(Run("random", 0, suite, suite.name, 1.0)))
     assert [(row["task"], row["steps_per_task"]) for row in rows] == [
         ("cartpole-balance", 0),
         ("cartpole-swingup", 0),
@@ -173,7 +173,7 @@ def test_random_actions_are_one_row_per_task_at_step_0(monkeypatch: pytest.Monke
     # Five steps of eight rewards, each at most 1: upright at first in one, hanging in the other.
     assert 20 < rows[0]["return"] <= 40
     assert 0 <= rows[1]["return"] < 20
-    again = list(run_random(Run("random", 0, suite, suite.name)))
+    again = list(run_random(Run("random", 0, suite, suite.name, 1.0)))
     assert [row["return"] for row in again] == [row["return"] for row in rows]
 
 
