@@ -89,6 +89,8 @@ def test_tags_name_the_task() -> None:
     assert scalars(
         {"kind": "episode", "task": "a", "return": 2.5, "length": 9, "terminated": True, **base}
     ) == {"episode_return/a": 2.5, "episode_length/a": 9.0}
+    # What another task's policy reached is no figure of this task's.
+    assert scalars({"kind": "episode", "task": "a", "policy": "b", "return": 2.5, **base}) == {}
     assert scalars({"kind": "diagnostic", "task": "a", "spearman/q": 0.5, **base}) == {
         "diagnostic/a/spearman/q": 0.5
     }

@@ -67,7 +67,8 @@ def learning_curve_figure(metrics: Rows, reference: Reference | None = None) -> 
         episodes = [
             (row["step"], row["return"])
             for row in metrics
-            if row["kind"] == "episode" and row["task"] == task and row["return"] is not None
+            if row["kind"] == "episode" and row["task"] == task == row.get("policy", task)
+            if row["return"] is not None
         ]
         if episodes:
             bins = min(60, max(8, len(episodes) // 4))

@@ -161,15 +161,15 @@ class MetricsLogger:
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a row by their TensorBoard tags.
 
-    An evaluation gives ``eval_search/<task>`` (or ``eval_policy/<task>``), an episode
-    ``episode_return/<task>`` and ``episode_length/<task>``, a diagnostic
+    An evaluation gives ``eval_search/<task>`` (or ``eval_policy/<task>``), an episode that the task's
+    own policy acted ``episode_return/<task>`` and ``episode_length/<task>``, a diagnostic
     ``diagnostic/<task>/<name>``; a training row keeps its names, under ``train/`` where they have
     no group of their own.
     """
     kind, task = row["kind"], row.get("task")
     if kind == "eval":
         named = {f"eval_{row.get('mode', 'search')}/{task}": row.get("mean")}
-    elif kind == "episode":
+    elif kind == "episode" and row.get("policy", task) == task:
         named = {f"episode_{name}/{task}": row.get(name) for name in ("return", "length")}
     elif kind in ("diagnostic", "train"):
         named = {}

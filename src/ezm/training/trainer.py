@@ -204,15 +204,17 @@ class Trainer:
         )
 
     def _log_episode(self, task: int, value: float, length: int, terminated: bool) -> None:
-        name = self.suite.task_names[task]
+        name, policy = (self.suite.task_names[t] for t in (task, self._acting_as[task]))
         self.metrics.log(
             "episode",
             self.step + 1,
             self.seconds,
             task=name,
+            policy=policy,
             **{"return": float(value), "length": int(length), "terminated": terminated},
         )
-        self.progress.episode(name, float(value))
+        if policy == name:
+            self.progress.episode(name, float(value))
 
     def _log_training(self, figures: dict[str, Any]) -> None:
         values = {name: float(value) for name, value in figures.items()}
