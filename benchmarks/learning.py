@@ -30,6 +30,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from benchmarks.picture import draw
 from benchmarks.results import RANDOM, CurveKey, Curves, Row, append, read, recorded_steps, tables
 from ezm.config import PRESETS
 from ezm.errors import UserError
@@ -81,6 +82,8 @@ class Options:
     """Run nothing: print what is recorded."""
     json: Flag = False
     """Print rows, one JSON object a line, instead of tables."""
+    picture: Path | None = None
+    """Draw the learning curves into this PNG file too."""
     note: str = ""
     """Kept with the recorded rows, e.g. what else the machine was doing."""
 
@@ -267,9 +270,12 @@ def main(options: Options) -> None:
             print("\n".join(map(json.dumps, rows)))
     else:
         rows = compare(options, Console(stderr=True))
+    curves = Curves(rows, options.steps)
     if not options.json:
-        for table in tables(Curves(rows, options.steps)):
+        for table in tables(curves):
             Console().print(table)
+    if options.picture is not None:
+        draw(curves, options.picture)
 
 
 if __name__ == "__main__":

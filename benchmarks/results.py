@@ -130,6 +130,13 @@ class Curves:
             [area_under_curve(*curve, low=self.low, high=self.high) for curve in curves]
         )
 
+    def grid(self, method: str, task: str) -> tuple[np.ndarray, np.ndarray]:
+        """All steps (P,) up to the last common one at which a seed was evaluated, and the returns (seeds, P)."""
+        curves = self._of(method, task)
+        steps = sorted({s for curve in curves for s in curve.steps if s <= self.high})
+        returns = [np.interp(steps, *curve) for curve in curves]
+        return np.array(steps), np.array(returns).reshape(len(curves), len(steps))
+
     def _of(self, method: str, task: str) -> list[_Curve]:
         return [
             curve for key, curve in self._curves.items() if (key.method, key.task) == (method, task)

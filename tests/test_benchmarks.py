@@ -9,6 +9,7 @@ from rich.console import Console
 
 from benchmarks import learning
 from benchmarks.learning import Budget, Options, Run, compare, plan, run_random
+from benchmarks.picture import draw
 from benchmarks.results import CurveKey, Curves, Row, append, read, recorded_steps, tables
 from ezm.errors import UserError
 from ezm.tasks import load_suite
@@ -95,6 +96,18 @@ def test_tables_show_spread_over_seeds_and_ratios_of_means() -> None:
     assert cells["left"] == ["0", "110 ± 14.1", "55 ± 0", "2.00"]
     assert cells["right"] == ["0", "330 ± 42.4", "165 ± 0", "2.00"]
     assert cells["mean"] == ["0", "220 ± 28.3", "110 ± 0", "2.00"]
+
+
+def test_a_picture_shows_every_seed_on_one_grid(tmp_path: Path) -> None:
+    rows = [row("ezm", 0, 100, 1.0), row("ezm", 0, 200, 3.0), row("ezm", 0, 300, 9.0)]
+    rows += [row("ezm", 1, 100, 5.0), row("ezm", 1, 300, 7.0), row("sac-multi", 0, 300, 2.0)]
+    curves = Curves(rows, 300)
+    steps, returns = curves.grid("ezm", "left")
+    np.testing.assert_array_equal(steps, [100, 200, 300])
+    np.testing.assert_array_equal(returns, [[1.0, 3.0, 9.0], [5.0, 6.0, 7.0]])
+    assert curves.grid("sac-single", "left")[1].size == 0
+    draw(curves, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_methods_alone_train_an_agent_for_each_task() -> None:

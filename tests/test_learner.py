@@ -248,3 +248,8 @@ def test_supports_as_configured_or_published() -> None:
     value, reward = supports(given, [(0.0, 1.0)], np.array([0.9]))
     assert (reward.low, reward.high) == (-1.0, 2.0)
     assert (value.low, value.high) == pytest.approx((-1.0, 11.0))
+
+
+def test_updates_follow_the_fixed_ratio() -> None:
+    run = replace(CPU, steps=100, random_steps=20, updates_per_step=0.5)
+    assert [run.updates_by(step) for step in (20, 21, 22, 100)] == [0, 0, 1, 40]

@@ -172,6 +172,10 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
+    def updates_by(self, step: int) -> int:
+        """Updates that the fixed ratio owes after ``step`` steps per task."""
+        return int((step - self.random_steps) * self.updates_per_step)
+
 
 PRESETS: dict[str, TrainConfig] = {
     "cpu": TrainConfig(

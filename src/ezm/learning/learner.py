@@ -66,8 +66,7 @@ class Learner:
     @property
     def total_updates(self) -> int:
         """Updates of the whole run."""
-        run = self.config
-        return max(1, int((run.steps - run.random_steps) * run.updates_per_step))
+        return max(1, self.config.updates_by(self.config.steps))
 
     def _temperature(self, updates: Int[Array, ""]) -> Float[Array, ""]:
         first, last = (

@@ -66,7 +66,6 @@ class Trainer:
         self.rng = np.random.default_rng(config.seed)
         self.step = 0  # environment steps per task
         self._seconds_before = 0.0
-        self._due = 0.0  # updates owed to the fixed ratio
         self._stop = False
 
     # -- the run ---------------------------------------------------------------------------
@@ -139,10 +138,9 @@ class Trainer:
             self.progress.message("compiling the learner (once; cached for later runs)")
             self._pipeline.compile(self._normalizer)
         figures = None
-        self._due += self.config.updates_per_step
-        while self._due >= 1.0:
+        owed = self.config.updates_by(self.step + 1)
+        while self._pipeline.updates < owed and not self._stop:
             figures = self._pipeline.step(self._normalizer)
-            self._due -= 1.0
         self.agent.state = self._pipeline.state
         return figures
 
@@ -199,8 +197,8 @@ class Trainer:
         )
         self.progress.message(
             f"{self.suite.num_tasks} tasks, {parameters / 1e6:.2f}M parameters, "
-            f"{self.config.steps:,} steps per task; replay {self.replay.nbytes / 2**20:.0f} MiB, "
-            f"parameters with optimiser and EMA {16 * parameters / 2**20:.0f} MiB"
+            f"{self.config.steps:,} steps per task; replay {self.replay.nbytes / 2**20:.3g} MiB, "
+            f"parameters with optimiser and EMA {16 * parameters / 2**20:.3g} MiB"
         )
 
     def _log_episode(self, task: int, value: float, length: int, terminated: bool) -> None:
@@ -264,7 +262,6 @@ class Trainer:
         meta = {
             "step": self.step,
             "seconds": self.seconds,
-            "due": self._due,
             "rng": self.rng.bit_generator.state,
         }
         self.run.save_checkpoint(self.step, arrays, meta)
@@ -280,7 +277,6 @@ class Trainer:
         self.replay.cut_episodes()
         self.step = checkpoint.meta["step"]
         self._seconds_before = checkpoint.meta["seconds"]
-        self._due = checkpoint.meta["due"]
         self.rng.bit_generator.state = checkpoint.meta["rng"]
         self.metrics.truncate_after(self.step)
 
