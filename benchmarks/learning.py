@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -91,7 +91,8 @@ class Options:
 class Run(NamedTuple):
     """One agent to train."""
 
-    method: Method
+    method: str
+    """One of ``Method``, or the name that the rows are to carry."""
     seed: int
     suite: Suite
     """The tasks that it learns."""
@@ -152,8 +153,8 @@ def run_sac(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
             yield _row(run, task, evaluation.steps, evaluation.seconds, mean)
 
 
-def run_ezm(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
-    """``ezm train`` with the preset "cpu", acting with the search in evaluations.
+def run_ezm(run: Run, budget: Budget, episodes: int, changes: Sequence[str] = ()) -> Iterator[Row]:
+    """``ezm train`` with the preset "cpu" and ``changes``, acting with the search in evaluations.
 
     Raises:
         UserError: the training failed.
@@ -172,6 +173,7 @@ def run_ezm(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
         }
         for option, value in options.items():
             command += [f"--{option}", str(value)]
+        command += changes
         if subprocess.run(command, stdout=sys.stderr).returncode != 0:
             raise UserError(f"`{' '.join(command[1:])}` failed: see its message above")
         for row in read_metrics(out / "metrics.jsonl"):
@@ -191,7 +193,7 @@ def _row(run: Run, task: str, steps: int, seconds: float, value: float) -> Row:
     }
 
 
-def header(options: Options, budget: Budget) -> dict[str, object]:
+def header(budget: Budget, episodes: int, note: str, methods: Sequence[str]) -> dict[str, object]:
     """What the rows behind it were measured with."""
     from ezm.training.trainer import machine
 
@@ -204,16 +206,16 @@ def header(options: Options, budget: Budget) -> dict[str, object]:
     content: dict[str, object] = {
         "machine": machine() | {"cores used": len(os.sched_getaffinity(0))},
         "versions": found,
-        "methods": options.methods,
-        "evaluation episodes": options.episodes,
+        "methods": methods,
+        "evaluation episodes": episodes,
         **budget._asdict(),
     }
-    if any(method.startswith("sac") for method in options.methods):
+    if any(method.startswith("sac") for method in methods):
         from benchmarks.sac import SETTINGS
 
         content["sac"] = dataclasses.asdict(SETTINGS)
-    if options.note:
-        content["note"] = options.note
+    if note:
+        content["note"] = note
     return {"header": content}
 
 
@@ -242,7 +244,17 @@ def compare(options: Options, console: Console) -> list[Row]:
         start = time.perf_counter()
         new = list(execute(run, budget, options.episodes))
         if options.record:
-            append(path, [*([] if announced else [header(options, budget)]), *new])
+            append(
+                path,
+                [
+                    *(
+                        []
+                        if announced
+                        else [header(budget, options.episodes, options.note, options.methods)]
+                    ),
+                    *new,
+                ],
+            )
             announced = True
         if options.json:
             for row in new:

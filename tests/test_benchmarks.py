@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import learning
+from benchmarks import ablations, learning
 from benchmarks.learning import Budget, Options, Run, compare, plan, run_random
 from benchmarks.picture import draw
 from benchmarks.results import CurveKey, Curves, Row, append, read, recorded_steps, tables
+from ezm.config import PRESETS, TrainConfig
 from ezm.errors import UserError
+from ezm.options import parse
 from ezm.tasks import load_suite
 
 
@@ -234,3 +236,34 @@ class TestSac:
         assert all(len(returns) == 3 for each in first for returns in each.returns)
         assert [each.returns for each in first] == [each.returns for each in second]
         assert first[0].returns != first[1].returns
+
+
+class TestAblations:
+    @pytest.mark.parametrize("name", ablations.VARIANTS)
+    def test_options_are_known_and_change_the_preset(self, name: str) -> None:
+        config = parse(TrainConfig, "train", ablations.VARIANTS[name], PRESETS["cpu"])
+        assert (config != PRESETS["cpu"]) == (name != ablations.BASE)
+
+    def test_only_what_is_missing_is_trained(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        trained: list[tuple[str, int, tuple[str, ...]]] = []
+
+        def run_ezm(run: Run, budget: Budget, episodes: int, changes: tuple[str, ...]) -> list[Row]:
+            trained.append((run.method, run.seed, changes))
+            return [row(run.method, run.seed, budget.steps, 1.0, t) for t in run.suite.task_names]
+
+        monkeypatch.setattr(ablations, "RECORDED", tmp_path / "ablations.jsonl")
+        monkeypatch.setattr(ablations, "run_ezm", run_ezm)
+        names = (ablations.BASE, "101 bins")
+        quiet = Console(quiet=True)
+        ablations.run(ablations.Options(names, seeds=1, record=True), quiet)
+        rows = ablations.run(ablations.Options(names, seeds=2, record=True), quiet)
+        bins = ("--model.bins", "101")
+        expected = [(names[0], 0, ()), (names[1], 0, bins), (names[0], 1, ()), (names[1], 1, bins)]
+        assert trained == expected
+        assert ablations.table(rows).row_count == 2
+
+    def test_an_unknown_variant_is_named(self) -> None:
+        with pytest.raises(UserError, match="'magic' is unknown"):
+            ablations.run(ablations.Options(("magic",)), Console(quiet=True))

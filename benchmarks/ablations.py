@@ -1,0 +1,142 @@
+"""What each part of the method is worth: the same short training with one switch turned.
+
+``python -m benchmarks.ablations --record`` trains every variant with several seeds on the cartpole
+suite and prints the returns; runs that are recorded are not repeated. ``--report`` prints what is
+recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.learning import Budget, Run, header, run_ezm
+from benchmarks.results import CurveKey, Curves, Row, append, read, recorded_steps
+from ezm.errors import UserError
+from ezm.evaluation.statistics import format_return
+from ezm.tasks import load_suite
+
+BASE = "cpu preset"
+VARIANTS: dict[str, tuple[str, ...]] = {
+    BASE: (),
+    "no task embedding": ("--model.no-task-embedding",),
+    "shared replay": ("--replay.no-per-task",),
+    "no temporal consistency": ("--loss.consistency", "off"),
+    "cosine consistency": ("--loss.consistency", "cosine", "--loss.consistency-weight", "5"),
+    "no path consistency": ("--loss.no-path-consistency",),
+    "value target: n-step only": ("--loss.imagined-share", "0"),
+    "value target: search": ("--loss.imagined-share", "0", "--loss.value-target", "search"),
+    "value target: mixed": (
+        *("--loss.imagined-share", "0", "--loss.value-target", "mixed"),
+        *("--loss.mixed-after-updates", "1000", "--loss.mixed-older-than", "500"),
+    ),
+    "policy target: best action": ("--loss.policy-target", "best_action"),
+    "no leaf rollout": ("--planner.leaf-rollout", "0"),
+    "no borrowed episodes": ("--borrowed-episodes", "0"),
+    "101 bins": ("--model.bins", "101"),
+}
+"""Options of ``ezm train`` by name."""
+
+SUITE = "cartpole"
+RECORDED = Path(__file__).parent / "recorded" / f"ablations-{SUITE}.jsonl"
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Turn one switch at a time."""
+
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    seeds: int = 3
+    """Seeds 0 to seeds - 1."""
+    steps: int = 1_500
+    """Agent steps per task."""
+    every: int = 500
+    """Steps between evaluations."""
+    episodes: int = 10
+    """Per task and evaluation."""
+    record: Flag = False
+    """Append to benchmarks/recorded/ablations-cartpole.jsonl, and leave out runs that are there."""
+    report: Flag = False
+    """Run nothing: print what is recorded."""
+    json: Flag = False
+    """Print rows, one JSON object a line, instead of a table; their key "method" is the variant."""
+    note: str = ""
+    """Kept with the recorded rows."""
+
+
+def run(options: Options, console: Console) -> list[Row]:
+    """Train what is missing, one seed of every variant after the other; return all rows.
+
+    Raises:
+        UserError: an unknown variant, or a training failed; the runs before it are recorded.
+    """
+    for name in options.variants:
+        if name not in VARIANTS:
+            raise UserError(f"variant {name!r} is unknown; there are {', '.join(VARIANTS)}")
+    suite = load_suite(SUITE)
+    budget = Budget(options.steps, options.every)
+    rows = read(RECORDED) if options.record else []
+    announced = False
+    for seed in range(options.seeds):
+        for name in options.variants:
+            done = recorded_steps(rows).get(CurveKey(name, seed, suite.task_names[0]), 0)
+            if done >= options.steps:
+                continue
+            one = Run(name, seed, suite, SUITE, 1.0)
+            new = list(run_ezm(one, budget, options.episodes, VARIANTS[name]))
+            if options.record:
+                about = header(budget, options.episodes, options.note, options.variants)
+                append(RECORDED, [*([] if announced else [about]), *new])
+                announced = True
+            rows += new
+            last = ", ".join(f"{row['return']:.0f}" for row in new[-suite.num_tasks :])
+            console.print(f"{name}, seed {seed}: {last}", highlight=False)
+    return rows
+
+
+def table(rows: list[Row]) -> Table:
+    """Returns at the end, mean and standard deviation over seeds: variants down, tasks across."""
+    curves = Curves(rows)
+    shown = Table(title=f"return at {curves.high:,} steps per task", title_justify="left")
+    for head in ("variant", "seeds", *curves.tasks, "mean", "area"):
+        shown.add_column(head, justify="left" if head == "variant" else "right")
+    for name in curves.methods:
+        final = np.array([curves.final(name, task) for task in curves.tasks])
+        area = np.array([curves.area(name, task) for task in curves.tasks])
+        cells = [_cell(each) for each in (*final, final.mean(0), area.mean(0))]
+        shown.add_row(name, str(final.shape[1]), *cells)
+    return shown
+
+
+def _cell(seeds: np.ndarray) -> str:
+    spread = f" ± {format_return(float(seeds.std(ddof=1)))}" if seeds.size > 1 else ""
+    return format_return(float(seeds.mean())) + spread
+
+
+def main(options: Options) -> None:
+    """Print the table that ``options`` describe."""
+    rows = read(RECORDED) if options.report else run(options, Console(stderr=True))
+    rows = [row for row in rows if row["method"] in options.variants]
+    if not rows:
+        raise UserError("nothing is recorded: run with --record first")
+    if options.json:
+        print("\n".join(map(json.dumps, rows)))
+    else:
+        Console().print(table(rows))
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except UserError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
