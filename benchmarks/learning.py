@@ -53,7 +53,7 @@ class Budget(NamedTuple):
     every: int
 
 
-BUDGETS = {"cartpole": Budget(3_000, 500), "walker": Budget(20_000, 2_000)}
+BUDGETS = {"cartpole": Budget(3_000, 500), "walker": Budget(24_000, 2_000)}
 OTHER_BUDGET = Budget(10_000, 1_000)
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -69,7 +69,7 @@ class Options:
     seeds: int = 3
     """Seeds 0 to seeds - 1."""
     steps: int | None = None
-    """Agent steps per task; default: 3000 for cartpole, 20000 for walker, 10000 for others."""
+    """Agent steps per task; default: 3000 for cartpole, 24000 for walker, 10000 for others."""
     every: int | None = None
     """Steps between evaluations; default: 500 for cartpole, 2000 for walker, 1000 for others."""
     episodes: int = 10

@@ -77,7 +77,7 @@ def padded(simulator: Counter, **changes: Any) -> Task:
 # Names and lists
 
 
-def test_cartpole_suite_has_four_tasks_with_planets_repeat() -> None:
+def test_named_suites_have_their_action_repeats() -> None:
     suite = load_suite("cartpole")
     assert suite.task_names == (
         "cartpole-balance",
@@ -87,6 +87,7 @@ def test_cartpole_suite_has_four_tasks_with_planets_repeat() -> None:
     )
     assert (suite.observation_size, suite.action_size, suite.num_tasks) == (5, 1, 4)
     assert {task.action_repeat for task in suite.tasks} == {8}
+    assert {task.action_repeat for task in load_suite("walker").tasks} == {4}
     assert {task.episode_steps for task in suite.tasks} == {125}
     assert {task.reward_range for task in suite.tasks} == {(0.0, 8.0)}
 
