@@ -8,16 +8,14 @@ recorded.
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command import Flag, command
 from benchmarks.learning import Budget, Run, header, run_ezm
 from benchmarks.results import CurveKey, Curves, Row, append, read, recorded_steps
 from ezm.errors import UserError
@@ -47,7 +45,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 SUITE = "cartpole"
 RECORDED = Path(__file__).parent / "recorded" / f"ablations-{SUITE}.jsonl"
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)
@@ -135,8 +132,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, description=__doc__))
-    except UserError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+    command(main, Options, __doc__)

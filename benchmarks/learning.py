@@ -24,12 +24,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import tyro
 from rich.console import Console
 
+from benchmarks.command import Flag, command
 from benchmarks.picture import draw
 from benchmarks.results import RANDOM, CurveKey, Curves, Row, append, read, recorded_steps, tables
 from ezm.config import PRESETS
@@ -55,8 +56,6 @@ class Budget(NamedTuple):
 
 BUDGETS = {"cartpole": Budget(3_000, 500), "walker": Budget(24_000, 2_000)}
 OTHER_BUDGET = Budget(10_000, 1_000)
-
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)
@@ -291,8 +290,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, description=__doc__))
-    except UserError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+    command(main, Options, __doc__)
