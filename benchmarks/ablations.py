@@ -17,9 +17,17 @@ from rich.table import Table
 
 from benchmarks.command import Flag, command
 from benchmarks.learning import Budget, Run, header, run_ezm
-from benchmarks.results import CurveKey, Curves, Row, append, read, recorded_steps
+from benchmarks.results import (
+    CurveKey,
+    Curves,
+    Row,
+    append,
+    cell,
+    read,
+    recorded_steps,
+    short_names,
+)
 from ezm.errors import UserError
-from ezm.evaluation.statistics import format_return
 from ezm.tasks import load_suite
 
 BASE = "cpu preset"
@@ -104,19 +112,14 @@ def table(rows: list[Row]) -> Table:
     """Returns at the end, mean and standard deviation over seeds: variants down, tasks across."""
     curves = Curves(rows)
     shown = Table(title=f"return at {curves.high:,} steps per task", title_justify="left")
-    for head in ("variant", "seeds", *curves.tasks, "mean", "area"):
+    for head in ("variant", "seeds", *short_names(curves.tasks), "mean", "area"):
         shown.add_column(head, justify="left" if head == "variant" else "right")
     for name in curves.methods:
         final = np.array([curves.final(name, task) for task in curves.tasks])
         area = np.array([curves.area(name, task) for task in curves.tasks])
-        cells = [_cell(each) for each in (*final, final.mean(0), area.mean(0))]
+        cells = [cell(each) for each in (*final, final.mean(0), area.mean(0))]
         shown.add_row(name, str(final.shape[1]), *cells)
     return shown
-
-
-def _cell(seeds: np.ndarray) -> str:
-    spread = f" ± {format_return(float(seeds.std(ddof=1)))}" if seeds.size > 1 else ""
-    return format_return(float(seeds.mean())) + spread
 
 
 def main(options: Options) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from ezm.errors import UserError
@@ -144,41 +145,44 @@ class Curves:
 
 
 def tables(curves: Curves) -> list[Table]:
-    """The final returns and the areas under the curves: tasks down, methods and ratios across.
+    """The final returns and the areas under the curves: methods and their ratios down, tasks across.
 
-    A cell is the mean and the standard deviation over seeds. The last row averages the tasks first.
+    A cell is the mean and the standard deviation over seeds. The last column averages the tasks first.
     """
-    span = f"{curves.low:,} to {curves.high:,} steps per task"
+    span = f"0 to {curves.high:,}" if curves.low == 0 else f"{curves.low:,} to {curves.high:,}"
     if not curves.methods:
         return [_table("random actions", curves, curves.final)]
     return [
         _table(f"return at {curves.high:,} steps per task", curves, curves.final),
-        _table(f"area under the learning curve (mean return over {span})", curves, curves.area),
+        _table(f"area under the learning curve, {span} steps per task", curves, curves.area),
     ]
 
 
 def _table(title: str, curves: Curves, values: Callable[[str, str], np.ndarray]) -> Table:
-    ratios = [method for method in curves.methods if method != "ezm"]
-    ratios = ratios if "ezm" in curves.methods else []
-    table = Table("task", title=title, title_justify="left")
-    heads = [RANDOM, *curves.methods, *(f"ezm / {method}" for method in ratios)]
-    for head in heads:
-        table.add_column(head, justify="right")
-    for label, tasks in [*((task, [task]) for task in curves.tasks), ("mean", curves.tasks)]:
-        seeds = {method: _mean_over(tasks, method, values) for method in curves.methods}
-        means = {
-            method: float(np.mean(each)) if each.size else math.nan
-            for method, each in seeds.items()
-        }
-        start = [curves.random.get(task, math.nan) for task in tasks]
-        table.add_row(
-            label,
-            format_return(float(np.mean(start))),
-            *(_cell(each) for each in seeds.values()),
-            *(_ratio(means["ezm"], means[method]) for method in ratios),
-            style="bold" if label == "mean" else None,
-        )
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("method")
+    for head in (*short_names(curves.tasks), "mean"):
+        table.add_column(head, justify="right", overflow="fold")
+    groups = [*([task] for task in curves.tasks), list(curves.tasks)]
+    start = [float(np.mean([curves.random.get(t, math.nan) for t in tasks])) for tasks in groups]
+    table.add_row(RANDOM, *map(format_return, start))
+    means: dict[str, list[float]] = {}
+    for method in curves.methods:
+        seeds = [_mean_over(tasks, method, values) for tasks in groups]
+        means[method] = [float(each.mean()) if each.size else math.nan for each in seeds]
+        table.add_row(method, *map(cell, seeds))
+    table.add_section()
+    for method in curves.methods:
+        if method != "ezm" and "ezm" in means:
+            ratios = map(_ratio, means["ezm"], means[method])
+            table.add_row(f"ezm / {method}", *ratios)
     return table
+
+
+def short_names(tasks: Sequence[str]) -> list[str]:
+    """The tasks without the body that all of them share: ``cartpole-swingup`` is ``swingup``."""
+    bodies = {task.partition("-")[0] for task in tasks}
+    return [(len(bodies) == 1 and task.partition("-")[2]) or task for task in tasks]
 
 
 def _mean_over(
@@ -190,7 +194,8 @@ def _mean_over(
     return np.mean([column[:count] for column in each], axis=0)
 
 
-def _cell(seeds: np.ndarray) -> str:
+def cell(seeds: np.ndarray) -> str:
+    """Mean and standard deviation over seeds; a dash without any."""
     if seeds.size == 0:
         return "-"
     spread = f" ± {format_return(float(seeds.std(ddof=1)))}" if seeds.size > 1 else ""
@@ -198,7 +203,9 @@ def _cell(seeds: np.ndarray) -> str:
 
 
 def _ratio(ours: float, theirs: float) -> str:
-    return f"{ours / theirs:.2f}" if theirs > 0 and math.isfinite(ours) else "-"
+    if not (theirs > 0 and math.isfinite(ours)):
+        return "-"
+    return f"{ours / theirs:.2f}" if ours < 10 * theirs else "> 10"
 
 
 def _curve(points: dict[int, float]) -> _Curve:

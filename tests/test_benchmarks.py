@@ -10,7 +10,16 @@ from rich.console import Console
 from benchmarks import ablations, learning
 from benchmarks.learning import Budget, Options, Run, compare, plan, run_random
 from benchmarks.picture import draw
-from benchmarks.results import CurveKey, Curves, Row, append, read, recorded_steps, tables
+from benchmarks.results import (
+    CurveKey,
+    Curves,
+    Row,
+    append,
+    read,
+    recorded_steps,
+    short_names,
+    tables,
+)
 from ezm.config import PRESETS, TrainConfig
 from ezm.errors import UserError
 from ezm.options import parse
@@ -95,9 +104,19 @@ def test_tables_show_spread_over_seeds_and_ratios_of_means() -> None:
         console.print(tables(Curves(rows))[0])
     lines = [line.split("│")[1:-1] for line in capture.get().splitlines() if "│" in line]
     cells = {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
-    assert cells["left"] == ["0", "110 ± 14.1", "55 ± 0", "2.00"]
-    assert cells["right"] == ["0", "330 ± 42.4", "165 ± 0", "2.00"]
-    assert cells["mean"] == ["0", "220 ± 28.3", "110 ± 0", "2.00"]
+    assert cells["random"] == ["0", "0", "0"]
+    assert cells["ezm"] == ["110 ± 14.1", "330 ± 42.4", "220 ± 28.3"]
+    assert cells["sac-multi"] == ["55 ± 0", "165 ± 0", "110 ± 0"]
+    assert cells["ezm / sac-multi"] == ["2.00", "2.00", "2.00"]
+
+
+def test_tasks_of_one_body_lose_its_name() -> None:
+    assert short_names(["cartpole-balance", "cartpole-swingup_sparse"]) == [
+        "balance",
+        "swingup_sparse",
+    ]
+    assert short_names(["walker-run", "hopper-hop"]) == ["walker-run", "hopper-hop"]
+    assert short_names(["left", "right"]) == ["left", "right"]
 
 
 def test_a_picture_shows_every_seed_on_one_grid(tmp_path: Path) -> None:
