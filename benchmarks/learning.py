@@ -55,6 +55,8 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {"cartpole": Budget(3_000, 500), "walker": Budget(24_000, 2_000)}
+EZM_OPTIONS: dict[str, tuple[str, ...]] = {"walker": ("--model.latent-size", "128")}
+"""What a suite needs beyond the preset "cpu" (docs/presets.md)."""
 OTHER_BUDGET = Budget(10_000, 1_000)
 
 
@@ -123,7 +125,7 @@ def execute(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
         return run_random(run)
     if run.method in ("sac-single", "sac-multi"):
         return run_sac(run, budget, episodes)
-    return run_ezm(run, budget, episodes)
+    return run_ezm(run, budget, episodes, EZM_OPTIONS.get(run.suite.name, ()))
 
 
 def run_random(run: Run) -> Iterator[Row]:

@@ -144,6 +144,16 @@ def test_methods_alone_train_an_agent_for_each_task() -> None:
     ]
 
 
+def test_an_agent_alone_has_its_suites_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[str, ...]] = []
+    monkeypatch.setattr(learning, "run_ezm", lambda *arguments: given.append(arguments[-1]))
+    for name in ("walker", "cartpole"):
+        suite = load_suite(name)
+        for method in ("ezm", "ezm-alone"):
+            learning.execute(plan(suite, Options(name, (method,)))[0], Budget(10, 10), 1)
+    assert given == [("--model.latent-size", "128")] * 2 + [()] * 2
+
+
 def test_recorded_runs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning, "RECORDED", tmp_path)
     executed: list[tuple[str, int]] = []
