@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ezm.config import PlannerConfig
 from ezm.training.actor import policy_for_episode
 
 BODIES = (0, 0, 2, 0)
@@ -33,3 +35,10 @@ def test_without_a_share_or_without_a_peer_a_task_acts_for_itself() -> None:
     assert {policy_for_episode(rng, 1, BODIES, 0.0) for _ in range(100)} == {1}
     assert {policy_for_episode(rng, 2, BODIES, 1.0) for _ in range(100)} == {2}
     assert 1 not in {policy_for_episode(rng, 1, BODIES, 1.0) for _ in range(100)}
+
+
+def test_evaluations_sample_close_to_the_policys_mean_only_if_asked_to() -> None:
+    wide = PlannerConfig(spread=3.0, policy_actions=4)
+    assert wide.evaluating() == wide
+    narrow = replace(wide, evaluation_spread=0.25).evaluating()
+    assert (narrow.spread, narrow.policy_actions, narrow.root_actions) == (0.25, 1, 16)

@@ -161,6 +161,11 @@ def test_tasks_lists_suites(capsys: pytest.CaptureFixture[str]) -> None:
         ("train cartpole --steps -5", "--steps -5: must be greater than 0"),
         ("train cartpole --model.latent-size 0", "--model.latent-size 0: must be greater than 0"),
         ("train cartpole --optimizer.batch-size 3", "--optimizer.batch-size 3: is less than the 4"),
+        ("train cartpole --planner.spread 0", "--planner.spread 0.0: must be greater than 0"),
+        (
+            "train cartpole --planner.evaluation-spread -1",
+            "--planner.evaluation-spread -1.0: must not be negative",
+        ),
         ("train cartpole --action-repeat 0", "--action-repeat 0: must be at least 1"),
         ("train --resume nothing", "nothing is not a run folder, it does not exist"),
         ("eval .", "is not a run folder, it holds no config.json"),

@@ -175,7 +175,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     agent, step = load_agent(run)
     seed = 500_000_000 + options.seed  # far from the seeds of training
-    actor = Actor(agent.learner, seed)
+    actor = Actor(agent.learner, seed, evaluating=True)
     act = actor.policy(agent.state.model, agent.statistics.normalizer(), options.mode)
     evaluator = Evaluator(agent.suite, min(options.episodes, 20), seed)
     try:

@@ -58,6 +58,8 @@ class PlannerConfig:
     """How many of them come from the policy; the others from it with a widened spread."""
     spread: float = 3.0
     """Factor on the policy's standard deviation for the widened samples."""
+    evaluation_spread: float | None = None
+    """Factor for all samples where nothing is to be explored, in evaluations; None: as in training."""
     include_mean: bool = False
     """Make the policy's mean the first of the sampled actions, at the root and inside the tree."""
     interior_actions: int = 2
@@ -65,6 +67,12 @@ class PlannerConfig:
     """Steps along the policy's mean behind each new node before the network's value is taken."""
     c_visit: float = 50.0
     c_scale: float = 0.1
+
+    def evaluating(self) -> PlannerConfig:
+        """The same planner for actions that explore nothing."""
+        if self.evaluation_spread is None:
+            return self
+        return dataclasses.replace(self, policy_actions=1, spread=self.evaluation_spread)
 
 
 @dataclass(frozen=True)
@@ -202,7 +210,9 @@ PRESETS: dict[str, TrainConfig] = {
             reward_range=None,
             log_std_range=(-2.0, 0.5),
         ),
-        planner=PlannerConfig(simulations=16, include_mean=True, leaf_rollout=2),
+        planner=PlannerConfig(
+            simulations=16, evaluation_spread=0.3, include_mean=True, leaf_rollout=2
+        ),
         replay=ReplayConfig(alpha=0.0),
         loss=LossConfig(
             discount=None,
@@ -269,6 +279,7 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         "planner.simulations": config.planner.simulations,
         "planner.root-actions": config.planner.root_actions,
         "planner.interior-actions": config.planner.interior_actions,
+        "planner.spread": config.planner.spread,
         "replay.capacity": config.replay.capacity,
         "loss.unroll": config.loss.unroll,
         "loss.n-step": config.loss.n_step,
@@ -347,6 +358,9 @@ def check(config: TrainConfig, num_tasks: int) -> None:
             "must lie in (0, 1]",
         ),
     ]
+    narrow = config.planner.evaluation_spread
+    if narrow is not None:
+        limits.append(("planner.evaluation-spread", narrow, narrow >= 0, "must not be negative"))
     if config.loss.discount is not None:
         limits.append(
             (

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ezm.config import TrainConfig
+from ezm.config import PlannerConfig, TrainConfig
 from ezm.learning.losses import Targets, unrolled_loss
 from ezm.learning.normalizer import Normalizer
 from ezm.learning.targets import mean_spread, mixed_value, n_step_value, policy_weights
@@ -94,11 +94,13 @@ class Learner:
         normalizer: Normalizer,
         observation: Float[Array, "batch observation"],
         task: Int[Array, " batch"],
+        config: PlannerConfig | None = None,
     ) -> Plan:
-        """Search from raw observations: what acting and evaluation use."""
+        """Search from raw observations: what acting and evaluation use. ``config``: another planner than the run's."""
         context = model.context(task, self.suite.action_mask)
         latent = model.represent(normalizer(observation, task), context)
-        return plan(key, model, latent, context, self.suite.discount[task], self.config.planner)
+        config = self.config.planner if config is None else config
+        return plan(key, model, latent, context, self.suite.discount[task], config)
 
     def make_targets(
         self,

@@ -20,9 +20,12 @@ class Actor:
     Args:
         learner: holds the suite's arrays and the planner's configuration.
         seed: of the planner's samples.
+        evaluating: act without exploration, see ``PlannerConfig.evaluation_spread``.
     """
 
-    def __init__(self, learner: Learner, seed: int):
+    def __init__(self, learner: Learner, seed: int, *, evaluating: bool = False):
+        config = learner.config.planner
+        config = config.evaluating() if evaluating else config
         self._key = jax.random.key(seed)
         self._steps = 0
 
@@ -34,7 +37,8 @@ class Actor:
             observation: Array,
             task: Array,
         ) -> tuple[Array, Array]:
-            plan = learner.plan(jax.random.fold_in(key, step), model, normalizer, observation, task)
+            key = jax.random.fold_in(key, step)
+            plan = learner.plan(key, model, normalizer, observation, task, config)
             return plan.search.action, plan.policy.mode()
 
         self._plan = jax.jit(both)

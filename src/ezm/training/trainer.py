@@ -98,7 +98,7 @@ class Trainer:
         self._evaluator = Evaluator(self.suite, config.evaluation_episodes, seed + 10_007)
         stack.callback(self._evaluator.close)
         self._actor = Actor(self.agent.learner, seed)
-        self._evaluation_actor = Actor(self.agent.learner, seed + 1)
+        self._evaluation_actor = Actor(self.agent.learner, seed + 1, evaluating=True)
         self._diagnostic = Diagnostic(self.agent.learner, self.suite)
         self._pipeline = Pipeline(self.agent.learner, self.agent.state, self.replay, self.rng)
         self._normalizer = self.agent.statistics.normalizer()
