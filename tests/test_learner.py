@@ -94,10 +94,12 @@ class Trained(NamedTuple):
     """The states before the first update and after each of the first few."""
 
 
-def run(updates: int, keep: int) -> Trained:
+def run(updates: int, keep: int, *, compiled: bool = False) -> Trained:
     agent, replay = experience()
     normalizer = agent.statistics.normalizer()
     pipeline = Pipeline(agent.learner, agent.state, replay, np.random.default_rng(1))
+    if compiled:
+        assert pipeline.compile(normalizer) > 0  # bytes
     early = [agent.state]
     for i in range(updates):
         pipeline.step(normalizer)
@@ -199,8 +201,8 @@ def test_ema_moves_by_its_rate(trained: Trained) -> None:
 
 
 def test_the_same_seed_gives_the_same_result(trained: Trained) -> None:
-    """Bit for bit, although two threads share the work."""
-    again = run(3, keep=3)
+    """Bit for bit, although two threads share the work, and compiled ahead or not."""
+    again = run(3, keep=3, compiled=True)
     for ours, theirs in zip(again.early, trained.early, strict=True):
         for a, b in zip(jax.tree.leaves(ours.model), jax.tree.leaves(theirs.model), strict=True):
             np.testing.assert_array_equal(a, b)

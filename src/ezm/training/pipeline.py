@@ -35,8 +35,8 @@ class Pipeline:
         self.state = state
         self._replay, self._rng = replay, rng
         self._batch_size = learner.config.optimizer.batch_size
-        self._make_targets = jax.jit(learner.make_targets)
-        self._update = jax.jit(learner.update)
+        self._make_targets: Any = jax.jit(learner.make_targets)
+        self._update: Any = jax.jit(learner.update)
         self._prioritised = replay.config.alpha > 0.0
         self._thread = ThreadPoolExecutor(1, "ezm-targets")
         self._next: tuple[Batch, Any, Future[Targets]] | None = None
@@ -44,15 +44,24 @@ class Pipeline:
         """Updates done, counted here so that asking does not wait for the device."""
         self._drawn = self.updates
 
-    def compile(self, normalizer: Normalizer) -> None:
-        """Compile both programs side by side, ahead of the first update."""
+    @property
+    def compiled(self) -> bool:
+        """Whether :meth:`compile` was called."""
+        return isinstance(self._update, jax.stages.Compiled)
+
+    def compile(self, normalizer: Normalizer) -> int:
+        """Compile both programs side by side, ahead of the first update.
+
+        Returns their working memory in bytes: what a batch needs while it is learned, beside the parameters.
+        """
         batch, _ = self._replay.sample(np.random.default_rng(0), self._batch_size)
-        index = jnp.int32(0)
-        targets = self._thread.submit(self._make_targets, self.state, normalizer, batch, index)
-        shapes = jax.eval_shape(self._make_targets, self.state, normalizer, batch, index)
-        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        self._update(self.state, normalizer, batch, blank)
-        targets.result()
+        make = self._make_targets.lower(self.state, normalizer, batch, jnp.int32(0))
+        update = self._update.lower(self.state, normalizer, batch, make.out_info)
+        targets = self._thread.submit(make.compile)
+        self._update = update.compile()
+        self._make_targets = targets.result()
+        memory = (self._make_targets.memory_analysis(), self._update.memory_analysis())
+        return sum(m.temp_size_in_bytes + m.output_size_in_bytes for m in memory if m)
 
     def step(self, normalizer: Normalizer) -> dict[str, jax.Array]:
         """One update; returns its figures."""

@@ -134,9 +134,10 @@ class Trainer:
         """The updates that the fixed ratio owes for the coming step."""
         if self.step < self.config.random_steps:
             return None
-        if self.step == self.config.random_steps:
+        if not self._pipeline.compiled:
             self.progress.message("compiling the learner (once; cached for later runs)")
-            self._pipeline.compile(self._normalizer)
+            memory = self._pipeline.compile(self._normalizer)
+            self.progress.message(f"a batch takes {memory / 2**20:.3g} MiB while it is learned")
         figures = None
         owed = self.config.updates_by(self.step + 1)
         while self._pipeline.updates < owed and not self._stop:
