@@ -5,7 +5,8 @@ same tasks, with the same action repeat and as many environment steps per task, 
 reach and the area under their learning curves; ``--report`` prints that of the recorded runs.
 
 Methods: ``random`` actions; ``sac-single``, an agent for each task; ``sac-multi``, one agent for
-all, with a one-hot of the task; ``ezm``, one agent for all; ``ezm-alone``, an agent for each task.
+all, with a one-hot of the task; both with sbx's own settings, or ``-tuned`` with those that learned
+fastest on cartpole; ``ezm``, one agent for all; ``ezm-alone``, an agent for each task.
 Every agent makes as many updates per environment step of its tasks as its multi-task twin: the
 agents of one method together cost what that twin costs.
 """
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +41,11 @@ from ezm.evaluation.evaluate import Evaluator, random_policy
 from ezm.tasks import Suite, load_suite
 from ezm.training.metrics import read_metrics
 
-Method = Literal["random", "sac-single", "sac-multi", "ezm", "ezm-alone"]
-ALL: tuple[Method, ...] = ("random", "sac-single", "sac-multi", "ezm", "ezm-alone")
-EACH_TASK_ALONE = ("sac-single", "ezm-alone")
+Method = Literal[
+    "random", "sac-single", "sac-single-tuned", "sac-multi", "sac-multi-tuned", "ezm", "ezm-alone"
+]
+ALL: tuple[Method, ...] = typing.get_args(Method)
+EACH_TASK_ALONE = ("sac-single", "sac-single-tuned", "ezm-alone")
 
 RECORDED = Path(__file__).parent / "recorded"
 RANDOM_EPISODES = 20
@@ -54,8 +58,10 @@ class Budget(NamedTuple):
     every: int
 
 
-BUDGETS = {"cartpole": Budget(3_000, 500), "walker": Budget(24_000, 2_000)}
-EZM_OPTIONS: dict[str, tuple[str, ...]] = {"walker": ("--model.latent-size", "128")}
+BUDGETS = {"cartpole": Budget(3_000, 500), "walker": Budget(20_000, 2_000)}
+EZM_OPTIONS: dict[str, tuple[str, ...]] = {
+    "walker": ("--model.latent-size", "128", "--loss.search-every", "4")
+}
 """What a suite needs beyond the preset "cpu" (docs/presets.md)."""
 OTHER_BUDGET = Budget(10_000, 1_000)
 
@@ -70,7 +76,7 @@ class Options:
     seeds: int = 3
     """Seeds 0 to seeds - 1."""
     steps: int | None = None
-    """Agent steps per task; default: 3000 for cartpole, 24000 for walker, 10000 for others."""
+    """Agent steps per task; default: 3000 for cartpole, 20000 for walker, 10000 for others."""
     every: int | None = None
     """Steps between evaluations; default: 500 for cartpole, 2000 for walker, 1000 for others."""
     episodes: int = 10
@@ -85,6 +91,8 @@ class Options:
     """Print rows, one JSON object a line, instead of tables."""
     picture: Path | None = None
     """Draw the learning curves into this PNG file too."""
+    keep: Path | None = None
+    """Keep EZ-M's run folders here, and go on with those that an earlier call left unfinished."""
     note: str = ""
     """Kept with the recorded rows, e.g. what else the machine was doing."""
 
@@ -119,13 +127,13 @@ def plan(suite: Suite, options: Options) -> list[Run]:
     return runs
 
 
-def execute(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
-    """Train, and yield a row for each task at each evaluation."""
+def execute(run: Run, budget: Budget, episodes: int, keep: Path | None = None) -> Iterator[Row]:
+    """Train, and yield a row for each task at each evaluation. ``keep``: see :class:`Options`."""
     if run.method == RANDOM:
         return run_random(run)
-    if run.method in ("sac-single", "sac-multi"):
+    if run.method.startswith("sac"):
         return run_sac(run, budget, episodes)
-    return run_ezm(run, budget, episodes, EZM_OPTIONS.get(run.suite.name, ()))
+    return run_ezm(run, budget, episodes, EZM_OPTIONS.get(run.suite.name, ()), keep)
 
 
 def run_random(run: Run) -> Iterator[Row]:
@@ -146,23 +154,29 @@ def run_sac(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
     """
     if importlib.util.find_spec("sbx") is None:
         raise UserError(f"method {run.method} needs sbx: pip install 'ezm-rl[benchmarks]'")
-    from benchmarks.sac import train_sac
+    from benchmarks.sac import SBX, TUNED, train_sac
 
-    for evaluation in train_sac(run.suite, run.seed, *budget, episodes):
+    settings = TUNED if run.method.endswith("tuned") else SBX
+    for evaluation in train_sac(run.suite, run.seed, *budget, episodes, settings):
         for task, values in zip(run.suite.task_names, evaluation.returns, strict=True):
             mean = float(np.mean(values))
             yield _row(run, task, evaluation.steps, evaluation.seconds, mean)
 
 
-def run_ezm(run: Run, budget: Budget, episodes: int, changes: Sequence[str] = ()) -> Iterator[Row]:
+def run_ezm(
+    run: Run,
+    budget: Budget,
+    episodes: int,
+    changes: Sequence[str] = (),
+    keep: Path | None = None,
+) -> Iterator[Row]:
     """``ezm train`` with the preset "cpu" and ``changes``, acting with the search in evaluations.
 
     Raises:
         UserError: the training failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        command = [sys.executable, "-m", "ezm", "train", run.spec, "--preset", "cpu"]
+        out = (keep or Path(folder)) / _file_name(f"{run.method}-{run.spec}-{run.seed}")
         options = {
             "steps": budget.steps,
             "seed": run.seed,
@@ -172,14 +186,27 @@ def run_ezm(run: Run, budget: Budget, episodes: int, changes: Sequence[str] = ()
             "final-episodes": episodes,
             "out": out,
         }
-        for option, value in options.items():
-            command += [f"--{option}", str(value)]
-        command += changes
-        if subprocess.run(command, stdout=sys.stderr).returncode != 0:
-            raise UserError(f"`{' '.join(command[1:])}` failed: see its message above")
-        for row in read_metrics(out / "metrics.jsonl"):
-            if row["kind"] == "eval" and row["mode"] == "search":
-                yield _row(run, row["task"], row["step"], row["seconds"], row["mean"])
+        arguments = [run.spec, "--preset", "cpu"]
+        arguments += [str(x) for name, value in options.items() for x in (f"--{name}", value)]
+        arguments += changes
+        if out.exists():
+            arguments = ["--resume", str(out)]
+        rows = _searched(run, out)
+        if not rows or rows[-1]["steps_per_task"] < budget.steps:
+            command = [sys.executable, "-m", "ezm", "train", *arguments]
+            if subprocess.run(command, stdout=sys.stderr).returncode != 0:
+                raise UserError(f"`{' '.join(command[1:])}` failed: see its message above")
+            rows = _searched(run, out)
+        yield from rows
+
+
+def _searched(run: Run, out: Path) -> list[Row]:
+    """What the run in the folder ``out`` has reached with the search; nothing without a folder."""
+    return [
+        _row(run, row["task"], row["step"], row["seconds"], row["mean"])
+        for row in read_metrics(out / "metrics.jsonl")
+        if row["kind"] == "eval" and row["mode"] == "search"
+    ]
 
 
 def _row(run: Run, task: str, steps: int, seconds: float, value: float) -> Row:
@@ -212,9 +239,10 @@ def header(budget: Budget, episodes: int, note: str, methods: Sequence[str]) -> 
         **budget._asdict(),
     }
     if any(method.startswith("sac") for method in methods):
-        from benchmarks.sac import SETTINGS
+        from benchmarks.sac import SBX, TUNED
 
-        content["sac"] = dataclasses.asdict(SETTINGS)
+        content["sac"] = dataclasses.asdict(SBX)
+        content["sac tuned"] = dataclasses.asdict(TUNED)
     if note:
         content["note"] = note
     return {"header": content}
@@ -243,7 +271,7 @@ def compare(options: Options, console: Console) -> list[Row]:
         if all(done.get(key, -1) >= needed for key in keys):
             continue
         start = time.perf_counter()
-        new = list(execute(run, budget, options.episodes))
+        new = list(execute(run, budget, options.episodes, options.keep))
         if options.record:
             append(
                 path,
@@ -268,8 +296,11 @@ def compare(options: Options, console: Console) -> list[Row]:
 
 
 def _recorded_path(suite: str) -> Path:
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in suite)
-    return RECORDED / f"learning-{name}.jsonl"
+    return RECORDED / f"learning-{_file_name(suite)}.jsonl"
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
 
 
 def main(options: Options) -> None:

@@ -13,8 +13,10 @@ from ezm.evaluation.figures import GRID, INK, TASK_COLOURS
 STYLES = {
     "ezm": ("EZ-M, one agent", TASK_COLOURS[0], "-"),
     "ezm-alone": ("EZ-M, an agent per task", TASK_COLOURS[0], "--"),
-    "sac-multi": ("SAC, one agent", TASK_COLOURS[3], "-"),
-    "sac-single": ("SAC, an agent per task", TASK_COLOURS[3], "--"),
+    "sac-multi-tuned": ("SAC tuned, one agent", TASK_COLOURS[3], "-"),
+    "sac-single-tuned": ("SAC tuned, an agent per task", TASK_COLOURS[3], "--"),
+    "sac-multi": ("SAC, one agent", TASK_COLOURS[1], "-"),
+    "sac-single": ("SAC, an agent per task", TASK_COLOURS[1], "--"),
 }
 """Label, colour and line style of each method, in the order of the legend."""
 
@@ -42,5 +44,5 @@ def draw(curves: Curves, path: Path) -> None:
             axes.tick_params(colors=INK, labelsize=8)
         panels[0].set_ylabel("return")
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
         figure.savefig(path, dpi=150)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -147,19 +148,20 @@ def test_methods_alone_train_an_agent_for_each_task() -> None:
 
 def test_an_agent_alone_has_its_suites_options(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[str, ...]] = []
-    monkeypatch.setattr(learning, "run_ezm", lambda *arguments: given.append(arguments[-1]))
+    monkeypatch.setattr(learning, "run_ezm", lambda *arguments: given.append(arguments[3]))
     for name in ("walker", "cartpole"):
         suite = load_suite(name)
         for method in ("ezm", "ezm-alone"):
             learning.execute(plan(suite, Options(name, (method,)))[0], Budget(10, 10), 1)
-    assert given == [("--model.latent-size", "128")] * 2 + [()] * 2
+    walker = ("--model.latent-size", "128", "--loss.search-every", "4")
+    assert given == [walker] * 2 + [()] * 2
 
 
 def test_recorded_runs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning, "RECORDED", tmp_path)
     executed: list[tuple[str, int]] = []
 
-    def execute(run: Run, budget: Budget, episodes: int) -> list[Row]:
+    def execute(run: Run, budget: Budget, episodes: int, keep: Path | None) -> list[Row]:
         executed.append((run.method, run.seed))
         tasks = run.suite.task_names
         return [row(run.method, run.seed, step, 1.0, task) for step in (50, 100) for task in tasks]
@@ -205,6 +207,40 @@ def test_a_failed_training_is_reported(capfd: pytest.CaptureFixture[str]) -> Non
     run = Run("ezm", 0, load_suite("dmc:cartpole-balance"), "no-such-suite", 1.0)
     with pytest.raises(UserError, match="failed"):
         list(learning.run_ezm(run, Budget(10, 10), 1))
+
+
+@pytest.mark.parametrize("reached", [None, 0, 5, 10])
+def test_a_kept_run_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: int | None
+) -> None:
+    task = "cartpole-balance"
+    run = Run("ezm", 3, load_suite(f"dmc:{task}"), "some:suite", 1.0)
+    folder = tmp_path / "ezm-some_suite-3"
+    commands = []
+
+    def evaluated(step: int) -> None:
+        folder.mkdir(exist_ok=True)
+        row = {"kind": "eval", "mode": "search", "task": task, "seconds": 1.0}
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({**row, "step": step, "mean": 2.0 * step}) + "\n")
+
+    def train(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        commands.append(command[3:])
+        evaluated(10)
+        return subprocess.CompletedProcess(command, 0)
+
+    if reached is not None:
+        evaluated(reached)
+    monkeypatch.setattr(subprocess, "run", train)
+    rows = list(learning.run_ezm(run, Budget(10, 5), 1, keep=tmp_path))
+    assert [(row["steps_per_task"], row["return"]) for row in rows][-1] == (10, 20.0)
+    if reached is None:
+        assert commands[0][:2] == ["train", "some:suite"]
+        assert commands[0][-2:] == ["--out", str(folder)]
+    elif reached < 10:
+        assert commands == [["train", "--resume", str(folder)]]
+    else:
+        assert not commands
 
 
 def test_random_actions_are_one_row_per_task_at_step_0(monkeypatch: pytest.MonkeyPatch) -> None:
