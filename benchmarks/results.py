@@ -160,7 +160,7 @@ def tables(curves: Curves) -> list[Table]:
 
 def _table(title: str, curves: Curves, values: Callable[[str, str], np.ndarray]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("method")
+    table.add_column("method", overflow="fold")
     for head in (*short_names(curves.tasks), "mean"):
         table.add_column(head, justify="right", overflow="fold")
     groups = [*([task] for task in curves.tasks), list(curves.tasks)]
@@ -170,13 +170,18 @@ def _table(title: str, curves: Curves, values: Callable[[str, str], np.ndarray])
     for method in curves.methods:
         seeds = [_mean_over(tasks, method, values) for tasks in groups]
         means[method] = [float(each.mean()) if each.size else math.nan for each in seeds]
-        table.add_row(method, *map(cell, seeds))
+        table.add_row(_words(method), *map(cell, seeds))
     table.add_section()
     for method in curves.methods:
         if method != "ezm" and "ezm" in means:
             ratios = map(_ratio, means["ezm"], means[method])
-            table.add_row(f"ezm / {method}", *ratios)
+            table.add_row(f"ezm / {_words(method)}", *ratios)
     return table
+
+
+def _words(method: str) -> str:
+    """Where a narrow terminal may break the name of a method."""
+    return method.replace("-tuned", " tuned")
 
 
 def short_names(tasks: Sequence[str]) -> list[str]:

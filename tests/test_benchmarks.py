@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from benchmarks.results import (
     short_names,
     tables,
 )
-from ezm.config import PRESETS, TrainConfig
+from ezm.config import CPU_SIZES, PRESETS, TrainConfig
 from ezm.errors import UserError
 from ezm.options import parse
 from ezm.tasks import load_suite
@@ -155,6 +156,8 @@ def test_an_agent_alone_has_its_suites_options(monkeypatch: pytest.MonkeyPatch) 
             learning.execute(plan(suite, Options(name, (method,)))[0], Budget(10, 10), 1)
     walker = ("--model.latent-size", "128", "--loss.search-every", "4")
     assert given == [walker] * 2 + [()] * 2
+    size = replace(PRESETS["cpu"], steps=CPU_SIZES["walker"].steps, evaluate_every=1_000)
+    assert parse(TrainConfig, "train", walker, size) == CPU_SIZES["walker"]
 
 
 def test_recorded_runs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

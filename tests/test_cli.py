@@ -15,7 +15,7 @@ import pytest
 
 import ezm.cli
 from ezm import platform
-from ezm.config import PRESETS, TrainConfig, from_dict, to_dict
+from ezm.config import PRESETS, TrainConfig, defaults, from_dict, to_dict
 from ezm.errors import UserError
 from ezm.evaluation import reference
 from ezm.training import trainer
@@ -82,13 +82,37 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_options_override_the_preset(started: list[tuple[TrainConfig, Path]]) -> None:
     ezm.cli.main(["train", "walker", "--steps", "5000", "--model.latent-size=96", "--seed", "3"])
-    cpu = PRESETS["cpu"]
+    cpu = defaults("cpu", "walker")
     expected = replace(
         cpu, suite="walker", steps=5000, seed=3, model=replace(cpu.model, latent_size=96)
     )
     assert started[0][0] == expected
     assert started[0][1].parent == Path("runs")
     assert started[0][1].name.startswith("walker-cpu-s3-")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suite", "steps", "latent"),
+    [
+        ("walker", "walker", 20_000, 128),
+        ("--seed 1 cartpole", "cartpole", 3_000, 64),
+        ("--out walker cartpole", "cartpole", 3_000, 64),
+        ("--out walker dmc:walker-walk", "dmc:walker-walk", 10_000, 64),
+        ("mixed", "mixed", 10_000, 64),
+    ],
+)
+def test_the_cpu_preset_has_the_size_of_its_suite(
+    started: list[tuple[TrainConfig, Path]], arguments: str, suite: str, steps: int, latent: int
+) -> None:
+    ezm.cli.main(["train", *arguments.split()])
+    config = started[0][0]
+    assert (config.suite, config.steps, config.model.latent_size) == (suite, steps, latent)
+
+
+def test_help_shows_the_defaults_of_the_suite(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        ezm.cli.main(["train", "walker", "--help"])
+    assert "20000" in capsys.readouterr().out
 
 
 def test_the_paper_preset_says_how_large_it_is(
@@ -125,13 +149,13 @@ def test_an_ablation_is_one_option(
     started: list[tuple[TrainConfig, Path]], option: str, part: str, expected: dict[str, Any]
 ) -> None:
     ezm.cli.main(["train", "cartpole", *option.split()])
-    cpu = PRESETS["cpu"]
+    cpu = defaults("cpu", "cartpole")
     assert started[0][0] == replace(cpu, **{part: replace(getattr(cpu, part), **expected)})
 
 
 def test_demo_trains_the_cpu_preset_on_cartpole(started: list[tuple[TrainConfig, Path]]) -> None:
     ezm.cli.main(["demo", "--seed", "2"])
-    assert started[0][0] == replace(PRESETS["cpu"], suite="cartpole", seed=2)
+    assert started[0][0] == replace(defaults("cpu", "cartpole"), suite="cartpole", seed=2)
     assert started[0][1].name.startswith("demo-")
 
 

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import ezm
-from ezm.config import PRESETS, TrainConfig, from_dict, to_dict
+from ezm.config import CPU_SIZES, PRESETS, TrainConfig, defaults, from_dict, to_dict
 from ezm.errors import UserError
 from ezm.options import nearest, parse, value_of
 from ezm.platform import Device, has_gpu, prepare_jax
@@ -53,8 +53,8 @@ class Train(TrainConfig):
     """cartpole, walker, mixed, or a list of tasks: `dmc:walker-walk,cheetah-run`, `gym:Pendulum-v1`,
     `my_pkg.tasks:make`. `ezm tasks` lists what there is. Not needed with --resume."""
     preset: Literal["cpu", "paper"] = "cpu"
-    """Defaults of all other options: `cpu` learns within minutes on two cores, `paper` has the published
-    sizes. Without this option: paper where there is a GPU, otherwise cpu."""
+    """Defaults of all other options: `cpu` learns on two cores, cartpole within minutes; `paper` has the
+    published sizes. Without this option: paper where there is a GPU, otherwise cpu."""
     out: Path | None = None
     """Folder of the new run; None: a new one in runs/."""
     resume: Path | None = None
@@ -117,10 +117,7 @@ def train(arguments: Sequence[str]) -> int:
     """``ezm train``. Returns the exit code."""
     given = value_of("--resume", arguments)
     if given is None:
-        preset = value_of("--preset", arguments) or ("paper" if has_gpu() else "cpu")
-        defaults = PRESETS.get(preset, PRESETS["cpu"])
-        # The suite has no default of its own on the command line.
-        options = parse(Train, "train", arguments, _options(defaults, suite=tyro.MISSING))
+        options = _parse_new_run(arguments)
         return _train(_config(options), options)
     from ezm.training.run_folder import RunFolder
 
@@ -128,6 +125,20 @@ def train(arguments: Sequence[str]) -> int:
     options = parse(Train, "train", arguments, _options(config))
     _refuse_contradiction(config, options)
     return _resume(options)
+
+
+def _parse_new_run(arguments: Sequence[str]) -> Train:
+    """The options of a new run, their defaults those of its preset and suite."""
+    preset = value_of("--preset", arguments) or ("paper" if has_gpu() else "cpu")
+    preset = preset if preset in PRESETS else "cpu"
+    # A guess, so that --help shows the suite's own defaults; what counts is what the parser found.
+    suite = next((argument for argument in arguments if argument in CPU_SIZES), "")
+    while True:
+        given = _options(defaults(preset, suite), suite=tyro.MISSING)
+        options: Train = parse(Train, "train", arguments, given)
+        if defaults(preset, suite) == defaults(preset, options.suite):
+            return options
+        suite = options.suite
 
 
 def _train(config: TrainConfig, options: Train) -> int:
@@ -234,7 +245,7 @@ def demo(arguments: Sequence[str]) -> int:
     from ezm.training.run_folder import default_run_path
 
     path = options.out or default_run_path(Path("runs"), "demo", "cpu", options.seed)
-    config = dataclasses.replace(PRESETS["cpu"], suite=DEMO_SUITE, seed=options.seed)
+    config = dataclasses.replace(defaults("cpu", DEMO_SUITE), suite=DEMO_SUITE, seed=options.seed)
     return _train(config, _options(config, out=path))
 
 

@@ -1,14 +1,15 @@
 """Typed configuration: every choice of the method in one place, and the presets.
 
 ``PRESETS["paper"]`` holds the published settings (EfficientZero-Multitask, appendix), ``PRESETS["cpu"]``
-what learns within minutes on two CPU cores. ``docs/presets.md`` says where and why they differ.
+what learns within minutes on two CPU cores; :func:`defaults` knows what a suite needs. ``docs/presets.md`` says where and
+why they differ.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ezm.errors import UserError
@@ -72,7 +73,7 @@ class PlannerConfig:
         """The same planner for actions that explore nothing."""
         if self.evaluation_spread is None:
             return self
-        return dataclasses.replace(self, policy_actions=1, spread=self.evaluation_spread)
+        return replace(self, policy_actions=1, spread=self.evaluation_spread)
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ class TrainConfig:
 PRESETS: dict[str, TrainConfig] = {
     "cpu": TrainConfig(
         preset="cpu",
-        steps=3_000,
+        steps=10_000,
         updates_per_step=4.0,
         random_steps=200,
         borrowed_episodes=0.3,
@@ -235,6 +236,25 @@ PRESETS: dict[str, TrainConfig] = {
     ),
     "paper": TrainConfig(preset="paper", steps=850_000, random_steps=5_000, evaluate_every=10_000),
 }
+
+
+_CPU = PRESETS["cpu"]
+CPU_SIZES: dict[str, TrainConfig] = {
+    "cartpole": replace(_CPU, steps=3_000),
+    "walker": replace(
+        _CPU,
+        steps=20_000,
+        evaluate_every=1_000,
+        model=replace(_CPU.model, latent_size=128),
+        loss=replace(_CPU.loss, search_every=4),
+    ),
+}
+"""The preset "cpu" for named suites that need another size than its own."""
+
+
+def defaults(preset: str, suite: str = "") -> TrainConfig:
+    """Defaults of all options but the suite."""
+    return CPU_SIZES.get(suite, _CPU) if preset == "cpu" else PRESETS[preset]
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
@@ -376,6 +396,7 @@ def check(config: TrainConfig, num_tasks: int) -> None:
 
 
 __all__ = [
+    "CPU_SIZES",
     "PRESETS",
     "LossConfig",
     "ModelConfig",
@@ -384,6 +405,7 @@ __all__ = [
     "ReplayConfig",
     "TrainConfig",
     "check",
+    "defaults",
     "from_dict",
     "to_dict",
 ]
