@@ -59,9 +59,8 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {"cartpole": Budget(3_000, 500), "walker": Budget(20_000, 2_000)}
-EZM_OPTIONS: dict[str, tuple[str, ...]] = {
-    "walker": ("--model.latent-size", "128", "--loss.search-every", "4")
-}
+_WIDE = ("--model.latent-size", "128", "--loss.search-every", "4")
+EZM_OPTIONS: dict[str, tuple[str, ...]] = {"walker": _WIDE, "mixed": _WIDE}
 """For each task of a suite alone too: what `ezm train` gives the suite of itself (``CPU_SIZES``)."""
 OTHER_BUDGET = Budget(10_000, 1_000)
 

@@ -98,7 +98,7 @@ def test_options_override_the_preset(started: list[tuple[TrainConfig, Path]]) ->
         ("--seed 1 cartpole", "cartpole", 3_000, 64),
         ("--out walker cartpole", "cartpole", 3_000, 64),
         ("--out walker dmc:walker-walk", "dmc:walker-walk", 10_000, 64),
-        ("mixed", "mixed", 10_000, 64),
+        ("mixed", "mixed", 10_000, 128),
     ],
 )
 def test_the_cpu_preset_has_the_size_of_its_suite(

@@ -92,21 +92,21 @@ def test_named_suites_have_their_action_repeats() -> None:
     assert {task.reward_range for task in suite.tasks} == {(0.0, 8.0)}
 
 
-def test_mixed_suite_pads_four_different_bodies() -> None:
+def test_mixed_suite_pads_five_different_bodies() -> None:
     suite = load_suite("mixed")
-    assert [task.observation_size for task in suite.tasks] == [5, 6, 15, 9]
-    assert [task.action_size for task in suite.tasks] == [1, 2, 4, 2]
-    assert [task.action_repeat for task in suite.tasks] == [8, 4, 4, 2]
-    assert (suite.observation_size, suite.action_size) == (15, 4)
-    assert suite.action_mask.sum(axis=1).tolist() == [1, 2, 4, 2]
+    assert [task.observation_size for task in suite.tasks] == [5, 6, 8, 9, 24]
+    assert [task.action_size for task in suite.tasks] == [1, 2, 2, 2, 6]
+    assert [task.action_repeat for task in suite.tasks] == [8, 4, 4, 4, 4]
+    assert (suite.observation_size, suite.action_size) == (24, 6)
+    assert suite.action_mask.sum(axis=1).tolist() == [1, 2, 2, 2, 6]
     for number in range(suite.num_tasks):
         task = suite.make(number, seed=1)
         own = suite.tasks[number].observation_size
         observation = task.reset()
-        assert observation.shape == (15,)
+        assert observation.shape == (24,)
         assert observation.dtype == np.float32
         assert not observation[own:].any()
-        assert not task.step(np.ones(4)).observation[own:].any()
+        assert not task.step(np.ones(6)).observation[own:].any()
 
 
 def test_walker_list_inherits_the_prefix() -> None:

@@ -239,15 +239,16 @@ PRESETS: dict[str, TrainConfig] = {
 
 
 _CPU = PRESETS["cpu"]
+_WIDE = replace(
+    _CPU,
+    evaluate_every=1_000,
+    model=replace(_CPU.model, latent_size=128),
+    loss=replace(_CPU.loss, search_every=4),
+)
 CPU_SIZES: dict[str, TrainConfig] = {
     "cartpole": replace(_CPU, steps=3_000),
-    "walker": replace(
-        _CPU,
-        steps=20_000,
-        evaluate_every=1_000,
-        model=replace(_CPU.model, latent_size=128),
-        loss=replace(_CPU.loss, search_every=4),
-    ),
+    "walker": replace(_WIDE, steps=20_000),
+    "mixed": _WIDE,
 }
 """The preset "cpu" for named suites that need another size than its own."""
 

@@ -20,8 +20,9 @@ SUITES: dict[str, tuple[str, ...]] = {
     "mixed": (
         "dmc:cartpole-swingup",
         "dmc:reacher-easy",
-        "dmc:hopper-stand",
+        "dmc:ball_in_cup-catch",
         "dmc:finger-spin",
+        "dmc:walker-walk",
     ),
 }
 """Sources of the tasks of each named suite."""

@@ -55,13 +55,13 @@ def default_action_repeat(source: str) -> int:
 
 
 # PlaNet's (Hafner et al. 2019, appendix): chosen so that one control step visibly matters. Hopper and
-# point_mass are not in that list and follow the domains they resemble. Walker has 4 instead of 2: with it
-# all three tasks are learned in fewer agent steps (docs/lab-notes.md).
+# point_mass are not in that list and follow the domains they resemble. Walker and finger have 4 instead of 2:
+# with it they are learned in fewer agent steps (docs/lab-notes.md).
 _DM_CONTROL_REPEATS = {
     "ball_in_cup": 4,
     "cartpole": 8,
     "cheetah": 4,
-    "finger": 2,
+    "finger": 4,
     "hopper": 4,
     "point_mass": 4,
     "reacher": 4,
