@@ -1,0 +1,218 @@
+"""What a robot's control loop holds: a trained agent that plans one action at a time, in real time.
+
+::
+
+    planner = Planner.load("runs/RUN", budget_ms=20)
+    while True:
+        action = planner.act(observation, "walker-walk")
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ezm.config import PlannerConfig
+from ezm.errors import UserError
+from ezm.learning import Normalizer
+from ezm.learning.agent import Agent
+from ezm.planning import rounds
+from ezm.tasks.spec import nearest
+from ezm.training.run_folder import RunFolder
+from ezm.training.trainer import load_agent
+from ezm.world_model import WorldModel
+
+_WARM_UP, _TIMED = 5, 50
+
+
+class Planner:
+    """Plans for one observation at a time, by programs that are compiled before the first call.
+
+    Args:
+        agent: a trained agent, see :func:`ezm.training.trainer.load_agent`.
+        simulations: of each search; default: as in training.
+        budget_ms: milliseconds that a call may take; the search gets as many rounds of Sequential
+            Halving as fit, measured here and now at the 99th percentile. At most ``simulations``.
+        backend: ``ezm`` or ``mctx``; default: as in training.
+        seed: of the search's samples; the same calls in the same order give the same actions.
+
+    Raises:
+        UserError: an option out of range, or a budget that not even one simulation fits.
+    """
+
+    simulations: int
+    """Of each search."""
+    p99_ms: float | None
+    """99th percentile of a call's time, measured at the start; None without a budget."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        *,
+        simulations: int | None = None,
+        budget_ms: float | None = None,
+        backend: Literal["ezm", "mctx"] | None = None,
+        seed: int = 0,
+    ) -> None:
+        config = agent.learner.config.planner.evaluating()
+        if simulations is not None:
+            if simulations < 1:
+                raise UserError(f"simulations {simulations}: must be at least 1")
+            config = replace(config, simulations=simulations)
+        if backend is not None:
+            config = replace(config, backend=backend)
+        if budget_ms is not None and not budget_ms > 0:
+            raise UserError(f"budget_ms {budget_ms}: must be greater than 0")
+        self.suite = agent.suite
+        self._agent = agent
+        self._arguments = (agent.state.model, agent.statistics.normalizer())
+        self._key = jax.random.key(seed)
+        self._calls = 0
+        self.p99_ms = None
+        if budget_ms is None:
+            self._program = self._compile(config)
+        else:
+            programs: dict[int, Any] = {}
+
+            def p99_of(simulations: int) -> float:
+                programs[simulations] = self._compile(replace(config, simulations=simulations))
+                return self._p99_ms(programs[simulations])
+
+            choices = _schedule_prefixes(config)
+            chosen, self.p99_ms = most_that_fits(choices, budget_ms, p99_of)
+            config = replace(config, simulations=chosen)
+            self._program = programs[chosen]
+        self.simulations = config.simulations
+
+    @classmethod
+    def load(cls, run: str | Path, **options: Any) -> Planner:
+        """The agent of a run folder's latest checkpoint. ``options``: see the class.
+
+        Raises:
+            UserError: not a run folder, or without a checkpoint.
+        """
+        agent, _ = load_agent(RunFolder.open(Path(run)))
+        return cls(agent, **options)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What :meth:`act` may be asked for."""
+        return self.suite.task_names
+
+    def act(self, observation: np.ndarray, task: str | int) -> np.ndarray:
+        """The best action found.
+
+        Args:
+            observation: (O,) of the task's own size.
+            task: its name, or its index in :attr:`tasks`.
+
+        Returns:
+            (A,) of the task's own size, within [-1, 1], the bounds of its action space.
+
+        Raises:
+            UserError: an unknown task, or an observation of another size or not finite.
+        """
+        index = self._index(task)
+        spec = self.suite.tasks[index]
+        given = np.asarray(observation, np.float32)
+        if given.shape != (spec.observation_size,):
+            raise UserError(
+                f"{spec.name}: observation of shape {given.shape}, expected ({spec.observation_size},)"
+            )
+        if not np.isfinite(given).all():
+            raise UserError(f"{spec.name}: the observation holds a nan or an infinite number")
+        padded = np.zeros((1, self.suite.observation_size), np.float32)
+        padded[0, : len(given)] = given
+        self._calls += 1
+        action = self._program(
+            self._key, np.int32(self._calls), *self._arguments, padded, np.array([index], np.int32)
+        )
+        return np.asarray(action)[0, : spec.action_size]
+
+    def _index(self, task: str | int) -> int:
+        if isinstance(task, str) and task in self.tasks:
+            return self.tasks.index(task)
+        if isinstance(task, int) and 0 <= task < len(self.tasks):
+            return task
+        raise UserError(
+            f"task {task!r} is not one of this agent's{nearest(str(task), self.tasks)}: "
+            f"it knows {', '.join(self.tasks)}"
+        )
+
+    def _compile(self, config: PlannerConfig) -> Any:
+        learner = self._agent.learner
+
+        def act(
+            key: Array,
+            call: Array,
+            model: WorldModel,
+            normalizer: Normalizer,
+            observation: Array,
+            task: Array,
+        ) -> Array:
+            key = jax.random.fold_in(key, call)
+            return learner.plan(key, model, normalizer, observation, task, config).search.action
+
+        observation = np.zeros((1, self.suite.observation_size), np.float32)
+        arguments = (self._key, jnp.int32(0), *self._arguments, observation, np.zeros(1, np.int32))
+        return jax.jit(act).lower(*arguments).compile()
+
+    def _p99_ms(self, program: Any) -> float:
+        observation = np.zeros((1, self.suite.observation_size), np.float32)
+        times = []
+        for call in range(_WARM_UP + _TIMED):
+            start = time.perf_counter()
+            jax.block_until_ready(
+                program(
+                    self._key, np.int32(call), *self._arguments, observation, np.zeros(1, np.int32)
+                )
+            )
+            times.append(1e3 * (time.perf_counter() - start))
+        return float(np.percentile(times[_WARM_UP:], 99))
+
+
+def _schedule_prefixes(config: PlannerConfig) -> list[int]:
+    """Simulations after one root action, each half of the root actions, and each round, up to the configured number."""
+    sizes = rounds(config.root_actions, config.simulations)
+    after_rounds = np.cumsum(sizes).tolist()
+    within_first = [2**i for i in range(sizes[0].bit_length()) if 2**i < sizes[0]]
+    return [*within_first, *after_rounds]
+
+
+def most_that_fits(
+    choices: list[int], budget: float, cost: Callable[[int], float]
+) -> tuple[int, float]:
+    """The largest of the ascending ``choices`` whose cost is within the budget, and its cost.
+
+    Bisects, because every cost means compiling a program: costs are taken to rise with the choice.
+
+    Raises:
+        UserError: not even the first fits.
+    """
+    low, high = 0, len(choices)
+    found: tuple[int, float] | None = None
+    smallest = float("inf")
+    # The largest first: mostly it fits.
+    middle = high - 1
+    while low < high:
+        measured = cost(choices[middle])
+        smallest = min(smallest, measured)
+        if measured <= budget:
+            found, low = (choices[middle], measured), middle + 1
+        else:
+            high = middle
+        middle = (low + high) // 2
+    if found is None:
+        raise UserError(
+            f"budget_ms {budget:g}: a search of {choices[0]} takes {smallest:.3g} ms on this machine; "
+            "allow more, or train a smaller model"
+        )
+    return found
