@@ -1,16 +1,17 @@
-"""The learning benchmark: its runs, its recorded files, its comparison."""
+"""The benchmarks: their runs, recorded files and comparisons; what the planner's times are of."""
 
 import json
 import re
 import subprocess
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import ablations, learning
+from benchmarks import ablations, learning, planner
 from benchmarks.learning import Budget, Options, Run, compare, plan, run_random
 from benchmarks.picture import draw
 from benchmarks.results import (
@@ -336,3 +337,44 @@ class TestAblations:
     def test_an_unknown_variant_is_named(self) -> None:
         with pytest.raises(UserError, match="'magic' is unknown"):
             ablations.run(ablations.Options(("magic",)), Console(quiet=True))
+
+
+# -- planner ------------------------------------------------------------------------------
+
+
+def test_planner_rows_have_a_time_for_every_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = replace(PRESETS["cpu"].model, latent_size=8, task_embedding_size=4, action_code_size=4)
+    monkeypatch.setitem(planner.MODELS, "tiny", tiny)
+    options = planner.Options(
+        models=("tiny",), batches=(3,), searches=("2x2",), calls=5, seconds=0.0
+    )
+    (row,) = planner.measure(options)
+    assert (row["actions"], row["simulations"], row["batch"]) == (2, 2, 3)
+    assert min(row.values()) > 0  # type: ignore[type-var]
+    assert row["ours_p99_ms"] >= row["ours_ms"]
+    shown = Console(width=140)
+    with shown.capture() as captured:
+        shown.print(planner.table([row]))
+    assert "2 x 2" in captured.get()
+
+
+def test_programs_take_turns() -> None:
+    calls: list[str] = []
+    programs = {name: partial(calls.append, name) for name in ("a", "b")}
+    taken = planner.times(programs, most=7, seconds=100.0)
+    assert calls == ["a", "b"] * 8
+    assert {name: len(ms) for name, ms in taken.items()} == {"a": 7, "b": 7}
+    assert len(planner.times(programs, most=1_000, seconds=0.0)["a"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (planner.Options(models=("2M",)), "--models 2M: there are 0.5M, 16M"),
+        (planner.Options(searches=("16",)), "--searches 16: write root actions x simulations"),
+        (planner.Options(batches=(0,)), "--batches must be at least 1"),
+    ],
+)
+def test_planner_refuses(options: planner.Options, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        list(planner.measure(options))
