@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -243,3 +245,16 @@ def test_linear_quadratic_control_is_exact() -> None:
     np.testing.assert_allclose(result.q_values, q_star, rtol=1e-3, atol=1e-3)
     rows, best = np.arange(50), q_star.argmax(-1)
     np.testing.assert_array_equal(result.action, np.asarray(actions)[rows, best])
+
+
+def test_the_documents_example_moves_towards_the_goal() -> None:
+    """docs/planner.md, "With your own model": reward is higher nearer to 0."""
+    document = Path(__file__).parents[1] / "docs" / "planner.md"
+    example = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)[0]
+    found: dict[str, Any] = {}
+    exec(example, found)
+    result = found["result"]
+    start = np.array([[0.4, -0.4], [-0.3, 0.3]])
+    end = start + 0.5 * result.action
+    assert (np.linalg.norm(end, axis=-1) < 0.6 * np.linalg.norm(start, axis=-1)).all()
+    assert result.visits.sum(-1).tolist() == [32, 32]
