@@ -28,6 +28,7 @@ from ezm.planning.search import complete_q, sigma
 from ezm.world_model import Gaussian
 
 DISCOUNT = 0.97
+ROOTS = 10_000
 
 
 class Waves(NamedTuple):
@@ -65,8 +66,8 @@ def search(
     batch: int, config: PlannerConfig, method: Any = gumbel_search, padding: int = 0
 ) -> SearchResult:
     rng = np.random.default_rng(1)
-    state = jnp.asarray(rng.normal(size=(300, 4))[:batch])
-    actions = rng.uniform(-1, 1, (300, config.root_actions, 2))[:batch]
+    state = jnp.asarray(rng.normal(size=(ROOTS, 4))[:batch])
+    actions = rng.uniform(-1, 1, (ROOTS, config.root_actions, 2))[:batch]
     actions = jnp.asarray(np.pad(actions, [(0, 0), (0, 0), (0, padding)]))
     model = rugged(padding)
 
@@ -130,18 +131,28 @@ def test_sigma_known_value() -> None:
 # -- against the reference ---------------------------------------------------------------
 
 
+def assert_equal_searches(config: PlannerConfig, tolerance: float) -> None:
+    ours, reference = search(ROOTS, config), search(ROOTS, config, mctx_search)
+    np.testing.assert_array_equal(ours.action, reference.action)
+    np.testing.assert_array_equal(ours.visits, reference.visits)
+    for name in ("q_values", "policy", "value"):
+        one, other = getattr(ours, name), getattr(reference, name)
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("actions", "simulations", "include_mean"),
     [(16, 32, False), (8, 16, True), (8, 8, False), (16, 50, False)],
 )
 def test_equals_mctx(double: None, actions: int, simulations: int, include_mean: bool) -> None:
-    config = PlannerConfig(root_actions=actions, simulations=simulations, include_mean=include_mean)
-    ours, reference = search(300, config), search(300, config, mctx_search)
-    np.testing.assert_array_equal(ours.action, reference.action)
-    np.testing.assert_array_equal(ours.visits, reference.visits)
-    np.testing.assert_allclose(ours.q_values, reference.q_values, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(ours.policy, reference.policy, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(ours.value, reference.value, rtol=0, atol=1e-9)
+    assert_equal_searches(
+        PlannerConfig(root_actions=actions, simulations=simulations, include_mean=include_mean),
+        tolerance=1e-9,
+    )
+
+
+def test_equals_mctx_in_single_precision() -> None:
+    assert_equal_searches(PlannerConfig(root_actions=8, simulations=16), tolerance=1e-4)
 
 
 # -- properties --------------------------------------------------------------------------
@@ -160,7 +171,7 @@ def test_visits_sum_to_the_simulations(small: SearchResult) -> None:
 
 
 def test_root_value_is_the_mean_of_all_returns(small: SearchResult) -> None:
-    state = np.random.default_rng(1).normal(size=(300, 4))[:64]
+    state = np.random.default_rng(1).normal(size=(ROOTS, 4))[:64]
     value = 3 * np.sin(4 * state.sum(-1))
     total = value + (small.visits * small.q_values).sum(-1)
     np.testing.assert_allclose(small.value, total / 9, rtol=1e-4, atol=1e-4)
