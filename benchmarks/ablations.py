@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +23,7 @@ from benchmarks.results import (
     Curves,
     Row,
     append,
-    cell,
+    column_head,
     read,
     recorded_steps,
     short_names,
@@ -109,17 +110,29 @@ def run(options: Options, console: Console) -> list[Row]:
 
 
 def table(rows: list[Row]) -> Table:
-    """Returns at the end, mean and standard deviation over seeds: variants down, tasks across."""
+    """Returns at the end, means over seeds: variants down, tasks across.
+
+    Behind them the mean over tasks and the area under the learning curve, with standard deviations over seeds.
+    """
     curves = Curves(rows)
-    shown = Table(title=f"return at {curves.high:,} steps per task", title_justify="left")
-    for head in ("variant", "seeds", *short_names(curves.tasks), "mean", "area"):
-        shown.add_column(head, justify="left" if head == "variant" else "right")
+    title = f"return at {curves.high:,} steps per task"
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown.add_column("variant", overflow="fold")
+    for head in ("seeds", *short_names(curves.tasks), "mean", "area"):
+        shown.add_column(column_head(head), justify="right")
     for name in curves.methods:
-        final = np.array([curves.final(name, task) for task in curves.tasks])
-        area = np.array([curves.area(name, task) for task in curves.tasks])
-        cells = [cell(each) for each in (*final, final.mean(0), area.mean(0))]
-        shown.add_row(name, str(final.shape[1]), *cells)
+        final = [curves.final(name, task) for task in curves.tasks]
+        area = [curves.area(name, task) for task in curves.tasks]
+        seeds = min(map(len, final))
+        means = [np.mean([each[:seeds] for each in values], axis=0) for values in (final, area)]
+        cells = [*(f"{each.mean():.0f}" for each in final), *map(_spread, means)]
+        shown.add_row(name, str(seeds), *cells)
     return shown
+
+
+def _spread(seeds: np.ndarray) -> str:
+    """Mean and standard deviation, without decimals: the table is wide."""
+    return f"{seeds.mean():.0f}" + (f" ± {seeds.std(ddof=1):.0f}" if seeds.size > 1 else "")
 
 
 def main(options: Options) -> None:

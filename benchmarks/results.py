@@ -163,7 +163,7 @@ def _table(title: str, curves: Curves, values: Callable[[str, str], np.ndarray])
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("method", overflow="fold")
     for head in (*short_names(curves.tasks), "mean"):
-        table.add_column(_lines(head), justify="right", overflow="fold")
+        table.add_column(column_head(head), justify="right", overflow="fold")
     groups = [*([task] for task in curves.tasks), list(curves.tasks)]
     start = [float(np.mean([curves.random.get(t, math.nan) for t in tasks])) for tasks in groups]
     table.add_row(RANDOM, *map(format_return, start))
@@ -185,7 +185,7 @@ def _words(method: str) -> str:
     return method.replace("-tuned", " tuned")
 
 
-def _lines(name: str, width: int = 10) -> str:
+def column_head(name: str, width: int = 10) -> str:
     """A task's name on lines that fit the figures below it, broken behind a dash or an underscore."""
     lines = [""]
     for part in re.findall(r"[^-_]+[-_]*", name):
