@@ -17,6 +17,7 @@ LAYERS = [
     {"replay"},
     {"learning"},
     {"evaluation", "training"},
+    {"control"},
     {"options", "platform", "terminal"},
     {"cli"},
     {"__main__"},
