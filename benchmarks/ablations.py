@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command import Flag, command
-from benchmarks.learning import Budget, Run, header, run_ezm
+from benchmarks.learning import EZM_OPTIONS, Budget, Run, header, run_ezm
 from benchmarks.results import (
     CurveKey,
     Curves,
@@ -35,6 +35,7 @@ BASE = "cpu preset"
 VARIANTS: dict[str, tuple[str, ...]] = {
     BASE: (),
     "no task embedding": ("--model.no-task-embedding",),
+    "task embedding, full scale": ("--model.task-embedding-scale", "1"),
     "shared replay": ("--replay.no-per-task",),
     "no temporal consistency": ("--loss.consistency", "off"),
     "cosine consistency": ("--loss.consistency", "cosine", "--loss.consistency-weight", "5"),
@@ -98,7 +99,8 @@ def run(options: Options, console: Console) -> list[Row]:
             if done >= options.steps:
                 continue
             one = Run(name, seed, suite, SUITE, 1.0)
-            new = list(run_ezm(one, budget, options.episodes, VARIANTS[name]))
+            changes = (*EZM_OPTIONS[SUITE], *VARIANTS[name])
+            new = list(run_ezm(one, budget, options.episodes, changes))
             if options.record:
                 about = header(budget, options.episodes, options.note, options.variants)
                 append(RECORDED, [*([] if announced else [about]), *new])

@@ -60,7 +60,11 @@ class Budget(NamedTuple):
 
 BUDGETS = {"cartpole": Budget(3_000, 500), "walker": Budget(20_000, 2_000)}
 _WIDE = ("--model.latent-size", "128", "--loss.search-every", "4")
-EZM_OPTIONS: dict[str, tuple[str, ...]] = {"walker": _WIDE, "mixed": _WIDE}
+EZM_OPTIONS: dict[str, tuple[str, ...]] = {
+    "cartpole": ("--model.task-embedding-scale", "0.01"),
+    "walker": _WIDE,
+    "mixed": _WIDE,
+}
 """For each task of a suite alone too: what `ezm train` gives the suite of itself (``CPU_SIZES``)."""
 OTHER_BUDGET = Budget(10_000, 1_000)
 

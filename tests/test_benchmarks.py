@@ -155,10 +155,11 @@ def test_an_agent_alone_has_its_suites_options(monkeypatch: pytest.MonkeyPatch) 
         suite = load_suite(name)
         for method in ("ezm", "ezm-alone"):
             learning.execute(plan(suite, Options(name, (method,)))[0], Budget(10, 10), 1)
-    walker = ("--model.latent-size", "128", "--loss.search-every", "4")
-    assert given == [walker] * 2 + [()] * 2
-    size = replace(PRESETS["cpu"], steps=CPU_SIZES["walker"].steps, evaluate_every=1_000)
-    assert parse(TrainConfig, "train", walker, size) == CPU_SIZES["walker"]
+    assert given[:2] == given[1:2] * 2 and given[2:] == given[3:] * 2
+    for name, changes in zip(("walker", "cartpole"), given[::2]):
+        of_suite = CPU_SIZES[name]
+        size = replace(PRESETS["cpu"], steps=of_suite.steps, evaluate_every=of_suite.evaluate_every)
+        assert parse(TrainConfig, "train", changes, size) == of_suite
 
 
 def test_recorded_runs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,8 +312,9 @@ class TestSac:
 class TestAblations:
     @pytest.mark.parametrize("name", ablations.VARIANTS)
     def test_options_are_known_and_change_the_preset(self, name: str) -> None:
-        config = parse(TrainConfig, "train", ablations.VARIANTS[name], PRESETS["cpu"])
-        assert (config != PRESETS["cpu"]) == (name != ablations.BASE)
+        preset = CPU_SIZES["cartpole"]
+        config = parse(TrainConfig, "train", ablations.VARIANTS[name], preset)
+        assert (config != preset) == (name != ablations.BASE)
 
     def test_only_what_is_missing_is_trained(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -329,9 +331,9 @@ class TestAblations:
         quiet = Console(quiet=True)
         ablations.run(ablations.Options(names, seeds=1, record=True), quiet)
         rows = ablations.run(ablations.Options(names, seeds=2, record=True), quiet)
-        bins = ("--model.bins", "101")
-        expected = [(names[0], 0, ()), (names[1], 0, bins), (names[0], 1, ()), (names[1], 1, bins)]
-        assert trained == expected
+        base = learning.EZM_OPTIONS["cartpole"]
+        bins = (*base, "--model.bins", "101")
+        assert trained == [(n, s, o) for s in (0, 1) for n, o in zip(names, (base, bins))]
         assert ablations.table(rows).row_count == 2
 
     def test_an_unknown_variant_is_named(self) -> None:

@@ -17,12 +17,16 @@ from hypothesis import strategies as st
 
 from ezm.config import PlannerConfig
 from ezm.planning import (
+    NO_ACTION,
+    Candidates,
     LatentModel,
     SearchResult,
+    enumerated,
     gumbel_search,
     mctx_search,
+    root_candidates,
     rounds,
-    sample_actions,
+    sampled,
 )
 from ezm.planning.search import complete_q, sigma
 from ezm.world_model import Gaussian
@@ -48,7 +52,7 @@ class Waves(NamedTuple):
         return self._pad(jnp.stack(waves, -2))
 
 
-def rugged(padding: int = 0) -> LatentModel:
+def rugged(config: PlannerConfig, padding: int = 0) -> LatentModel:
     """A deterministic model without structure, so that no two Q-values are equal."""
     weight = np.random.default_rng(0).normal(size=(6, 4)) * 1.7
 
@@ -56,27 +60,43 @@ def rugged(padding: int = 0) -> LatentModel:
         state = jnp.tanh(jnp.concatenate((state, action[..., :2]), -1) @ weight)
         return state, state[..., 0] * 2, jnp.full(state.shape[:-1], DISCOUNT, state.dtype)
 
-    def predict(state: jax.Array) -> tuple[jax.Array, Waves]:
-        return 3 * jnp.sin(4 * state.sum(-1)), Waves(state, padding)
+    def predict(state: jax.Array) -> tuple[jax.Array, Any]:
+        def propose(key: Any) -> Candidates:
+            waves = Waves(state, padding)
+            return sampled(key, waves, config.interior_actions, include_mean=config.include_mean)
+
+        return 3 * jnp.sin(4 * state.sum(-1)), propose
 
     return LatentModel(step, predict)
+
+
+def roots(batch: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(1).normal(size=(ROOTS, 4))[:batch])
+
+
+def run(
+    model: LatentModel,
+    state: jax.Array,
+    root: Candidates,
+    config: PlannerConfig,
+    method: Any = gumbel_search,
+    **options: Any,
+) -> SearchResult:
+    @jax.jit
+    def compiled(state: jax.Array, root: Candidates) -> SearchResult:
+        value, _ = model.predict(state)
+        return method(jax.random.key(0), model, state, root, value, config, **options)
+
+    return jax.device_get(compiled(state, root))
 
 
 def search(
     batch: int, config: PlannerConfig, method: Any = gumbel_search, padding: int = 0
 ) -> SearchResult:
-    rng = np.random.default_rng(1)
-    state = jnp.asarray(rng.normal(size=(ROOTS, 4))[:batch])
-    actions = rng.uniform(-1, 1, (ROOTS, config.root_actions, 2))[:batch]
+    actions = np.random.default_rng(2).uniform(-1, 1, (ROOTS, config.root_actions, 2))[:batch]
     actions = jnp.asarray(np.pad(actions, [(0, 0), (0, 0), (0, padding)]))
-    model = rugged(padding)
-
-    @jax.jit
-    def run(state: jax.Array, actions: jax.Array) -> SearchResult:
-        value, _ = model.predict(state)
-        return method(jax.random.key(0), model, state, actions, value, config)
-
-    return jax.device_get(run(state, actions))
+    root = Candidates(actions, jnp.zeros(actions.shape[:2], actions.dtype))
+    return run(rugged(config, padding), roots(batch), root, config, method)
 
 
 @pytest.fixture(scope="module")
@@ -116,43 +136,176 @@ def test_rounds_spend_every_simulation_on_fewer_and_fewer(actions: int, simulati
 
 def test_completed_q_known_value() -> None:
     """Mixed value: (V + visits x mean Q of the visited) / (visits + 1), for a uniform prior."""
-    q = complete_q(jnp.array([2.0, 4.0, 9.0]), jnp.array([3, 1, 0]), jnp.float32(1.0))
-    np.testing.assert_allclose(q, [2.0, 4.0, (1.0 + 4 * 3.0) / 5], rtol=1e-6)
+    q, visits, value = jnp.array([2.0, 4.0, 9.0]), jnp.array([3, 1, 0]), jnp.float32(1.0)
+    completed = complete_q(q, visits, value, jnp.zeros(3))
+    np.testing.assert_allclose(completed, [2.0, 4.0, (1.0 + 4 * 3.0) / 5], rtol=1e-6)
+    prior = jnp.log(jnp.array([0.6, 0.2, 0.2]))  # the mean Q is then (0.6 x 2 + 0.2 x 4) / 0.8
+    completed = complete_q(q, visits, value, prior)
+    np.testing.assert_allclose(completed, [2.0, 4.0, (1.0 + 4 * 2.5) / 5], rtol=1e-6)
 
 
 def test_sigma_known_value() -> None:
     config = PlannerConfig(c_visit=50.0, c_scale=0.1)
-    transformed = sigma(jnp.array([1.0, 3.0, 2.0]), jnp.array([1, 4, 2]), config)
+    visits, real = jnp.array([1, 4, 2]), jnp.ones(3, bool)
+    transformed = sigma(jnp.array([1.0, 3.0, 2.0]), visits, real, config)
     np.testing.assert_allclose(transformed, [0.0, 5.4, 2.7], rtol=1e-6)
-    flat = sigma(jnp.full(3, 7.0), jnp.array([1, 4, 2]), config)
+    flat = sigma(jnp.full(3, 7.0), visits, real, config)
     np.testing.assert_array_equal(flat, 0.0)
+    masked = sigma(jnp.array([1.0, 3.0, -9.0]), visits, jnp.array([True, True, False]), config)
+    np.testing.assert_allclose(masked[:2], [0.0, 5.4], rtol=1e-6)
 
 
 # -- against the reference ---------------------------------------------------------------
 
 
-def assert_equal_searches(config: PlannerConfig, tolerance: float) -> None:
-    ours, reference = search(ROOTS, config), search(ROOTS, config, mctx_search)
-    np.testing.assert_array_equal(ours.action, reference.action)
-    np.testing.assert_array_equal(ours.visits, reference.visits)
+def assert_equal(ours: SearchResult, reference: SearchResult, tolerance: float) -> None:
+    for name in ("action", "visits", "following"):
+        one, other = getattr(ours, name), getattr(reference, name)
+        np.testing.assert_array_equal(one, other, err_msg=name)
     for name in ("q_values", "policy", "value"):
         one, other = getattr(ours, name), getattr(reference, name)
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance, err_msg=name)
 
 
+SETTINGS = [(16, 32, False), (8, 16, True), (8, 8, False), (16, 50, False)]
+
+
+@pytest.mark.parametrize(("actions", "simulations", "include_mean"), SETTINGS)
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
+def test_equals_mctx(
+    actions: int, simulations: int, include_mean: bool, precision: str, tolerance: float
+) -> None:
+    config = PlannerConfig(root_actions=actions, simulations=simulations, include_mean=include_mean)
+    with jax.enable_x64(precision == "float64"):
+        ours, reference = search(ROOTS, config), search(ROOTS, config, mctx_search)
+    assert ours.q_values.dtype == precision
+    assert_equal(ours, reference, tolerance)
+
+
+def fixed(q: jax.Array, visits: jax.Array, exists: jax.Array, config: PlannerConfig) -> jax.Array:
+    """A transform that does not change while a round lasts."""
+    return 2.0 * q
+
+
+def discrete(actions: int, legal: int) -> LatentModel:
+    """A game: from every state ``legal`` of the actions lead on, with unequal priors."""
+    weight = np.random.default_rng(3).normal(size=(4 + actions, 4)) * 1.7
+
+    def step(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        state = jnp.tanh(jnp.concatenate((state, action), -1) @ weight)
+        return state, state[..., 0] * 2, jnp.full(state.shape[:-1], DISCOUNT, state.dtype)
+
+    def predict(state: jax.Array) -> tuple[jax.Array, Any]:
+        return 3 * jnp.sin(4 * state.sum(-1)), lambda _: priors(state, actions, legal)
+
+    return LatentModel(step, predict)
+
+
+def priors(state: jax.Array, actions: int, legal: int) -> Candidates:
+    """Random logits; which actions are not allowed depends on the state too."""
+    waves = jnp.sin(state.sum(-1)[..., None] * jnp.arange(1.0, actions + 1))
+    rank = jnp.argsort(jnp.argsort(jnp.cos(3 * waves)))
+    return enumerated(jnp.where(rank < legal, 2 * waves, NO_ACTION))
+
+
 @pytest.mark.parametrize(
-    ("actions", "simulations", "include_mean"),
-    [(16, 32, False), (8, 16, True), (8, 8, False), (16, 50, False)],
+    ("actions", "legal", "considered", "simulations"),
+    [(6, 6, 16, 24), (6, 4, 16, 16), (6, 6, 4, 12), (4, 3, 4, 20)],
 )
-def test_equals_mctx(double: None, actions: int, simulations: int, include_mean: bool) -> None:
-    assert_equal_searches(
-        PlannerConfig(root_actions=actions, simulations=simulations, include_mean=include_mean),
-        tolerance=1e-9,
+def test_equals_mctx_with_discrete_actions_and_noise(
+    double: None, actions: int, legal: int, considered: int, simulations: int
+) -> None:
+    """Logits and Gumbel noise at the root: equal where the transform keeps still during a round."""
+    config = PlannerConfig(simulations=simulations, considered_actions=considered, gumbel_scale=1.0)
+    state = roots(2_000)
+    arguments = discrete(actions, legal), state, priors(state, actions, legal), config
+    ours = run(*arguments, counts=(legal,), transform=fixed)
+    assert_equal(ours, run(*arguments, mctx_search, transform=fixed), tolerance=1e-9)
+    assert ours.visits[~np.asarray(arguments[2].exists)].sum() == 0
+
+
+def test_scores_once_a_round_where_mctx_scores_every_time(double: None) -> None:
+    """With priors, noise and sigma, which follows the Q-values of the moment, a few searches differ."""
+    config = PlannerConfig(simulations=24, gumbel_scale=1.0)
+    state = roots(2_000)
+    arguments = discrete(6, 6), state, priors(state, 6, 6), config
+    ours, reference = run(*arguments), run(*arguments, mctx_search)
+    same = (ours.visits == reference.visits).all(-1)
+    assert 0.5 < same.mean() < 1.0
+    np.testing.assert_allclose(ours.q_values[same], reference.q_values[same], atol=1e-9)
+
+
+def test_prior_rules_where_values_are_equal() -> None:
+    """Without noise and with equal Q, the first round takes the actions of highest prior."""
+    flat = LatentModel(
+        step=lambda state, action: (state, jnp.zeros(state.shape[:2]), jnp.ones(state.shape[:2])),
+        predict=lambda state: (
+            jnp.zeros(state.shape[:-1]),
+            lambda _: enumerated(jnp.zeros((*state.shape[:2], 4))),
+        ),
     )
+    logits = jnp.array([[0.0, 3.0, 1.0, 2.0]])
+    config = PlannerConfig(simulations=6, considered_actions=2)
+    result = run(flat, jnp.zeros((1, 1)), enumerated(logits), config)
+    np.testing.assert_array_equal(result.visits, [[0, 3, 0, 3]])
+    np.testing.assert_array_equal(result.action, [[0.0, 1.0, 0.0, 0.0]])
+    np.testing.assert_allclose(result.policy, jax.nn.softmax(logits), rtol=1e-5)
 
 
-def test_equals_mctx_in_single_precision() -> None:
-    assert_equal_searches(PlannerConfig(root_actions=8, simulations=16), tolerance=1e-4)
+def test_mixed_suite_plans_as_each_of_its_tasks_alone(double: None) -> None:
+    """Sampled and discrete actions in one batch, padded to the same slots and sizes."""
+    config = PlannerConfig(root_actions=8, simulations=16)
+    waves, game = rugged(config), discrete(3, 3)
+    state = roots(40)
+    is_game = jnp.arange(40) % 2 == 0
+    actions = np.random.default_rng(2).uniform(-1, 1, (40, 8, 2))
+    sampled_root = Candidates(jnp.asarray(actions), jnp.zeros((40, 8)))
+
+    def choose(mask: jax.Array, one: Any, other: Any) -> Any:
+        def pick(x: jax.Array, y: jax.Array) -> jax.Array:
+            return jnp.where(mask.reshape(-1, *(1,) * (x.ndim - 1)), x, y)
+
+        return jax.tree.map(pick, one, other)
+
+    def step(state: jax.Array, action: jax.Array) -> Any:
+        return choose(is_game, game.step(state, action), waves.step(state, action))
+
+    def predict(state: jax.Array) -> Any:
+        value, propose = waves.predict(state)
+        discrete_value, propose_discrete = game.predict(state)
+
+        def both(key: Any) -> Candidates:
+            inside = propose(key).padded(3, 3)
+            return choose(is_game, propose_discrete(key), inside)
+
+        return jnp.where(is_game[:, None], discrete_value, value), both
+
+    def value(state: jax.Array) -> jax.Array:
+        return 3 * jnp.sin(4 * state.sum(-1))
+
+    @jax.jit
+    def together(state: jax.Array) -> SearchResult:
+        root = choose(is_game, priors(state, 3, 3).padded(8, 3), sampled_root.padded(8, 3))
+        model = LatentModel(step, predict)
+        return gumbel_search(
+            jax.random.key(0), model, state, root, value(state), config, counts=(3, 8)
+        )
+
+    mixed = jax.device_get(together(state))
+    alone = {
+        0: run(game, state, priors(state, 3, 3), config),
+        1: run(waves, state, sampled_root, config),
+    }
+    for first, result in alone.items():
+        num, size = result.actions.shape[1:]
+        of_mixed, of_alone = (jax.tree.map(lambda x, i=first: x[i::2], r) for r in (mixed, result))
+        assert not of_mixed.visits[:, num:].any() and not of_mixed.policy[:, num:].any()
+        np.testing.assert_array_equal(of_mixed.action[:, :size], of_alone.action)
+        np.testing.assert_array_equal(of_mixed.following[:, :size], of_alone.following)
+        np.testing.assert_array_equal(of_mixed.visits[:, :num], of_alone.visits)
+        np.testing.assert_allclose(of_mixed.q_values[:, :num], of_alone.q_values, atol=1e-12)
+        np.testing.assert_allclose(of_mixed.policy[:, :num], of_alone.policy, atol=1e-12)
+        np.testing.assert_allclose(of_mixed.value, of_alone.value, atol=1e-12)
 
 
 # -- properties --------------------------------------------------------------------------
@@ -171,7 +324,7 @@ def test_visits_sum_to_the_simulations(small: SearchResult) -> None:
 
 
 def test_root_value_is_the_mean_of_all_returns(small: SearchResult) -> None:
-    state = np.random.default_rng(1).normal(size=(ROOTS, 4))[:64]
+    state = np.asarray(roots(64))
     value = 3 * np.sin(4 * state.sum(-1))
     total = value + (small.visits * small.q_values).sum(-1)
     np.testing.assert_allclose(small.value, total / 9, rtol=1e-4, atol=1e-4)
@@ -203,26 +356,14 @@ def test_padded_action_dimensions_change_nothing(small: SearchResult) -> None:
 def test_root_actions_come_from_both_spreads() -> None:
     policy = Gaussian(jnp.zeros((2000, 1)), jnp.full((2000, 1), -2.0), jnp.ones((2000, 1)))
     config = PlannerConfig(root_actions=4, policy_actions=2, spread=3.0, include_mean=True)
-    actions = np.arctanh(
-        jax.jit(sample_actions, static_argnums=2)(jax.random.key(0), policy, config)
-    )
+    root = jax.jit(root_candidates, static_argnums=2)(jax.random.key(0), policy, config)
+    np.testing.assert_array_equal(root.logits, 0.0)
+    actions = np.arctanh(root.actions)
     std = actions[..., 0].std(0)
     np.testing.assert_allclose(std, np.exp(-2.0) * np.array([0.0, 1.0, 3.0, 3.0]), rtol=0.08)
 
 
 # -- a true model ------------------------------------------------------------------------
-
-
-class Feedback(NamedTuple):
-    """A linear controller as the policy inside the tree."""
-
-    action: jax.Array
-
-    def mode(self) -> jax.Array:
-        return self.action
-
-    def sample(self, key: Any, num: int, spread: Any = 1.0) -> jax.Array:
-        return jnp.repeat(self.action[..., None, :], num, axis=-2)
 
 
 def test_linear_quadratic_control_is_exact() -> None:
@@ -239,23 +380,25 @@ def test_linear_quadratic_control_is_exact() -> None:
         reward -= jnp.einsum("...i,ij,...j", action, effort, action)
         return state @ a.T + action @ b.T, reward, jnp.full(reward.shape, DISCOUNT)
 
-    def predict(state: jax.Array) -> tuple[jax.Array, Feedback]:
-        return -jnp.einsum("...i,ij,...j", state, p, state), Feedback(-state @ gain.T)
+    def predict(state: jax.Array) -> tuple[jax.Array, Any]:
+        def controller(_: Any) -> Candidates:
+            action = (-state @ gain.T)[..., None, :]
+            return Candidates(action, jnp.zeros(action.shape[:-1]))
+
+        return -jnp.einsum("...i,ij,...j", state, p, state), controller
 
     config = PlannerConfig(root_actions=8, simulations=16)
     state = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (50, 2)), jnp.float32)
     actions = jnp.broadcast_to(jnp.linspace(-3.0, 3.0, 8)[:, None], (50, 8, 1))
-    value, _ = predict(state)
-    result = jax.jit(
-        lambda s: gumbel_search(
-            jax.random.key(0), LatentModel(step, predict), s, actions, value, config
-        )
-    )(state)
+    root = Candidates(actions, jnp.zeros(actions.shape[:2]))
+    result = run(LatentModel(step, predict), state, root, config)
     following, reward, _ = step(state[:, None], actions)
     q_star = np.asarray(reward + DISCOUNT * predict(following)[0])
     np.testing.assert_allclose(result.q_values, q_star, rtol=1e-3, atol=1e-3)
     rows, best = np.arange(50), q_star.argmax(-1)
     np.testing.assert_array_equal(result.action, np.asarray(actions)[rows, best])
+    optimal = -np.asarray(following)[rows, best] @ gain.T
+    np.testing.assert_allclose(result.following, optimal, rtol=1e-5, atol=1e-6)
 
 
 def test_the_documents_example_moves_towards_the_goal() -> None:

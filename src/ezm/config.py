@@ -24,6 +24,8 @@ class ModelConfig:
     task_embedding: bool = True
     """Condition every part on a learned embedding of the task; off is an ablation."""
     task_embedding_size: int = 128
+    task_embedding_scale: float = 1.0
+    """Factor on the embeddings, and so on how fast they learn: a small one lets all tasks begin almost as one."""
     action_code_size: int = 64
     blocks: int = 3
     """Residual blocks of the representation, dynamics and prediction trunks."""
@@ -55,6 +57,10 @@ class PlannerConfig:
     simulations: int = 32
     root_actions: int = 16
     """Actions sampled at the root (K)."""
+    considered_actions: int = 16
+    """How many of them Sequential Halving begins with (m), at most."""
+    gumbel_scale: float = 0.0
+    """Factor on Gumbel noise at the root, which only discrete actions need: samples are noisy by themselves."""
     policy_actions: int = 4
     """How many of them come from the policy; the others from it with a widened spread."""
     spread: float = 3.0
@@ -246,7 +252,7 @@ _WIDE = replace(
     loss=replace(_CPU.loss, search_every=4),
 )
 CPU_SIZES: dict[str, TrainConfig] = {
-    "cartpole": replace(_CPU, steps=3_000),
+    "cartpole": replace(_CPU, steps=3_000, model=replace(_CPU.model, task_embedding_scale=0.01)),
     "walker": replace(_WIDE, steps=20_000),
     "mixed": _WIDE,
 }
@@ -299,6 +305,7 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         "checkpoint-every": config.checkpoint_every,
         "planner.simulations": config.planner.simulations,
         "planner.root-actions": config.planner.root_actions,
+        "planner.considered-actions": config.planner.considered_actions,
         "planner.interior-actions": config.planner.interior_actions,
         "planner.spread": config.planner.spread,
         "replay.capacity": config.replay.capacity,
@@ -309,6 +316,7 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         "optimizer.batch-size": config.optimizer.batch_size,
         "optimizer.learning-rate": config.optimizer.learning_rate,
         "model.latent-size": config.model.latent_size,
+        "model.task-embedding-scale": config.model.task_embedding_scale,
         "model.value-heads": config.model.value_heads,
     }
     for name, value in positive.items():
@@ -348,10 +356,10 @@ def check(config: TrainConfig, num_tasks: int) -> None:
             f"must lie between 1 and root-actions = {config.planner.root_actions}",
         ),
         (
-            "planner.interior-actions",
-            config.planner.interior_actions,
-            config.planner.interior_actions <= config.planner.root_actions,
-            f"must not exceed root-actions = {config.planner.root_actions}",
+            "planner.gumbel-scale",
+            config.planner.gumbel_scale,
+            config.planner.gumbel_scale >= 0,
+            "must not be negative",
         ),
         (
             "diagnose-every",

@@ -1,25 +1,30 @@
-"""Gumbel search over sampled actions."""
+"""Gumbel search over sampled or discrete actions, on any latent model."""
 
+from ezm.planning.candidates import (
+    NO_ACTION,
+    Candidates,
+    enumerated,
+    root_candidates,
+    sampled,
+)
 from ezm.planning.mctx_search import mctx_search
 from ezm.planning.planner import Plan, imagined_value, log_importance, plan, two_heads
-from ezm.planning.search import (
-    LatentModel,
-    SearchResult,
-    gumbel_search,
-    rounds,
-    sample_actions,
-)
+from ezm.planning.search import LatentModel, SearchResult, gumbel_search, rounds
 
 __all__ = [
+    "NO_ACTION",
+    "Candidates",
     "LatentModel",
     "Plan",
     "SearchResult",
+    "enumerated",
     "gumbel_search",
     "imagined_value",
     "log_importance",
     "mctx_search",
     "plan",
+    "root_candidates",
     "rounds",
-    "sample_actions",
+    "sampled",
     "two_heads",
 ]

@@ -10,77 +10,85 @@ import mctx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ezm.config import PlannerConfig
-from ezm.planning.search import LatentModel, SearchResult, complete_q, sigma
-
-_NO_ACTION = -1e9  # prior logit of an action slot that does not exist at a node
-
-
-def _q_transform(tree: mctx.Tree, node: Any, config: PlannerConfig) -> Float[Array, " K"]:
-    """sigma of the completed Q-values over the node's own actions.
-
-    Unlike mctx's default transform, slots without an action take no part in the rescaling.
-    """
-    exists = tree.children_prior_logits[node] > 0.5 * _NO_ACTION
-    visits, q = tree.children_visits[node], tree.qvalues(node)
-    completed = complete_q(q, visits, tree.raw_values[node])
-    # Doubles of an existing action change neither minimum nor maximum.
-    completed = jnp.where(exists, completed, completed[0])
-    return jnp.where(exists, sigma(completed, visits, config), 0.0)
+from ezm.planning.candidates import NO_ACTION, Candidates, exists
+from ezm.planning.search import LatentModel, QTransform, SearchResult, complete_q, sigma
 
 
 def mctx_search(
     key: PRNGKeyArray,
     model: LatentModel,
     state: Any,
-    actions: Float[Array, "batch K action"],
+    root: Candidates,
     value: Float[Array, " batch"],
     config: PlannerConfig,
+    *,
+    transform: QTransform = sigma,
 ) -> SearchResult:
-    """As :func:`ezm.planning.search.gumbel_search`, computed by ``mctx.gumbel_muzero_policy``."""
-    batch, num, _ = actions.shape
-    interior = jnp.where(jnp.arange(num) < config.interior_actions, 0.0, _NO_ACTION)
+    """As :func:`ezm.planning.search.gumbel_search`, computed by ``mctx.gumbel_muzero_policy``.
+
+    Unlike mctx's default transform, slots without an action take no part in the rescaling. The root's noise is that
+    of our search where no node inside the tree has more candidates than the root.
+    """
+    batch, num, size = root.actions.shape
+    inside = jax.eval_shape(lambda: _nodes(model.predict, state)[1](key)).logits.shape[-1]
+    slots = max(num, inside)
+    wide = root.padded(slots, size)
+
+    def q_transform(tree: mctx.Tree, node: Any) -> Float[Array, " slots"]:
+        logits, visits = tree.children_prior_logits[node], tree.children_visits[node]
+        q = complete_q(tree.qvalues(node), visits, tree.raw_values[node], logits)
+        return jnp.where(exists(logits), transform(q, visits, exists(logits), config), 0.0)
 
     def recurrent(
         _: Any, key: PRNGKeyArray, slot: Int[Array, " batch"], embedding: tuple[Any, Array]
     ) -> tuple[mctx.RecurrentFnOutput, tuple[Any, Array]]:
         state, actions = embedding
         action = jnp.take_along_axis(actions, slot[:, None, None], axis=1)
-        node = jax.tree.map(lambda x: x[:, None], state)
-        node, reward, discount = model.step(node, action)
-        value, policy = model.predict(node)
-        inside = policy.sample(key, config.interior_actions)
-        if config.include_mean:
-            inside = inside.at[..., 0, :].set(policy.mode())
-        actions = jnp.zeros_like(actions).at[:, : config.interior_actions].set(inside[:, 0])
+        node, reward, discount = model.step(jax.tree.map(lambda x: x[:, None], state), action)
+        value, propose = model.predict(node)
+        proposed = propose(key).padded(slots, size)
         output = mctx.RecurrentFnOutput(
             reward=reward[:, 0],
             discount=discount[:, 0],
-            prior_logits=jnp.broadcast_to(interior, (batch, num)).astype(value.dtype),
+            prior_logits=jnp.maximum(proposed.logits[:, 0], NO_ACTION),
             value=value[:, 0],
         )
-        return output, (jax.tree.map(lambda x: x[:, 0], node), actions)
+        return output, (jax.tree.map(lambda x: x[:, 0], node), proposed.actions[:, 0])
 
     output = mctx.gumbel_muzero_policy(
         params=(),
         rng_key=key,
         root=mctx.RootFnOutput(
-            prior_logits=jnp.zeros((batch, num), value.dtype),
+            prior_logits=jnp.maximum(wide.logits, NO_ACTION).astype(value.dtype),
             value=value,
-            embedding=(state, actions),
+            embedding=(state, wide.actions),
         ),
         recurrent_fn=recurrent,
         num_simulations=config.simulations,
-        max_num_considered_actions=num,
-        gumbel_scale=0.0,
-        qtransform=lambda tree, node: _q_transform(tree, node, config),
+        invalid_actions=~wide.exists,
+        max_num_considered_actions=min(num, config.considered_actions),
+        gumbel_scale=config.gumbel_scale,
+        qtransform=q_transform,
     )
     tree = output.search_tree
     summary = tree.summary()
+    q, visits = summary.qvalues[:, :num], summary.visit_counts[:, :num]
+    rows = jnp.arange(batch)
+    action = root.actions[rows, output.action]
+    node = tree.children_index[:, 0][rows, output.action]
+    below = tree.children_visits[rows, node]
+    following = tree.embeddings[1][rows, node, below.argmax(-1)]
     return SearchResult(
-        action=jnp.take_along_axis(actions, output.action[:, None, None], axis=1)[:, 0],
-        actions=actions,
-        policy=output.action_weights,
-        q_values=complete_q(summary.qvalues, summary.visit_counts, value),
+        action=action,
+        actions=root.actions,
+        policy=output.action_weights[:, :num],
+        q_values=complete_q(q, visits, value, root.logits),
         value=summary.value,
-        visits=summary.visit_counts,
+        visits=visits,
+        following=jnp.where(below.any(-1)[:, None], following, action),
     )
+
+
+def _nodes(function: Any, state: Any) -> Any:
+    """Call a function of nodes on one node of each root."""
+    return function(jax.tree.map(lambda x: x[:, None], state))

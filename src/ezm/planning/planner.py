@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ezm.config import PlannerConfig
+from ezm.planning.candidates import Candidates, root_candidates, sampled
 from ezm.planning.mctx_search import mctx_search
-from ezm.planning.search import LatentModel, SearchResult, gumbel_search, sample_actions
+from ezm.planning.search import LatentModel, Propose, SearchResult, gumbel_search
 from ezm.world_model import Context, Gaussian, WorldModel
 
 
@@ -34,12 +35,12 @@ def latent_model(
     context: Context,
     discount: Float[Array, " batch"],
     heads: Array,
-    rollout: int = 0,
+    config: PlannerConfig,
 ) -> LatentModel:
     """The world model as the search sees it, for one batch of roots.
 
-    With ``rollout`` steps, the value of a node is the imagined return along the policy's mean for that many steps,
-    and only then the network's value.
+    With ``config.leaf_rollout`` steps, the value of a node is the imagined return along the policy's mean for that
+    many steps, and only then the network's value.
     """
 
     def nodes(latent: Array) -> Context:
@@ -50,14 +51,20 @@ def latent_model(
         latent, reward = model.step(latent, action, nodes(latent))
         return latent, model.reward(reward), jnp.broadcast_to(discount[:, None], reward.shape[:-1])
 
-    def predict(latent: Array) -> tuple[Array, Gaussian]:
-        values, policy = first = model.predict(latent, nodes(latent))
+    def predict(latent: Array) -> tuple[Array, Propose]:
+        values, first = model.predict(latent, nodes(latent))
+
+        def propose(key: PRNGKeyArray) -> Candidates:
+            num, include_mean = config.interior_actions, config.include_mean
+            return sampled(key, first, num, include_mean=include_mean)
+
+        policy = first
         total, factor = jnp.zeros(latent.shape[:2]), jnp.ones(())
-        for _ in range(rollout):
+        for _ in range(config.leaf_rollout):
             latent, reward, gamma = step(latent, policy.mode())
             total, factor = total + factor * reward, factor * gamma
             values, policy = model.predict(latent, nodes(latent))
-        return total + factor * model.value(values[heads]), first[1]
+        return total + factor * model.value(values[heads]), propose
 
     return LatentModel(step, predict)
 
@@ -75,8 +82,8 @@ def imagined_value(
     Model-based value expansion (Feinberg et al. 2018). An n-step return credits a state with what the behaviour of its
     time did next; this is what the present policy would do.
     """
-    model_at_nodes = latent_model(model, context, discount, heads, steps)
-    return model_at_nodes.predict(latent.swapaxes(0, 1))[0].swapaxes(0, 1)
+    along_mean = latent_model(model, context, discount, heads, PlannerConfig(leaf_rollout=steps))
+    return along_mean.predict(latent.swapaxes(0, 1))[0].swapaxes(0, 1)
 
 
 def plan(
@@ -86,16 +93,24 @@ def plan(
     context: Context,
     discount: Float[Array, " batch"],
     config: PlannerConfig,
+    guess: Float[Array, "batch action"] | None = None,
 ) -> Plan:
-    """Sample root actions from the policy at ``latent`` and search them."""
+    """Sample root actions from the policy at ``latent`` and search them.
+
+    A ``guess``, such as what the previous step's plan meant to do now, takes the place of the last sample; one that
+    is nan does not.
+    """
     k_heads, k_actions, k_search = jax.random.split(key, 3)
     heads = two_heads(k_heads, model)
     values, policy = model.predict(latent, context)
     value = model.value(values[heads])
-    actions = sample_actions(k_actions, policy, config)
+    root = root_candidates(k_actions, policy, config)
+    if guess is not None:
+        last = jnp.where(jnp.isnan(guess), root.actions[:, -1], guess)
+        root = root._replace(actions=root.actions.at[:, -1].set(last))
     search = gumbel_search if config.backend == "ezm" else mctx_search
-    latents = latent_model(model, context, discount, heads, config.leaf_rollout)
-    return Plan(search(k_search, latents, latent, actions, value, config), policy, value)
+    latents = latent_model(model, context, discount, heads, config)
+    return Plan(search(k_search, latents, latent, root, value, config), policy, value)
 
 
 def log_importance(

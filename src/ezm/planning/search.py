@@ -1,7 +1,7 @@
-"""Gumbel search over sampled actions, on any latent model (paper, section 3).
+"""Gumbel search on any latent model, for sampled and for discrete actions (paper, section 3).
 
-Root: K sampled actions with a uniform prior, Sequential Halving (Danihelka et al. 2022, "Policy improvement by
-planning with Gumbel"). Inside the tree: a few sampled actions a node, chosen by completed Q-values.
+Root: K candidates, Sequential Halving (Danihelka et al. 2022, "Policy improvement by planning with Gumbel"). Inside
+the tree: a few candidates a node, chosen by completed Q-values.
 
 The simulations of one round of Sequential Halving pass through *different* root actions, so their subtrees are
 disjoint, and Q is rescaled by each node's own range: they are independent. A round is therefore one batched model
@@ -11,26 +11,18 @@ call: K=16, N=32 takes four calls (16, 8, 4 and 4 root actions) instead of 32.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ezm.config import PlannerConfig
+from ezm.planning.candidates import NO_ACTION, Candidates, exists
 
-
-class SampledPolicy(Protocol):
-    """What the search needs of a policy over actions: see ``ezm.world_model.Gaussian``."""
-
-    def mode(self) -> Float[Array, "*batch action"]:
-        """The action without noise."""
-        ...
-
-    def sample(self, key: PRNGKeyArray, num: int, spread: Any = 1.0) -> Array:
-        """``num`` actions, shape (*batch, num, action)."""
-        ...
+Propose = Callable[[PRNGKeyArray], Candidates]
 
 
 class LatentModel(NamedTuple):
@@ -38,34 +30,27 @@ class LatentModel(NamedTuple):
 
     step: Callable[[Any, Array], tuple[Any, Array, Array]]
     """``step(state, action (B, M, A)) -> next state, reward (B, M), discount (B, M)``; discount 0: episode over."""
-    predict: Callable[[Any], tuple[Array, SampledPolicy]]
-    """``predict(state) -> value (B, M), policy``."""
+    predict: Callable[[Any], tuple[Array, Propose]]
+    """``predict(state) -> value (B, M), propose``; ``propose(key)`` gives the nodes' candidates, (B, M, I) of them.
+    It is not called where no node can be expanded any more."""
 
 
 class SearchResult(NamedTuple):
-    """What a search returns, for B roots with K sampled actions each."""
+    """What a search returns, for B roots with K candidates each."""
 
     action: Float[Array, "batch action"]
     """The best action found."""
     actions: Float[Array, "batch K action"]
-    """The sampled root actions."""
+    """The root's candidates."""
     policy: Float[Array, "batch K"]
-    """The improved policy over them: softmax of the transformed, completed Q-values."""
+    """The improved policy over them: softmax of prior logits and transformed, completed Q-values."""
     q_values: Float[Array, "batch K"]
-    """Search value of each root action; the mixed root value where it was never visited."""
+    """Search value of each candidate; the mixed root value where it was never visited."""
     value: Float[Array, " batch"]
     """Search value of the root: mean of the network's value and all simulations' returns."""
     visits: Int[Array, "batch K"]
-
-
-def sample_actions(
-    key: PRNGKeyArray, policy: SampledPolicy, config: PlannerConfig
-) -> Float[Array, "*batch K action"]:
-    """The root's candidates: some from the policy, the others from it with a widened spread."""
-    wide = config.root_actions - config.policy_actions
-    spread = jnp.array([1.0] * config.policy_actions + [config.spread] * wide)
-    actions = policy.sample(key, config.root_actions, spread)
-    return actions.at[..., 0, :].set(policy.mode()) if config.include_mean else actions
+    following: Float[Array, "batch action"]
+    """What the plan does after ``action``: the most visited action there, or the first candidate if none was."""
 
 
 def rounds(actions: int, simulations: int) -> list[int]:
@@ -93,22 +78,38 @@ def complete_q(
     q: Float[Array, "*batch K"],
     visits: Int[Array, "*batch K"],
     raw_value: Float[Array, "*batch"],
+    logits: Float[Array, "*batch K"],
 ) -> Float[Array, "*batch K"]:
-    """Give unvisited actions the mixed value (Danihelka et al. 2022, appendix D), for a uniform prior."""
+    """Give unvisited actions the mixed value (Danihelka et al. 2022, appendix D).
+
+    It is (V + N sum_a pi(a) q(a) / sum_a pi(a)) / (N + 1) with sums over the visited actions and N visits in all.
+    """
     seen = visits > 0
-    mean_q = jnp.where(seen, q, 0.0).sum(-1) / jnp.maximum(seen.sum(-1), 1)
+    prior = jnp.maximum(jax.nn.softmax(logits), jnp.finfo(q.dtype).tiny) * seen
+    mean_q = (prior * jnp.where(seen, q, 0.0)).sum(-1) / jnp.where(seen.any(-1), prior.sum(-1), 1.0)
     total = visits.sum(-1)
     mixed = (raw_value + total * mean_q) / (total + 1)
     return jnp.where(seen, q, mixed[..., None])
 
 
 def sigma(
-    q: Float[Array, "*batch K"], visits: Int[Array, "*batch K"], config: PlannerConfig
+    q: Float[Array, "*batch K"],
+    visits: Int[Array, "*batch K"],
+    exists: Bool[Array, "*batch K"],
+    config: PlannerConfig,
 ) -> Float[Array, "*batch K"]:
-    """(c_visit + max visits) c_scale q, with completed q rescaled to [0, 1] by the node's own range."""
-    low, high = q.min(-1, keepdims=True), q.max(-1, keepdims=True)
+    """(c_visit + max visits) c_scale q, with completed q rescaled to [0, 1] by the node's own range.
+
+    Slots without an action take no part in the range.
+    """
+    low = jnp.where(exists, q, jnp.inf).min(-1, keepdims=True)
+    high = jnp.where(exists, q, -jnp.inf).max(-1, keepdims=True)
     rescaled = (q - low) / jnp.maximum(high - low, 1e-8)
     return (config.c_visit + visits.max(-1, keepdims=True)) * config.c_scale * rescaled
+
+
+QTransform = Callable[[Array, Array, Array, PlannerConfig], Array]
+"""``(completed q, visits, exists, config) -> transformed q``, as :func:`sigma`."""
 
 
 class _Subtrees(NamedTuple):
@@ -118,12 +119,12 @@ class _Subtrees(NamedTuple):
     """
 
     state: Any  # (B, M, V, ...)
-    actions: Array  # (B, M, V, I, A) sampled at the node
     raw_value: Array  # (B, M, V) the network's
     value: Array  # (B, M, V) mean over all visits
     visits: Array  # (B, M, V)
     reward: Array  # (B, M, V)
     discount: Array  # (B, M, V)
+    candidates: Candidates  # (B, M, V, I) proposed at the node; zeros behind the last round
     child: Array  # (B, M, V, I) node index; -1: not expanded
 
     def pick(self, index: Int[Array, "batch M2"]) -> _Subtrees:
@@ -137,32 +138,36 @@ def _at(x: Array, index: Int[Array, "batch M"]) -> Array:
 
     The axis is short: a masked sum compiles faster and runs faster than a gather.
     """
+    if x.shape[2] == 1:
+        return x[:, :, 0]
     hot = jnp.arange(x.shape[2]) == index[..., None]
     hot = hot.reshape(*hot.shape, *(1,) * (x.ndim - 3))
     return jnp.where(hot, x, 0).sum(2).astype(x.dtype)
 
 
-def _select(tree: _Subtrees, node: Array, config: PlannerConfig) -> tuple[Array, Array]:
-    """Interior action choice at one node of each subtree: the slot, and the child there (-1: none).
+class _Slots(NamedTuple):
+    """The candidates at one node of each subtree, (B, M, I), and what is known of them."""
 
-    argmax of the improved policy minus each action's share of visits (Danihelka et al. 2022, section 5).
-    """
+    logits: Array
+    child: Array
+    visits: Array
+    q: Array
+
+
+def _slots(tree: _Subtrees, node: Array) -> _Slots:
+    """Look up the candidates of ``node`` (B, M) and their children."""
     child = _at(tree.child, node)
     is_child = jnp.arange(tree.value.shape[2]) == child[..., None]  # (B, M, I, V)
 
     def of_child(x: Array) -> Array:
         return jnp.where(is_child, x[:, :, None], 0).sum(-1).astype(x.dtype)
 
-    visits = of_child(tree.visits)
     q = of_child(tree.reward + tree.discount * tree.value)
-    completed = complete_q(q, visits, _at(tree.raw_value, node))
-    improved = jax.nn.softmax(sigma(completed, visits, config))
-    slot = (improved - visits / (1 + visits.sum(-1, keepdims=True))).argmax(-1)
-    return slot, _at(child, slot)
+    return _Slots(_at(tree.candidates.logits, node), child, of_child(tree.visits), q)
 
 
 class _Path(NamedTuple):
-    """Where the simulations of one round descend: one node and slot per depth, and whether still descending."""
+    """Where the simulations of one round descend: one node per depth, and whether still descending."""
 
     nodes: list[Array]
     active: list[Array]
@@ -170,15 +175,21 @@ class _Path(NamedTuple):
     slot: Array
 
 
-def _descend(tree: _Subtrees, config: PlannerConfig) -> _Path:
-    """Walk every subtree from node 0 to the edge to expand."""
-    size = tree.value.shape[2]
-    node = jnp.zeros(tree.value.shape[:2], jnp.int32)
-    active = jnp.ones_like(node, bool)
-    parent, slot = node, node
+def _descend(tree: _Subtrees, active: Array, transform: QTransform, config: PlannerConfig) -> _Path:
+    """Walk every active subtree from node 0 to the edge to expand.
+
+    At each node the argmax of the improved policy minus each action's share of visits (Danihelka et al. 2022, section 5).
+    """
+    node = jnp.zeros(active.shape, jnp.int32)
     nodes, flags = [], []
-    for _ in range(size):
-        chosen, child = _select(tree, node, config)
+    parent = slot = node
+    for _ in range(tree.value.shape[2]):
+        logits, child, visits, q = _slots(tree, node)
+        completed = complete_q(q, visits, _at(tree.raw_value, node), logits)
+        transformed = transform(completed, visits, exists(logits), config)
+        improved = jax.nn.softmax(logits + transformed)
+        chosen = (improved - visits / (1 + visits.sum(-1, keepdims=True))).argmax(-1)
+        child = _at(child, chosen)
         nodes.append(node)
         flags.append(active)
         stop = active & (child < 0)
@@ -189,32 +200,34 @@ def _descend(tree: _Subtrees, config: PlannerConfig) -> _Path:
 
 
 def _expand(
-    key: PRNGKeyArray, model: LatentModel, state: Any, action: Array, config: PlannerConfig
+    model: LatentModel, state: Any, action: Array, key: PRNGKeyArray | None, slots: int
 ) -> _Subtrees:
-    """One model call: the new nodes, as subtrees of a single node."""
+    """One model call: the new nodes, as subtrees of a single node. Without a key, all their ``slots`` stay empty."""
     state, reward, discount = model.step(state, action)
-    value, policy = model.predict(state)
-    actions = policy.sample(key, config.interior_actions)
-    if config.include_mean:
-        actions = actions.at[..., 0, :].set(policy.mode())
+    value, propose = model.predict(state)
+    if key is None:
+        logits = jnp.full((*value.shape, slots), NO_ACTION, value.dtype)
+        candidates = Candidates(jnp.zeros((*logits.shape, action.shape[-1]), action.dtype), logits)
+    else:
+        candidates = propose(key)
     new = _Subtrees(
         state=state,
-        actions=actions,
         raw_value=value,
         value=value,
         visits=jnp.ones(value.shape, jnp.int32),
         reward=reward,
         discount=discount,
-        child=jnp.full(actions.shape[:3], -1, jnp.int32),
+        candidates=candidates,
+        child=jnp.full(candidates.logits.shape, -1, jnp.int32),
     )
     return jax.tree.map(lambda x: x[:, :, None], new)
 
 
 def _backup(tree: _Subtrees, path: _Path, leaf: _Subtrees) -> _Subtrees:
-    """Hang the new nodes into the trees and average their values into all nodes on the path."""
+    """Hang the new nodes into the active trees and average their values into all nodes on the path."""
     size = tree.value.shape[2]
     grown: _Subtrees = jax.tree.map(lambda x, y: jnp.concatenate((x, y), axis=2), tree, leaf)
-    is_parent = jnp.arange(size + 1) == path.parent[..., None]
+    is_parent = (jnp.arange(size + 1) == path.parent[..., None]) & path.active[0][..., None]
     is_slot = jnp.arange(tree.child.shape[-1]) == path.slot[..., None]
     child = jnp.where(is_parent[..., None] & is_slot[:, :, None], size, grown.child)
     value, visits = grown.value, grown.visits
@@ -230,60 +243,126 @@ def _backup(tree: _Subtrees, path: _Path, leaf: _Subtrees) -> _Subtrees:
     return grown._replace(child=child, value=value, visits=visits)
 
 
+def _schedule(counts: Sequence[int], most: int, simulations: int) -> np.ndarray:
+    """(most + 1, rounds) root actions visited in each round, by how many a root has to consider.
+
+    A number that is not among ``counts`` has the rounds of the next larger one, without the missing actions.
+    """
+    known = sorted({min(count, most) for count in counts})
+    sizes = {count: rounds(count, simulations) for count in known}
+    table = np.zeros((most + 1, max(map(len, sizes.values()))), np.int32)
+    for count in range(1, most + 1):
+        row = sizes[next((n for n in known if n >= count), known[-1])]
+        table[count, : len(row)] = np.minimum(row, count)
+    return table
+
+
+def root_noise(
+    key: PRNGKeyArray, root: Candidates, config: PlannerConfig
+) -> Float[Array, "batch K"]:
+    """Gumbel noise of the root's candidates, as mctx draws it from the same key."""
+    noise = jax.random.gumbel(jax.random.split(key)[1], root.logits.shape, root.logits.dtype)
+    return config.gumbel_scale * noise
+
+
 def gumbel_search(
     key: PRNGKeyArray,
     model: LatentModel,
     state: Any,
-    actions: Float[Array, "batch K action"],
+    root: Candidates,
     value: Float[Array, " batch"],
     config: PlannerConfig,
+    *,
+    counts: Sequence[int] | None = None,
+    transform: QTransform = sigma,
 ) -> SearchResult:
-    """Plan from ``state`` (batch axis B) with the sampled root ``actions``.
+    """Plan from ``state`` (batch axis B).
 
-    Pure and jittable; everything has a fixed size.
+    Pure and jittable; everything has a fixed size. Root actions are ranked once a round, by noise + prior logit +
+    transformed Q.
 
     Args:
-        key: draws the actions inside the tree.
+        key: draws the candidates inside the tree, and the root's noise where ``config.gumbel_scale`` is not 0.
         model: see :class:`LatentModel`.
         state: pytree of arrays (B, ...), the roots.
-        actions: candidates at the root.
+        root: (B, K) candidates at the roots.
         value: the network's value of the roots.
-        config: simulations, interior actions, c_visit and c_scale.
+        config: simulations, considered actions, noise, c_visit and c_scale.
+        counts: numbers of candidates that a root may have, where slots are padding in some of them; default: K. Each
+            adds rounds of its own: roots with fewer actions visit them more often. A root whose number is not
+            listed takes the rounds of the next larger one, and fewer simulations.
+        transform: of completed Q-values.
     """
-    batch, num, _ = actions.shape
+    batch, num = root.logits.shape
+    most = min(num, config.considered_actions)
+    table = _schedule(counts or (num,), most, config.simulations)
+    widths = table.max(0).tolist()
+    considered = jnp.minimum(root.exists.sum(-1), most)
+    noise = jnp.zeros_like(root.logits)
+    if config.gumbel_scale:
+        noise = root_noise(key, root, config)
+    logits = jnp.maximum(root.logits - root.logits.max(-1, keepdims=True), NO_ACTION)
     q = jnp.zeros((batch, num), value.dtype)
     visits = jnp.zeros((batch, num), jnp.int32)
-    sizes = rounds(num, config.simulations)
-    keys = jax.random.split(key, len(sizes))
 
-    # First round: every (or, with few simulations, each of the first) root action once.
-    alive = jnp.broadcast_to(jnp.arange(sizes[0]), (batch, sizes[0]))
-    first = jax.tree.map(
-        lambda x: jnp.broadcast_to(x[:, None], (batch, sizes[0], *x.shape[1:])), state
-    )
-    tree = _expand(keys[0], model, first, actions[:, : sizes[0]], config)
-    for i, size in enumerate(sizes):
-        if i > 0:
-            scores = jnp.take_along_axis(q, alive, axis=1)
-            # Survivors stay in index order, so that ties always fall to the first action.
-            best = jnp.sort(jax.lax.top_k(scores, size)[1], axis=-1)
-            alive, tree = jnp.take_along_axis(alive, best, axis=1), tree.pick(best)
-            path = _descend(tree, config)
-            parent_state = jax.tree.map(lambda x, p=path.parent: _at(x, p), tree.state)
-            action = _at(_at(tree.actions, path.parent), path.slot)
-            tree = _backup(tree, path, _expand(keys[i], model, parent_state, action, config))
+    def scores() -> Array:
+        completed = complete_q(q, visits, value, logits)
+        return noise + logits + transform(completed, visits, root.exists, config)
+
+    # Lanes are the root actions still visited, in index order, so that ties always fall to the first action.
+    alive = jnp.broadcast_to(jnp.arange(num), (batch, num))
+    running = root.exists
+    rows = jnp.arange(batch)[:, None]
+    tree: _Subtrees | None = None
+    keys = jax.random.split(jax.random.split(key)[0], len(widths))
+    for i, width in enumerate(widths):
+        active = running
+        if counts is not None or width < alive.shape[1]:
+            ranking = jnp.where(running, scores()[rows, alive], -jnp.inf)
+            best = jax.lax.top_k(ranking, width)[1]
+            rank = jnp.argsort(best, axis=-1)
+            best = jnp.take_along_axis(best, rank, axis=1)
+            alive, running = alive[rows, best], running[rows, best]
+            sizes = jnp.asarray(table)[considered, i][:, None]
+            active = running & (rank < sizes)
+            # A root whose rounds are over keeps its lanes.
+            running = jnp.where(sizes > 0, active, running)
+            tree = None if tree is None else tree.pick(best)
+        next_key = keys[i] if i + 1 < len(widths) else None
+        if tree is None:
+            first = jax.tree.map(lambda x, n=width: jnp.repeat(x[:, None], n, axis=1), state)
+            tree = _expand(model, first, root.actions[rows, alive], next_key, 0)
+        else:
+            path = _descend(tree, active, transform, config)
+            parent = jax.tree.map(lambda x, at=path.parent: _at(x, at), tree.state)
+            action = _at(_at(tree.candidates.actions, path.parent), path.slot)
+            leaf = _expand(model, parent, action, next_key, tree.child.shape[-1])
+            tree = _backup(tree, path, leaf)
         new_q = tree.reward[:, :, 0] + tree.discount[:, :, 0] * tree.value[:, :, 0]
-        rows = jnp.arange(batch)[:, None]
-        q = q.at[rows, alive].set(new_q)
-        visits = visits.at[rows, alive].add(1)
-    last = jnp.take_along_axis(q, alive, axis=1).argmax(-1)
-    chosen = jnp.take_along_axis(alive, last[:, None], axis=1)
-    completed = complete_q(q, visits, value)
+        q = q.at[rows, alive].set(jnp.where(active, new_q, q[rows, alive]))
+        visits = visits.at[rows, alive].add(active)
+    assert tree is not None
+    final = scores()
+    often = root.exists & (visits == visits.max(-1, keepdims=True))
+    chosen = jnp.where(often, final, -jnp.inf).argmax(-1)[:, None]
+    action = jnp.take_along_axis(root.actions, chosen[..., None], axis=1)[:, 0]
     return SearchResult(
-        action=jnp.take_along_axis(actions, chosen[..., None], axis=1)[:, 0],
-        actions=actions,
-        policy=jax.nn.softmax(sigma(completed, visits, config)),
-        q_values=completed,
+        action=action,
+        actions=root.actions,
+        policy=jax.nn.softmax(jnp.where(root.exists, final - noise, -jnp.inf)),
+        q_values=complete_q(q, visits, value, logits),
         value=(value + (visits * q).sum(-1)) / (1 + visits.sum(-1)),
         visits=visits,
+        following=_following(tree, alive == chosen, action),
     )
+
+
+def _following(tree: _Subtrees, is_chosen: Array, action: Array) -> Array:
+    """The most visited action below the chosen root action; ``action`` itself where the plan ends there."""
+    if tree.child.shape[-1] == 0:  # a single round
+        return action
+    rows, lane = jnp.arange(len(action)), is_chosen.argmax(-1)
+    below = jax.tree.map(lambda x: x[rows, lane][:, None], tree)
+    visits = _slots(below, jnp.zeros((len(action), 1), jnp.int32)).visits[:, 0]
+    following = below.candidates.actions[rows, 0, 0, visits.argmax(-1)]
+    return jnp.where(visits.any(-1)[:, None], following, action)

@@ -118,8 +118,9 @@ class WorldModel(eqx.Module):
         self, task: Int[Array, "*batch"], action_masks: Float[Array, "tasks action"]
     ) -> Context:
         """The embedding of each task, its norm at most 1, and its action mask."""
-        norm = jnp.linalg.norm(self.task_embedding, axis=-1, keepdims=True)
-        embedding = self.task_embedding / jnp.maximum(norm, 1.0)
+        embedding = self.config.task_embedding_scale * self.task_embedding
+        norm = jnp.linalg.norm(embedding, axis=-1, keepdims=True)
+        embedding = embedding / jnp.maximum(norm, 1.0)
         if not self.config.task_embedding:
             embedding = jnp.zeros_like(embedding)
         return Context(embedding[task], action_masks[task])
