@@ -4,6 +4,9 @@
 the same machine: our search and mctx on the same roots; the *sequential floor*, one model call for
 each simulation, one after the other; and the *grouped floor*, one call for each round of Sequential
 Halving. The floors hold no search at all.
+
+With ``--precision bfloat16``, ours and the grouped floor have the weights inside the tree in that precision, as
+``ezm.control.Planner`` offers; mctx and the sequential floor, which one row at a time makes slower so, keep float32.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from ezm.config import PRESETS, ModelConfig, PlannerConfig
 from ezm.errors import UserError
 from ezm.planning import plan, rounds
 from ezm.world_model import Context, Support, WorldModel
+from ezm.world_model.inference import Precision, for_one_robot, with_precision
 
 MODELS: dict[str, ModelConfig] = {
     "0.5M": replace(PRESETS["cpu"].model, latent_size=152),
@@ -49,6 +53,8 @@ class Row(TypedDict):
     sequential_floor_ms: float
     grouped_floor_ms: float
     ours_p99_ms: float
+    precision: str
+    """Of ours and of the grouped floor."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ class Options:
     batches: tuple[int, ...] = (1, 9, 64, 768)
     searches: tuple[str, ...] = ("16x32",)
     """Root actions x simulations."""
+    precision: Precision = "float32"
+    """Of the weights that ours and the grouped floor have inside the tree."""
     calls: int = 200
     """Of each program, at most."""
     seconds: float = 20.0
@@ -75,6 +83,7 @@ class Case(NamedTuple):
     actions: int
     simulations: int
     batch: int
+    precision: Precision = "float32"
 
 
 def build(config: ModelConfig) -> WorldModel:
@@ -96,7 +105,7 @@ def build(config: ModelConfig) -> WorldModel:
 
 def programs(case: Case) -> dict[str, Callable[[], Any]]:
     """The four programs by name, compiled; each call runs one to its end."""
-    model, actions, simulations, batch = case
+    model, actions, simulations, batch, precision = case
     config = PlannerConfig(
         root_actions=actions, policy_actions=max(1, actions // 4), simulations=simulations
     )
@@ -104,17 +113,22 @@ def programs(case: Case) -> dict[str, Callable[[], Any]]:
     masks = jnp.ones((TASKS, ACTION))
     latent = jax.random.normal(jax.random.key(1), (batch, model.config.latent_size))
     key = jax.random.key(2)
+    if batch == 1:
+        model = for_one_robot(model, key)
+    cast = model if precision == "float32" else with_precision(model, precision)
 
-    def search(config: PlannerConfig, model: WorldModel, latent: Array) -> Array:
+    def search(config: PlannerConfig, model: WorldModel, tree: WorldModel, latent: Array) -> Array:
         context = model.context(task, masks)
         discount = jnp.full(batch, DISCOUNT)
-        return plan(key, model, latent, context, discount, config).search.action
+        found = plan(key, model, latent, context, discount, config, tree_model=tree)
+        return found.search.action
 
-    def floor(sizes: list[int], model: WorldModel, latent: Array) -> Array:
+    def floor(sizes: list[int], model: WorldModel, tree: WorldModel, latent: Array) -> Array:
         """One prediction at the root, then calls of the given widths, each fed by the one before."""
+        model, tree = model.with_two_heads(key), tree.with_two_heads(key)
         context = model.context(task, masks)
         values, policy = model.predict(latent, context)
-        total, action = model.value(values[:2]), policy.mode()
+        total, action = model.value(values), policy.mode()
         for i, width in enumerate(sizes):
 
             def repeat(x: Array, width: int = width) -> Array:
@@ -123,26 +137,37 @@ def programs(case: Case) -> dict[str, Callable[[], Any]]:
                 )
 
             nodes: Context = jax.tree.map(repeat, context)
-            z, reward = model.step(repeat(latent), repeat(action), nodes)
-            values, policy = model.predict(z, nodes)
-            gain = model.reward(reward) + DISCOUNT * model.value(values[:2])
+            z, reward = tree.step(repeat(latent), repeat(action), nodes)
+            values, policy = tree.predict(z, nodes)
+            gain = tree.reward(reward) + DISCOUNT * tree.value(values)
             total = total + gain.reshape(batch, width).mean(1)
             if i + 1 < len(sizes):  # the last call's policy is of no use to anyone
                 latent = z.reshape(batch, width, -1).mean(1)
                 action = policy.mode().reshape(batch, width, -1).mean(1)
         return total
 
-    functions: dict[str, Callable[..., Array]] = {
-        "ours": partial(search, config),
-        "mctx": partial(search, replace(config, backend="mctx")),
-        "sequential_floor": partial(floor, [1] * simulations),
-        "grouped_floor": partial(floor, rounds(actions, simulations)),
+    functions: dict[str, tuple[Callable[..., Array], WorldModel]] = {
+        "ours": (partial(search, config), cast),
+        "mctx": (partial(search, replace(config, backend="mctx")), model),
+        "sequential_floor": (partial(floor, [1] * simulations), model),
+        "grouped_floor": (partial(floor, rounds(actions, simulations)), cast),
     }
-    compiled = {
-        name: jax.jit(function).lower(model, latent).compile()
-        for name, function in functions.items()
+    return {
+        name: _compiled(function, model, tree, latent)
+        for name, (function, tree) in functions.items()
     }
-    return {name: partial(_finish, program, model, latent) for name, program in compiled.items()}
+
+
+def _compiled(
+    function: Callable[..., Array], model: WorldModel, tree: WorldModel, latent: Array
+) -> Callable[[], Any]:
+    """A call without arguments. The models go in as one flat list, as ``ezm.control.Planner`` has them."""
+    arrays, structure = jax.tree.flatten((model, tree))
+
+    def flat(arrays: list[Array], latent: Array) -> Array:
+        return function(*jax.tree.unflatten(structure, arrays), latent)
+
+    return partial(_finish, jax.jit(flat).lower(arrays, latent).compile(), arrays, latent)
 
 
 def _finish(program: Any, *arguments: Any) -> None:
@@ -181,7 +206,7 @@ def measure(options: Options) -> Iterator[Row]:
         model = build(MODELS[name])
         for actions, simulations in searches:
             for batch in options.batches:
-                calls = programs(Case(model, actions, simulations, batch))
+                calls = programs(Case(model, actions, simulations, batch, options.precision))
                 taken = times(calls, options.calls, options.seconds)
                 median = {each: round(float(np.median(ms)), 3) for each, ms in taken.items()}
                 yield Row(
@@ -194,6 +219,7 @@ def measure(options: Options) -> Iterator[Row]:
                     sequential_floor_ms=median["sequential_floor"],
                     grouped_floor_ms=median["grouped_floor"],
                     ours_p99_ms=round(float(np.percentile(taken["ours"], 99)), 3),
+                    precision=options.precision,
                 )
 
 
@@ -209,12 +235,12 @@ def table(rows: list[Row]) -> Table:
     shown = Table(
         title=f"milliseconds a plan, {jax.devices()[0].device_kind}", title_justify="left"
     )
-    heads = ("parameters", "K x N", "batch", "ours", "p99", "mctx", "sequential", "grouped")
+    heads = ("model", "K x N", "batch", "ours", "p99", "mctx", "sequential", "grouped")
     for head in (*heads, "mctx / ours", "ours / grouped"):
         shown.add_column(head, justify="right")
     for row in rows:
         shown.add_row(
-            f"{row['parameters'] / 1e6:.2f}M",
+            f"{row['parameters'] / 1e6:.2f}M {row['precision']}",
             f"{row['actions']} x {row['simulations']}",
             str(row["batch"]),
             *(f"{row[key]:.3g}" for key in ("ours_ms", "ours_p99_ms", "mctx_ms")),

@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -344,15 +345,23 @@ class TestAblations:
 # -- planner ------------------------------------------------------------------------------
 
 
-def test_planner_rows_have_a_time_for_every_program(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("batch", "precision"), [(3, "float32"), (1, "bfloat16")])
+def test_planner_rows_have_a_time_for_every_program(
+    batch: int, precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny = replace(PRESETS["cpu"].model, latent_size=8, task_embedding_size=4, action_code_size=4)
     monkeypatch.setitem(planner.MODELS, "tiny", tiny)
     options = planner.Options(
-        models=("tiny",), batches=(3,), searches=("2x2",), calls=5, seconds=0.0
+        models=("tiny",),
+        batches=(batch,),
+        searches=("2x2",),
+        precision=precision,
+        calls=5,
+        seconds=0.0,
     )
     (row,) = planner.measure(options)
-    assert (row["actions"], row["simulations"], row["batch"]) == (2, 2, 3)
-    assert min(row.values()) > 0  # type: ignore[type-var]
+    assert (row["actions"], row["simulations"], row["batch"]) == (2, 2, batch)
+    assert min(value for key, value in row.items() if key.endswith("_ms")) > 0
     assert row["ours_p99_ms"] >= row["ours_ms"]
     shown = Console(width=140)
     with shown.capture() as captured:

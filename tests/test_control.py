@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import control
 from ezm.config import PRESETS, TrainConfig, to_dict
 from ezm.control import Planner, most_that_fits
 from ezm.errors import UserError
@@ -18,6 +23,7 @@ from ezm.learning.agent import Agent, build
 from ezm.tasks import load_suite
 from ezm.training.actor import Actor
 from ezm.training.run_folder import RunFolder
+from ezm.world_model.inference import for_one_robot, with_precision
 
 CPU = PRESETS["cpu"]
 CONFIG: TrainConfig = replace(
@@ -89,6 +95,7 @@ def test_refuses_what_it_cannot_plan_for(
     [
         ({"simulations": 0}, "simulations 0: must be at least 1"),
         ({"budget_ms": 0.0}, "budget_ms 0.0: must be greater than 0"),
+        ({"precision": "int8"}, "precision 'int8': must be float32 or bfloat16"),
     ],
 )
 def test_refuses_options_out_of_range(agent: Agent, options: Any, message: str) -> None:
@@ -133,6 +140,84 @@ def test_most_that_fits_is_what_a_full_search_finds(choices: list[int], budget: 
     else:
         with pytest.raises(UserError):
             most_that_fits(choices, budget, float)
+
+
+def noisy(agent: Agent) -> Agent:
+    """The same agent with random heads: untrained ones give every action the same value."""
+    leaves, tree = jax.tree.flatten(agent.state.model)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    model = jax.tree.unflatten(
+        tree, [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
+    )
+    return replace(agent, state=eqx.tree_at(lambda s: s.model, agent.state, model))
+
+
+def walk(planner: Planner, calls: int = 6) -> np.ndarray:
+    return np.array([planner.act(OBSERVATION, 0) for _ in range(calls)])
+
+
+def test_warm_start_plans_on_where_the_last_plan_ended(agent: Agent) -> None:
+    """As few candidates as two, one of them the mean: the other is the guess, once there is one."""
+    config = replace(
+        CONFIG, planner=replace(CONFIG.planner, root_actions=2, simulations=4, policy_actions=1)
+    )
+    small = replace(noisy(agent), learner=replace(agent.learner, config=config))
+    cold, warm = Planner(small), Planner(small, warm_start=True)
+    np.testing.assert_allclose(cold.act(OBSERVATION, 0), warm.act(OBSERVATION, 0), rtol=1e-5)
+    assert np.isnan(cold._following).all()
+    assert np.isfinite(warm._following[0]).all() and np.isnan(warm._following[1]).all()
+    assert np.abs(walk(cold) - walk(warm)).max() > 1e-3
+    warm.reset()
+    assert np.isnan(warm._following).all()
+
+
+def test_lower_precision_plans_nearly_the_same(agent: Agent) -> None:
+    model = noisy(agent).state.model
+    half = with_precision(model, "bfloat16")
+    assert half.dynamics.first.weight.dtype == "bfloat16"
+    assert half.dynamics.first.bias.dtype == half.task_embedding.dtype == "float32"
+    x = jax.random.normal(jax.random.key(2), (7, half.dynamics.first.weight.shape[0]))
+    exact, rough = model.dynamics.first(x), half.dynamics.first(x)
+    assert rough.dtype == "float32"
+    np.testing.assert_allclose(rough, exact, atol=0.02 * float(jnp.abs(exact).max()))
+    assert float(jnp.abs(rough - exact).max()) > 0.0
+    actions = walk(Planner(noisy(agent), simulations=ONE_ROUND, precision="bfloat16"))
+    assert np.isfinite(actions).all() and np.abs(actions).max() <= 1.0
+
+
+def test_for_one_robot_is_the_same_function(agent: Agent) -> None:
+    model = noisy(agent).state.model
+    arranged = for_one_robot(model, jax.random.key(0))
+    context = model.context(jnp.array([0, 1]), agent.learner.suite.action_mask)
+    latent = jax.random.normal(jax.random.key(3), (2, 8))
+    expected, policy = model.predict(latent, context)
+    values, same_policy = arranged.predict(latent, context)
+    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(same_policy.mean, policy.mean, rtol=1e-4, atol=1e-4)
+
+
+def test_memory_does_not_grow_from_call_to_call(planner: Planner) -> None:
+    walk(planner, 3)
+    gc.collect()
+    before = len(jax.live_arrays())
+    walk(planner, 200)
+    assert len(jax.live_arrays()) <= before
+
+
+def test_benchmark_compares_planners_of_a_run(agent: Agent, tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", to_dict(CONFIG))
+    run.save_checkpoint(1, {"agent": agent.arrays()}, {})
+    rows = control.measure(control.Options(run.path, simulations=(1, ONE_ROUND), episodes=2))
+    found = [(row["simulations"], row["precision"], row["warm_start"]) for row in rows]
+    most = ONE_ROUND
+    assert found == [
+        *((1, "float32", False), (most, "float32", False)),
+        *((most, "bfloat16", False), (most, "float32", True)),
+    ]
+    for row in rows:
+        assert 0 < row["median_ms"] <= row["p99_ms"]
+        assert [len(values) for values in row["returns"].values()] == [2, 2]
+    assert control.table(rows).row_count == 4
 
 
 def test_loads_a_run(agent: Agent, planner: Planner, tmp_path: Path) -> None:

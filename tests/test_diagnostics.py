@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ezm.config import PRESETS, ModelConfig, PlannerConfig
+from ezm.config import PRESETS, PlannerConfig
 from ezm.evaluation.diagnostics import Diagnostic, Outcomes, Predictions, spearman, summarise
 from ezm.learning import Learner, Normalizer, build
 from ezm.learning.learner import SuiteArrays
@@ -46,7 +46,9 @@ class SliderModel(eqx.Module):
     """The slider as a world model that knows everything; ``error`` turns its dynamics round."""
 
     error: float = 0.0
-    config: ModelConfig = eqx.field(static=True, default=ModelConfig(value_heads=1))
+
+    def with_two_heads(self, key: Any) -> SliderModel:
+        return self
 
     def context(self, task: Any, masks: Any) -> Context:
         return Context(jnp.zeros((*task.shape, 1)), masks[task])

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import simulations as integrator
 from ezm.config import PlannerConfig
 from ezm.planning import (
     NO_ACTION,
@@ -368,37 +369,39 @@ def test_root_actions_come_from_both_spreads() -> None:
 
 def test_linear_quadratic_control_is_exact() -> None:
     """Double integrator with quadratic cost: with true dynamics, value and policy the search returns Q*."""
-    a, b = np.array([[1.0, 0.1], [0.0, 1.0]]), np.array([[0.0], [0.1]])
-    cost, effort = np.diag([1.0, 0.1]), np.array([[0.05]])
-    p = cost
-    for _ in range(2000):  # the discounted Riccati equation
-        gain = np.linalg.solve(effort + DISCOUNT * b.T @ p @ b, DISCOUNT * b.T @ p @ a)
-        p = cost + DISCOUNT * a.T @ p @ (a - b @ gain)
-
-    def step(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        reward = -jnp.einsum("...i,ij,...j", state, cost, state)
-        reward -= jnp.einsum("...i,ij,...j", action, effort, action)
-        return state @ a.T + action @ b.T, reward, jnp.full(reward.shape, DISCOUNT)
+    best = integrator.optimal()
 
     def predict(state: jax.Array) -> tuple[jax.Array, Any]:
         def controller(_: Any) -> Candidates:
-            action = (-state @ gain.T)[..., None, :]
+            action = (-state @ best.gain.T)[..., None, :]
             return Candidates(action, jnp.zeros(action.shape[:-1]))
 
-        return -jnp.einsum("...i,ij,...j", state, p, state), controller
+        return best.value(state), controller
 
     config = PlannerConfig(root_actions=8, simulations=16)
     state = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (50, 2)), jnp.float32)
     actions = jnp.broadcast_to(jnp.linspace(-3.0, 3.0, 8)[:, None], (50, 8, 1))
     root = Candidates(actions, jnp.zeros(actions.shape[:2]))
-    result = run(LatentModel(step, predict), state, root, config)
-    following, reward, _ = step(state[:, None], actions)
-    q_star = np.asarray(reward + DISCOUNT * predict(following)[0])
+    result = run(LatentModel(integrator.step, predict), state, root, config)
+    following, reward, discount = integrator.step(state[:, None], actions)
+    q_star = np.asarray(reward + discount * best.value(following))
     np.testing.assert_allclose(result.q_values, q_star, rtol=1e-3, atol=1e-3)
-    rows, best = np.arange(50), q_star.argmax(-1)
-    np.testing.assert_array_equal(result.action, np.asarray(actions)[rows, best])
-    optimal = -np.asarray(following)[rows, best] @ gain.T
+    rows, chosen = np.arange(50), q_star.argmax(-1)
+    np.testing.assert_array_equal(result.action, np.asarray(actions)[rows, chosen])
+    optimal = -np.asarray(following)[rows, chosen] @ best.gain.T
     np.testing.assert_allclose(result.following, optimal, rtol=1e-5, atol=1e-6)
+
+
+def test_more_simulations_cost_nothing_with_a_true_model() -> None:
+    """Cost beyond the optimal controller's, on the same starts; an informed policy inside the tree."""
+    options = integrator.Options(starts=100, steps=30)
+    few, some, many = (
+        integrator.regrets("informed", integrator.optimal(), n, options) for n in (2, 8, 32)
+    )
+    assert few.min() > -0.1  # nobody beats the optimal controller
+    for fewer, more in ((few, some), (some, many)):
+        worse = more - fewer
+        assert worse.mean() < 2 * worse.std(ddof=1) / np.sqrt(worse.size)
 
 
 def test_the_documents_example_moves_towards_the_goal() -> None:

@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ezm.learning import Learner, Normalizer
-from ezm.planning import two_heads
 from ezm.tasks import Suite, Task
 from ezm.world_model import WorldModel
 
@@ -88,8 +87,8 @@ class Diagnostic:
             latents = jnp.broadcast_to(latent[:, None], (*tasks.shape, latent.shape[-1]))
             latents, logits = model.step(latents, search.actions, context)
             reward = model.reward(logits)
-            values, _ = model.predict(latents, context)
-            value = model.value(values[two_heads(k_heads, model)])
+            values, _ = model.with_two_heads(k_heads).predict(latents, context)
+            value = model.value(values)
             discount = learner.suite.discount[tasks]
             return Predictions(
                 choice=(search.actions == search.action[:, None]).all(-1).argmax(-1),
@@ -108,8 +107,8 @@ class Diagnostic:
         ) -> tuple[Float[Array, "S action"], Float[Array, " S"]]:
             context = model.context(task, learner.suite.action_mask)
             latent = model.represent(normalizer(observation, task), context)
-            values, policy = model.predict(latent, context)
-            return policy.mode(), model.value(values[two_heads(key, model)])
+            values, policy = model.with_two_heads(key).predict(latent, context)
+            return policy.mode(), model.value(values)
 
         self._predict, self._react = jax.jit(predict), jax.jit(react)
 

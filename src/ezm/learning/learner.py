@@ -16,7 +16,7 @@ from ezm.config import PlannerConfig, TrainConfig
 from ezm.learning.losses import Targets, unrolled_loss
 from ezm.learning.normalizer import Normalizer
 from ezm.learning.targets import mean_spread, mixed_value, n_step_value, policy_weights
-from ezm.planning import Plan, imagined_value, log_importance, plan, two_heads
+from ezm.planning import Plan, imagined_value, log_importance, plan
 from ezm.replay import Batch
 from ezm.world_model import Context, Support, WorldModel
 
@@ -95,12 +95,21 @@ class Learner:
         observation: Float[Array, "batch observation"],
         task: Int[Array, " batch"],
         config: PlannerConfig | None = None,
+        *,
+        tree_model: WorldModel | None = None,
+        guess: Float[Array, "batch action"] | None = None,
     ) -> Plan:
-        """Search from raw observations: what acting and evaluation use. ``config``: another planner than the run's."""
+        """Search from raw observations: what acting and evaluation use. ``config``: another planner than the run's.
+
+        ``tree_model``, ``guess``: see :func:`ezm.planning.plan`.
+        """
         context = model.context(task, self.suite.action_mask)
         latent = model.represent(normalizer(observation, task), context)
         config = self.config.planner if config is None else config
-        return plan(key, model, latent, context, self.suite.discount[task], config)
+        discount = self.suite.discount[task]
+        return plan(
+            key, model, latent, context, discount, config, tree_model=tree_model, guess=guess
+        )
 
     def make_targets(
         self,
@@ -113,15 +122,16 @@ class Learner:
 
         ``index`` numbers the batches: it makes the search's samples differ from batch to batch.
         """
-        config, ema = self.config.loss, state.ema
+        config = self.config.loss
         k_heads, k_plan = jax.random.split(jax.random.fold_in(state.key, index))
+        ema = state.ema.with_two_heads(k_heads)
         context = ema.context(batch.task, self.suite.action_mask)
         discount = self.suite.discount[batch.task]
         observation = normalizer(batch.observation, batch.task)
         latents = ema.represent(observation, _repeat(context, len(observation)))
 
         values, _ = ema.predict(latents[config.n_step :], _repeat(context, config.unroll + 1))
-        bootstrap = ema.value(values[two_heads(k_heads, ema)])
+        bootstrap = ema.value(values)
         value = n_step_value(
             batch.reward, bootstrap, batch.length, batch.terminated, discount, config.n_step
         )
@@ -130,7 +140,7 @@ class Learner:
         task = jnp.tile(batch.task[::every], states)
         planned = plan(
             k_plan,
-            ema,
+            state.ema,
             latents[:states, ::every].reshape(len(task), -1),
             ema.context(task, self.suite.action_mask),
             self.suite.discount[task],
@@ -162,7 +172,6 @@ class Learner:
                 latents[: config.unroll + 1],
                 context,
                 discount,
-                two_heads(k_heads, ema),
                 config.imagined_steps,
             )
             share = config.imagined_share * (state.updates >= config.imagined_after_updates)

@@ -8,7 +8,7 @@ from ezm.planning.candidates import (
     sampled,
 )
 from ezm.planning.mctx_search import mctx_search
-from ezm.planning.planner import Plan, imagined_value, log_importance, plan, two_heads
+from ezm.planning.planner import Plan, imagined_value, log_importance, plan
 from ezm.planning.search import LatentModel, SearchResult, gumbel_search, rounds
 
 __all__ = [
@@ -26,5 +26,4 @@ __all__ = [
     "root_candidates",
     "rounds",
     "sampled",
-    "two_heads",
 ]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ezm.config import PlannerConfig
 from ezm.planning.candidates import Candidates, root_candidates, sampled
@@ -24,17 +24,10 @@ class Plan(NamedTuple):
     value: Float[Array, " batch"]
 
 
-def two_heads(key: PRNGKeyArray, model: WorldModel) -> Int[Array, " two"]:
-    """The value heads whose minimum counts, drawn anew each time (all, where there are at most two)."""
-    num = model.config.value_heads
-    return jnp.arange(num) if num <= 2 else jax.random.permutation(key, num)[:2]
-
-
 def latent_model(
     model: WorldModel,
     context: Context,
     discount: Float[Array, " batch"],
-    heads: Array,
     config: PlannerConfig,
 ) -> LatentModel:
     """The world model as the search sees it, for one batch of roots.
@@ -64,7 +57,7 @@ def latent_model(
             latent, reward, gamma = step(latent, policy.mode())
             total, factor = total + factor * reward, factor * gamma
             values, policy = model.predict(latent, nodes(latent))
-        return total + factor * model.value(values[heads]), propose
+        return total + factor * model.value(values), propose
 
     return LatentModel(step, predict)
 
@@ -74,7 +67,6 @@ def imagined_value(
     latent: Float[Array, "states batch latent"],
     context: Context,
     discount: Float[Array, " batch"],
-    heads: Array,
     steps: int,
 ) -> Float[Array, "states batch"]:
     """Return along the policy's mean: ``steps`` imagined rewards, then the network's value.
@@ -82,7 +74,7 @@ def imagined_value(
     Model-based value expansion (Feinberg et al. 2018). An n-step return credits a state with what the behaviour of its
     time did next; this is what the present policy would do.
     """
-    along_mean = latent_model(model, context, discount, heads, PlannerConfig(leaf_rollout=steps))
+    along_mean = latent_model(model, context, discount, PlannerConfig(leaf_rollout=steps))
     return along_mean.predict(latent.swapaxes(0, 1))[0].swapaxes(0, 1)
 
 
@@ -93,23 +85,27 @@ def plan(
     context: Context,
     discount: Float[Array, " batch"],
     config: PlannerConfig,
+    *,
+    tree_model: WorldModel | None = None,
     guess: Float[Array, "batch action"] | None = None,
 ) -> Plan:
     """Sample root actions from the policy at ``latent`` and search them.
 
-    A ``guess``, such as what the previous step's plan meant to do now, takes the place of the last sample; one that
+    ``tree_model`` takes the model's place inside the tree, such as one of lower precision. A ``guess``, such as what the previous step's plan meant to do now, takes the place of the second sample; one that
     is nan does not.
     """
     k_heads, k_actions, k_search = jax.random.split(key, 3)
-    heads = two_heads(k_heads, model)
+    model = model.with_two_heads(k_heads)
     values, policy = model.predict(latent, context)
-    value = model.value(values[heads])
+    value = model.value(values)
     root = root_candidates(k_actions, policy, config)
     if guess is not None:
-        last = jnp.where(jnp.isnan(guess), root.actions[:, -1], guess)
-        root = root._replace(actions=root.actions.at[:, -1].set(last))
+        slot = min(1, config.root_actions - 1)  # the first may be the policy's mean
+        second = jnp.where(jnp.isnan(guess), root.actions[:, slot], guess)
+        root = root._replace(actions=root.actions.at[:, slot].set(second))
     search = gumbel_search if config.backend == "ezm" else mctx_search
-    latents = latent_model(model, context, discount, heads, config)
+    inside = model if tree_model is None else tree_model.with_two_heads(k_heads)
+    latents = latent_model(inside, context, discount, config)
     return Plan(search(k_search, latents, latent, root, value, config), policy, value)
 
 

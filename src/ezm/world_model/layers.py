@@ -5,7 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
 def layer_norm(x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
@@ -26,7 +26,11 @@ class Linear(eqx.Module):
         self.bias = jnp.zeros(outputs)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        return x @ self.weight + self.bias
+        # As precise as the weight: see ezm.world_model.inference.
+        return (
+            jnp.dot(x.astype(self.weight.dtype), self.weight, preferred_element_type=x.dtype)
+            + self.bias
+        )
 
 
 class Residual(eqx.Module):
@@ -75,3 +79,41 @@ class MLP(eqx.Module):
 def residual_blocks(num: int, size: int, key: PRNGKeyArray) -> tuple[Residual, ...]:
     """``num`` blocks of one width."""
     return tuple(Residual(size, k) for k in jax.random.split(key, num)) if num else ()
+
+
+class Ensemble(eqx.Module):
+    """Several MLPs of one shape on the same input, in one vectorised call."""
+
+    stacked: MLP  # its arrays carry a leading axis of members
+
+    @property
+    def members(self) -> int:
+        """How many there are."""
+        return self.stacked.output.bias.shape[0]
+
+    def pick(self, index: Int[Array, " picked"]) -> Ensemble:
+        """Some of the members."""
+        return Ensemble(jax.tree.map(lambda x: x[index], self.stacked))
+
+    def separate(self) -> Separate:
+        """The same function, one call for each member."""
+        return Separate(
+            tuple(jax.tree.map(lambda x, i=i: x[i], self.stacked) for i in range(self.members))
+        )
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "members *batch outputs"]:
+        return eqx.filter_vmap(lambda mlp: mlp(x))(self.stacked)
+
+
+class Separate(eqx.Module):
+    """An :class:`Ensemble` whose members are called one by one: faster where there are few rows."""
+
+    parts: tuple[MLP, ...]
+
+    @property
+    def members(self) -> int:
+        """How many there are."""
+        return len(self.parts)
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "members *batch outputs"]:
+        return jnp.stack([part(x) for part in self.parts])

@@ -16,7 +16,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ezm.config import ModelConfig
-from ezm.world_model.layers import MLP, Linear, Residual, layer_norm, residual_blocks
+from ezm.world_model.layers import (
+    MLP,
+    Ensemble,
+    Linear,
+    Residual,
+    Separate,
+    layer_norm,
+    residual_blocks,
+)
 from ezm.world_model.policy import Gaussian
 from ezm.world_model.scalars import Support
 
@@ -64,7 +72,7 @@ class WorldModel(eqx.Module):
     reward_head: MLP
     prediction_in: Linear
     prediction: tuple[Residual, ...]
-    value_heads: MLP  # one MLP whose arrays carry a leading axis of heads
+    value_heads: Ensemble | Separate
     policy_head: MLP
     projector: MLP
     predictor: MLP
@@ -105,9 +113,8 @@ class WorldModel(eqx.Module):
             return eqx.tree_at(lambda m: m.output.bias, head, support.neutral_logits())
 
         self.reward_head = scalar_head(reward_support, next(keys))
-        self.value_heads = eqx.filter_vmap(lambda k: scalar_head(value_support, k))(
-            jax.random.split(next(keys), config.value_heads)
-        )
+        heads = jax.random.split(next(keys), config.value_heads)
+        self.value_heads = Ensemble(eqx.filter_vmap(lambda k: scalar_head(value_support, k))(heads))
         self.policy_head = MLP(
             size, size, config.head_layers, 2 * action_size, next(keys), zero=True
         )
@@ -162,7 +169,7 @@ class WorldModel(eqx.Module):
     ) -> tuple[Float[Array, "heads *batch bins"], Gaussian]:
         """f: the logits of every value head, and the policy."""
         x = self._trunk(latent, context)
-        values = eqx.filter_vmap(lambda head: head(x))(self.value_heads)
+        values = self.value_heads(x)
         mean, spread = jnp.split(self.policy_head(x), 2, axis=-1)
         low, high = self.config.log_std_range
         log_std = low + 0.5 * (high - low) * (jnp.tanh(spread) + 1.0)
@@ -170,8 +177,19 @@ class WorldModel(eqx.Module):
         # A bounded mean keeps tanh(mean) out of its flat ends, where no gradient leads back.
         return values, Gaussian(3.0 * jnp.tanh(mean / 3.0) * mask, log_std * mask, mask)
 
+    def with_two_heads(self, key: PRNGKeyArray) -> WorldModel:
+        """The same model with only two of its value heads, drawn at random; itself, if it has no more.
+
+        The minimum of both is the value in search and targets (paper, section 2).
+        """
+        heads = self.value_heads
+        if heads.members <= 2 or isinstance(heads, Separate):
+            return self
+        two = heads.pick(jax.random.permutation(key, heads.members)[:2])
+        return eqx.tree_at(lambda m: m.value_heads, self, two)
+
     def value(self, logits: Float[Array, "heads *batch bins"]) -> Float[Array, "*batch"]:
-        """The pessimistic value used in search and targets: the minimum of the given heads."""
+        """The pessimistic value: the minimum of the given heads, see :meth:`with_two_heads`."""
         return self.value_support.mean(logits).min(0)
 
     def reward(self, logits: Float[Array, "*batch bins"]) -> Float[Array, "*batch"]:

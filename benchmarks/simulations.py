@@ -1,0 +1,174 @@
+"""What more simulations are worth where the model is true: returns of a planner on a double integrator.
+
+``python -m benchmarks.simulations`` controls a point (position, velocity; quadratic cost) by searching at every step
+among sampled actions, with the true dynamics and rewards. The samples come from an ``ignorant`` policy, N(0, 1), or
+from an ``informed`` one, half of the optimal controller's action with a standard deviation of 0.5; the value behind the
+leaves is the ``optimal`` one or that of staying ``idle``. Rows: the cost beyond the optimal controller's, all from the
+same starts.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.command import Flag, command
+from ezm.config import PlannerConfig
+from ezm.planning import LatentModel, gumbel_search, root_candidates, sampled
+from ezm.world_model import Gaussian
+
+DISCOUNT = 0.97
+A, B = np.array([[1.0, 0.1], [0.0, 1.0]]), np.array([[0.0], [0.1]])
+COST, EFFORT = np.diag([1.0, 0.1]), np.array([[0.05]])
+
+
+class Quadratic(NamedTuple):
+    """A linear controller, action = -gain state, and its value, -state' P state."""
+
+    gain: np.ndarray
+    p: np.ndarray
+
+    def value(self, state: Array) -> Array:
+        return -jnp.einsum("...i,ij,...j", state, self.p, state)
+
+
+def optimal() -> Quadratic:
+    """The solution of the discounted Riccati equation."""
+    p = COST
+    for _ in range(2000):
+        gain = np.linalg.solve(EFFORT + DISCOUNT * B.T @ p @ B, DISCOUNT * B.T @ p @ A)
+        p = COST + DISCOUNT * A.T @ p @ (A - B @ gain)
+    return Quadratic(gain, p)
+
+
+def idle() -> Quadratic:
+    """Never acting."""
+    p = COST
+    for _ in range(2000):
+        p = COST + DISCOUNT * A.T @ p @ A
+    return Quadratic(np.zeros((1, 2)), p)
+
+
+VALUES = {"optimal": optimal, "idle": idle}
+CASES = [
+    ("informed", "optimal"),
+    ("informed", "idle"),
+    ("ignorant", "optimal"),
+    ("ignorant", "idle"),
+]
+"""Policy and value."""
+
+
+def step(state: Array, action: Array) -> tuple[Array, Array, Array]:
+    """Next state, reward and discount; works on numpy arrays and on JAX's."""
+    reward = -jnp.einsum("...i,ij,...j", state, COST, state)
+    reward -= jnp.einsum("...i,ij,...j", action, EFFORT, action)
+    return state @ A.T + action @ B.T, reward, jnp.full(reward.shape, DISCOUNT)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Turn up the simulations."""
+
+    simulations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    actions: int = 16
+    """At the root."""
+    starts: int = 200
+    steps: int = 60
+    """Of each episode."""
+    json: Flag = False
+    """Print rows, one JSON object a line, instead of a table."""
+
+
+def regrets(policy: str, value: Quadratic, simulations: int, options: Options) -> np.ndarray:
+    """(starts,) discounted return of the optimal controller, less that of the planner."""
+    config = PlannerConfig(
+        root_actions=options.actions,
+        considered_actions=options.actions,
+        policy_actions=options.actions,
+        simulations=simulations,
+        include_mean=policy == "informed",
+    )
+    best = optimal()
+
+    def behaviour(state: Array) -> Gaussian:
+        mean = -0.5 * state @ best.gain.T if policy == "informed" else 0.0 * state[..., :1]
+        one = jnp.ones_like(mean)
+        return Gaussian(mean, jnp.log(0.5) * one if policy == "informed" else 0.0 * one, one)
+
+    def predict(state: Array) -> Any:
+        return value.value(state), lambda key: sampled(
+            key, behaviour(state), 2, include_mean=config.include_mean
+        )
+
+    def planned(key: Array, state: Array) -> Array:
+        k_root, k_search = jax.random.split(key)
+        root = root_candidates(k_root, behaviour(state), config)
+        model = LatentModel(step, predict)
+        return gumbel_search(k_search, model, state, root, value.value(state), config).action
+
+    @jax.jit
+    def episodes(state: Array) -> tuple[Array, Array]:
+        def one(carry: Any, key: Array) -> tuple[Any, None]:
+            theirs, ours, cost, factor = carry
+            theirs, reward, _ = step(theirs, -theirs @ best.gain.T)
+            ours, own, _ = step(ours, planned(key, ours))
+            return (theirs, ours, cost + factor * (reward - own), factor * DISCOUNT), None
+
+        start = (state, state, jnp.zeros(len(state)), 1.0)
+        keys = jax.random.split(jax.random.key(0), options.steps)
+        (theirs, ours, cost, factor), _ = jax.lax.scan(one, start, keys)
+        return cost + factor * (best.value(theirs) - best.value(ours)), ours
+
+    state = np.random.default_rng(0).uniform(-1, 1, (options.starts, 2)).astype(np.float32)
+    return np.asarray(episodes(jnp.asarray(state))[0])
+
+
+def measure(options: Options) -> list[dict[str, Any]]:
+    """A row for each policy, value and number of simulations: mean regret and its standard error."""
+    rows = []
+    for policy, value in CASES:
+        for simulations in options.simulations:
+            each = regrets(policy, VALUES[value](), simulations, options)
+            error = each.std(ddof=1) / np.sqrt(len(each))
+            rows.append(
+                {
+                    "policy": policy,
+                    "value": value,
+                    "simulations": simulations,
+                    "regret": round(float(each.mean()), 4),
+                    "standard_error": round(float(error), 4),
+                }
+            )
+    return rows
+
+
+def main(options: Options) -> None:
+    """Print the table that ``options`` describe."""
+    rows = measure(options)
+    if options.json:
+        print("\n".join(map(json.dumps, rows)))
+        return
+    table = Table(title="cost beyond the optimal controller's", title_justify="left")
+    for head in ("simulations", *(f"{policy}, {value}" for policy, value in CASES)):
+        table.add_column(head, justify="right")
+    for simulations in options.simulations:
+        cells = [
+            f"{row['regret']:.3f} ± {row['standard_error']:.3f}"
+            for row in rows
+            if row["simulations"] == simulations
+        ]
+        table.add_row(str(simulations), *cells)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    command(main, Options, __doc__)
