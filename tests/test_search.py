@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import simulations as integrator
@@ -188,16 +188,20 @@ def fixed(q: jax.Array, visits: jax.Array, exists: jax.Array, config: PlannerCon
     return 2.0 * q
 
 
-def discrete(actions: int, legal: int) -> LatentModel:
+def discrete(actions: int, legal: int, padding: int = 0) -> LatentModel:
     """A game: from every state ``legal`` of the actions lead on, with unequal priors."""
     weight = np.random.default_rng(3).normal(size=(4 + actions, 4)) * 1.7
 
     def step(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        state = jnp.tanh(jnp.concatenate((state, action), -1) @ weight)
+        state = jnp.tanh(jnp.concatenate((state, action[..., :actions]), -1) @ weight)
         return state, state[..., 0] * 2, jnp.full(state.shape[:-1], DISCOUNT, state.dtype)
 
     def predict(state: jax.Array) -> tuple[jax.Array, Any]:
-        return 3 * jnp.sin(4 * state.sum(-1)), lambda _: priors(state, actions, legal)
+        slots = actions + padding
+        return (
+            3 * jnp.sin(4 * state.sum(-1)),
+            lambda _: priors(state, actions, legal).padded(slots, slots),
+        )
 
     return LatentModel(step, predict)
 
@@ -310,6 +314,58 @@ def test_mixed_suite_plans_as_each_of_its_tasks_alone(double: None) -> None:
 
 
 # -- properties --------------------------------------------------------------------------
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    actions=st.integers(2, 5),
+    hidden=st.integers(0, 3),
+    considered=st.integers(1, 6),
+    simulations=st.integers(1, 6),
+    padding=st.integers(1, 3),
+)
+def test_any_search_keeps_to_its_masks_and_counts(
+    actions: int, hidden: int, considered: int, simulations: int, padding: int
+) -> None:
+    legal = max(1, actions - hidden)
+    config = PlannerConfig(simulations=simulations, considered_actions=considered)
+    state = roots(6)
+    root = priors(state, actions, legal)
+    result = run(discrete(actions, legal), state, root, config, counts=(legal,))
+
+    real = np.asarray(root.exists)
+    np.testing.assert_array_equal(result.visits.sum(-1), simulations)
+    np.testing.assert_array_equal((result.visits > 0).sum(-1), min(legal, considered, simulations))
+    assert not result.visits[~real].any() and not result.policy[~real].any()
+    np.testing.assert_allclose(result.policy.sum(-1), 1.0, rtol=1e-5)
+    chosen = result.action.argmax(-1)
+    np.testing.assert_array_equal(
+        result.visits[np.arange(6), chosen], result.visits.max(-1), "chosen"
+    )
+
+    slots = actions + padding
+    padded = run(
+        discrete(actions, legal, padding), state, root.padded(slots, slots), config, counts=(legal,)
+    )
+    alone = run(
+        discrete(actions, legal),
+        state[:2],
+        priors(state[:2], actions, legal),
+        config,
+        counts=(legal,),
+    )
+    for other, rows in ((padded, 6), (alone, 2)):
+        np.testing.assert_array_equal(other.visits[:, :actions], result.visits[:rows])
+        np.testing.assert_array_equal(other.action[:, :actions], result.action[:rows])
+        for name in ("q_values", "policy"):
+            mine, theirs = getattr(result, name)[:rows], getattr(other, name)[:, :actions]
+            np.testing.assert_allclose(
+                np.where(real[:rows], theirs, 0),
+                np.where(real[:rows], mine, 0),
+                rtol=1e-4,
+                atol=1e-4,
+            )
+
 
 SMALL = PlannerConfig(root_actions=4, simulations=8)
 

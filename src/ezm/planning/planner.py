@@ -91,8 +91,8 @@ def plan(
 ) -> Plan:
     """Sample root actions from the policy at ``latent`` and search them.
 
-    ``tree_model`` takes the model's place inside the tree, such as one of lower precision. A ``guess``, such as what the previous step's plan meant to do now, takes the place of the second sample; one that
-    is nan does not.
+    ``tree_model`` takes the model's place inside the tree, such as one of lower precision. A ``guess``, such as what
+    the previous step's plan meant to do now, takes the place of the second sample; one that is nan does not.
     """
     k_heads, k_actions, k_search = jax.random.split(key, 3)
     model = model.with_two_heads(k_heads)
