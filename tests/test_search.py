@@ -100,7 +100,7 @@ def search(
     return run(rugged(config, padding), roots(batch), root, config, method)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def double() -> Iterator[None]:
     """Float64, in which both searches break no ties by rounding."""
     with jax.enable_x64(True):
@@ -227,6 +227,14 @@ def test_equals_mctx_with_discrete_actions_and_noise(
     ours = run(*arguments, counts=(legal,), transform=fixed)
     assert_equal(ours, run(*arguments, mctx_search, transform=fixed), tolerance=1e-9)
     assert ours.visits[~np.asarray(arguments[2].exists)].sum() == 0
+
+
+def test_equals_mctx_where_a_single_action_is_legal(double: None) -> None:
+    """The empty slot beside it has a Q outside the node's range, and stays out of the choice."""
+    config = PlannerConfig(simulations=5)
+    state = roots(200)
+    arguments = discrete(2, 1), state, priors(state, 2, 1), config
+    assert_equal(run(*arguments, counts=(1,)), run(*arguments, mctx_search), tolerance=1e-9)
 
 
 def test_scores_once_a_round_where_mctx_scores_every_time(double: None) -> None:

@@ -186,7 +186,9 @@ def _descend(tree: _Subtrees, active: Array, transform: QTransform, config: Plan
     for _ in range(tree.value.shape[2]):
         logits, child, visits, q = _slots(tree, node)
         completed = complete_q(q, visits, _at(tree.raw_value, node), logits)
-        transformed = transform(completed, visits, exists(logits), config)
+        real = exists(logits)
+        # An empty slot's Q lies outside the node's range, so that its transform may be of any size.
+        transformed = jnp.where(real, transform(completed, visits, real, config), 0.0)
         improved = jax.nn.softmax(logits + transformed)
         chosen = (improved - visits / (1 + visits.sum(-1, keepdims=True))).argmax(-1)
         child = _at(child, chosen)
@@ -307,7 +309,8 @@ def gumbel_search(
 
     def scores() -> Array:
         completed = complete_q(q, visits, value, logits)
-        return noise + logits + transform(completed, visits, root.exists, config)
+        transformed = transform(completed, visits, root.exists, config)
+        return jnp.where(root.exists, noise + logits + transformed, NO_ACTION)
 
     # Lanes are the root actions still visited, in index order, so that ties always fall to the first action.
     alive = jnp.broadcast_to(jnp.arange(num), (batch, num))
