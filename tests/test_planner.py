@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ezm.config import PRESETS
-from ezm.planning import imagined_value
+from ezm.config import PRESETS, PlannerConfig
+from ezm.planning import imagined_value, plan, planner
 from ezm.world_model import Context, Support, WorldModel
 
 STATES, BATCH = 3, 4
@@ -61,3 +61,36 @@ def test_imagined_value_equals_a_walk_through_the_model(model: WorldModel, steps
         expected = total + discount**steps * each.min(0)
         np.testing.assert_allclose(result[state], expected, rtol=1e-4, atol=1e-4)
     assert float(result.std()) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("batch", "backend", "parts"),
+    [
+        (1, "cpu", 1),
+        (128, "cpu", 128),
+        (768, "cpu", 128),
+        (3072, "cpu", 128),
+        (288, "cpu", 96),
+        (131, "cpu", 131),  # a prime: no even parts
+        (768, "gpu", 768),
+    ],
+)
+def test_roots_at_once_known_values(batch: int, backend: str, parts: int) -> None:
+    assert planner.roots_at_once(batch, backend) == parts
+
+
+def test_a_batch_in_parts_is_planned_as_a_whole(
+    model: WorldModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean is the only action inside the tree, so that nothing is drawn there."""
+    config = PlannerConfig(root_actions=4, simulations=8, interior_actions=1, include_mean=True)
+    latent = jax.random.normal(jax.random.key(1), (BATCH, 16))
+    arguments = latent, context(model), jnp.full(BATCH, 0.9), config
+    whole = plan(jax.random.key(0), model, *arguments).search
+    monkeypatch.setattr(planner, "_MOST_ROOTS", 2)
+    monkeypatch.setattr(planner, "_FEWEST_ROOTS", 1)
+    parts = plan(jax.random.key(0), model, *arguments).search
+    np.testing.assert_array_equal(parts.visits, whole.visits)
+    for name in ("action", "q_values", "value", "policy", "following"):
+        one, other = getattr(parts, name), getattr(whole, name)
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4, err_msg=name)
