@@ -1,14 +1,15 @@
 """What a robot's planner can save, in milliseconds and in return.
 
 ``python -m benchmarks.control RUN`` lets the agent of a run act by ``ezm.control.Planner``, with fewer and more simulations, in
-bfloat16 and from a warm start, all on the same episodes, and times every call of ``act``.
+bfloat16 and from a warm start, all on the same episodes, and times every call of ``act``. Without RUN it times an untrained
+agent of the published size on the walker suite, and there are no returns.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,72 @@ from rich.table import Table
 
 from benchmarks.command import Flag, command
 from benchmarks.results import column_head, short_names
+from ezm.config import PRESETS
 from ezm.control import Planner
 from ezm.errors import UserError
 from ezm.evaluation.evaluate import Evaluator
 from ezm.evaluation.statistics import format_return
+from ezm.learning.agent import build
+from ezm.tasks import load_suite
+from ezm.training.run_folder import RunFolder
+from ezm.training.trainer import load_agent
 
 
 @dataclass(frozen=True)
 class Options:
     """Compare planners of one run."""
 
-    run: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[Path | None] = None
     """A run folder of `ezm train`."""
     simulations: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     episodes: int = 10
     """Per task."""
+    calls: int = 600
+    """Without a run."""
     json: Flag = False
     """Print rows, one JSON object a line, instead of a table."""
+
+
+_WARM_UP = 20
+"""Calls that are not counted."""
+
+
+class Timed:
+    """A planner, and how long each of its calls took."""
+
+    def __init__(self, planner: Planner):
+        self.planner = planner
+        self.milliseconds: list[float] = []
+
+    def act(self, observation: np.ndarray, task: np.ndarray) -> np.ndarray:
+        """What an evaluation asks for, one call for each environment."""
+        suite = self.planner.suite
+        actions = np.zeros((len(task), suite.action_size), np.float32)
+        for i, t in enumerate(task):
+            start = time.perf_counter()
+            action = self.planner.act(observation[i, : suite.tasks[t].observation_size], int(t))
+            self.milliseconds.append(1e3 * (time.perf_counter() - start))
+            actions[i, : len(action)] = action
+        return actions
+
+    def episodes(self, number: int) -> list[list[float]]:
+        """Returns by task, of episodes that are the same for every planner."""
+        evaluator = Evaluator(self.planner.suite, copies=1, seed=0)
+        returns: list[list[float]] = [[] for _ in self.planner.tasks]
+        for _ in range(number):
+            self.planner.reset()
+            for values, new in zip(returns, evaluator.run(self.act, 1), strict=True):
+                values += new
+        evaluator.close()
+        return returns
+
+    def calls(self, number: int) -> list[list[float]]:
+        """Random observations, which bring no returns."""
+        rng, suite = np.random.default_rng(0), self.planner.suite
+        for call in range(number):
+            observation = rng.normal(size=(1, suite.observation_size))
+            self.act(observation, np.array([call % suite.num_tasks]))
+        return []
 
 
 def cases(options: Options) -> list[dict[str, Any]]:
@@ -55,36 +105,26 @@ def measure(options: Options) -> list[dict[str, Any]]:
     Raises:
         UserError: fewer than two episodes, which have no spread.
     """
-    if options.episodes < 2 or min(options.simulations, default=0) < 1:
-        raise UserError("--episodes must be at least 2 and --simulations at least 1")
+    if (
+        min(options.episodes, options.calls - _WARM_UP) < 2
+        or min(options.simulations, default=0) < 1
+    ):
+        raise UserError(
+            f"--episodes must be at least 2, --calls {_WARM_UP + 2} and --simulations 1"
+        )
+    if options.run is None:
+        paper = replace(PRESETS["paper"], suite="walker")
+        agent = build(paper, load_suite(paper.suite))
+    else:
+        agent, _ = load_agent(RunFolder.open(options.run))
     rows = []
     for case in cases(options):
-        planner = Planner.load(options.run, **case)
-        sizes = [task.observation_size for task in planner.suite.tasks]
-        taken: list[float] = []
-
-        def act(
-            observation: np.ndarray,
-            task: np.ndarray,
-            planner: Planner = planner,
-            sizes: list[int] = sizes,
-            taken: list[float] = taken,
-        ) -> np.ndarray:
-            actions = np.zeros((len(task), planner.suite.action_size), np.float32)
-            for i, t in enumerate(task):
-                start = time.perf_counter()
-                action = planner.act(observation[i, : sizes[t]], int(t))
-                taken.append(1e3 * (time.perf_counter() - start))
-                actions[i, : len(action)] = action
-            return actions
-
-        evaluator = Evaluator(planner.suite, copies=1, seed=0)
-        returns: list[list[float]] = [[] for _ in sizes]
-        for _ in range(options.episodes):
-            planner.reset()
-            for values, new in zip(returns, evaluator.run(act, 1), strict=True):
-                values += new
-        evaluator.close()
+        timed = Timed(Planner(agent, **case))
+        if options.run is None:
+            returns = timed.calls(options.calls)
+        else:
+            returns = timed.episodes(options.episodes)
+        taken = timed.milliseconds[_WARM_UP:]
         rows.append(
             {"precision": "float32", "warm_start": False}
             | case
@@ -93,7 +133,7 @@ def measure(options: Options) -> list[dict[str, Any]]:
                 "p99_ms": round(float(np.percentile(taken, 99)), 3),
                 "returns": {
                     name: [round(value, 1) for value in values]
-                    for name, values in zip(planner.tasks, returns, strict=True)
+                    for name, values in zip(agent.suite.task_names, returns)
                 },
             }
         )
@@ -104,26 +144,24 @@ def table(rows: list[dict[str, Any]]) -> Table:
     """Mean returns over episodes, with their standard errors."""
     title = "returns by simulations, milliseconds a call"
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    heads = ["ms", "p99"]
+    if rows[0]["returns"]:
+        heads += [*short_names(tuple(rows[0]["returns"])), "mean"]
     shown.add_column("planner", overflow="fold")
-    for head in ("ms", "p99", *short_names(tuple(rows[0]["returns"])), "mean"):
+    for head in heads:
         shown.add_column(column_head(head), justify="right", overflow="fold")
     for row in rows:
         name = str(row["simulations"])
         name += ", bfloat16" if row["precision"] == "bfloat16" else ""
         name += ", warm start" if row["warm_start"] else ""
-        returns = np.array(list(row["returns"].values()))
-        means, errors = returns.mean(1), returns.std(1, ddof=1) / np.sqrt(returns.shape[1])
-        cells = [
-            f"{format_return(mean)} ± {format_return(error)}"
-            for mean, error in zip(means, errors, strict=True)
-        ]
-        shown.add_row(
-            name,
-            f"{row['median_ms']:.3g}",
-            f"{row['p99_ms']:.3g}",
-            *cells,
-            format_return(means.mean()),
-        )
+        cells = [f"{row['median_ms']:.3g}", f"{row['p99_ms']:.3g}"]
+        if row["returns"]:
+            returns = np.array(list(row["returns"].values()))
+            means, errors = returns.mean(1), returns.std(1, ddof=1) / np.sqrt(returns.shape[1])
+            for mean, error in zip(means, errors, strict=True):
+                cells.append(f"{format_return(mean)} ± {format_return(error)}")
+            cells.append(format_return(means.mean()))
+        shown.add_row(name, *cells)
     return shown
 
 

@@ -220,6 +220,18 @@ def test_benchmark_compares_planners_of_a_run(agent: Agent, tmp_path: Path) -> N
     assert control.table(rows).row_count == 4
 
 
+def test_benchmark_times_an_untrained_agent_without_a_run(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "build", lambda config, suite: agent)
+    monkeypatch.setattr(control, "cases", lambda options: [{"simulations": ONE_ROUND}])
+    (row,) = control.measure(control.Options(calls=30))
+    assert row["returns"] == {} and row["median_ms"] > 0
+    assert [column.header for column in control.table([row]).columns] == ["planner", "ms", "p99"]
+    with pytest.raises(UserError, match="--calls 22"):
+        control.measure(control.Options(calls=10))
+
+
 def test_loads_a_run(agent: Agent, planner: Planner, tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", to_dict(CONFIG))
     with pytest.raises(UserError, match="has no checkpoint yet"):

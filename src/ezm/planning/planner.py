@@ -115,7 +115,9 @@ def plan(
         return search(key, latents, latent, root, value, config)
 
     roots = latent, root, value, context, discount
-    at_once = roots_at_once(len(latent), jax.default_backend())
+    at_once = len(latent)
+    if config.backend == "ezm":  # mctx, whose calls have a node a root, gains nothing from parts
+        at_once = roots_at_once(at_once, jax.default_backend())
     if at_once == len(latent):
         return Plan(searched((k_search, *roots)), policy, value)
     keys = jax.random.split(k_search, len(latent) // at_once)
