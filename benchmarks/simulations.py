@@ -92,7 +92,6 @@ def regrets(policy: str, value: Quadratic, simulations: int, options: Options) -
     """(starts,) discounted return of the optimal controller, less that of the planner."""
     config = PlannerConfig(
         root_actions=options.actions,
-        considered_actions=options.actions,
         policy_actions=options.actions,
         simulations=simulations,
         include_mean=policy == "informed",

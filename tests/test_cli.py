@@ -185,6 +185,14 @@ def test_tasks_lists_suites(capsys: pytest.CaptureFixture[str]) -> None:
         ("train cartpole --steps -5", "--steps -5: must be greater than 0"),
         ("train cartpole --model.latent-size 0", "--model.latent-size 0: must be greater than 0"),
         ("train cartpole --optimizer.batch-size 3", "--optimizer.batch-size 3: is less than the 4"),
+        (
+            "train cartpole --planner.considered-actions 0",
+            "--planner.considered-actions 0: must be greater than 0",
+        ),
+        (
+            "train cartpole --planner.gumbel-scale -1",
+            "--planner.gumbel-scale -1.0: must not be negative",
+        ),
         ("train cartpole --planner.spread 0", "--planner.spread 0.0: must be greater than 0"),
         (
             "train cartpole --planner.evaluation-spread -1",

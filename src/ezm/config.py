@@ -57,8 +57,8 @@ class PlannerConfig:
     simulations: int = 32
     root_actions: int = 16
     """Actions sampled at the root (K)."""
-    considered_actions: int = 16
-    """How many of them Sequential Halving begins with (m), at most."""
+    considered_actions: int | None = None
+    """How many of them Sequential Halving begins with (m); None: all."""
     gumbel_scale: float = 0.0
     """Factor on Gumbel noise at the root, which only discrete actions need: samples are noisy by themselves."""
     policy_actions: int = 4
@@ -74,6 +74,11 @@ class PlannerConfig:
     """Steps along the policy's mean behind each new node before the network's value is taken."""
     c_visit: float = 50.0
     c_scale: float = 0.1
+
+    def considered(self, actions: int) -> int:
+        """How many of so many actions Sequential Halving begins with."""
+        most = self.considered_actions
+        return actions if most is None else min(actions, most)
 
     def evaluating(self) -> PlannerConfig:
         """The same planner for actions that explore nothing."""
@@ -305,7 +310,7 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         "checkpoint-every": config.checkpoint_every,
         "planner.simulations": config.planner.simulations,
         "planner.root-actions": config.planner.root_actions,
-        "planner.considered-actions": config.planner.considered_actions,
+        "planner.considered-actions": config.planner.considered(config.planner.root_actions),
         "planner.interior-actions": config.planner.interior_actions,
         "planner.spread": config.planner.spread,
         "replay.capacity": config.replay.capacity,

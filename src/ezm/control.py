@@ -224,7 +224,7 @@ class Planner:
 
 def _schedule_prefixes(config: PlannerConfig) -> list[int]:
     """Simulations after one root action, each half of the root actions, and each round, up to the configured number."""
-    sizes = rounds(config.root_actions, config.simulations)
+    sizes = rounds(config.considered(config.root_actions), config.simulations)
     after_rounds = np.cumsum(sizes).tolist()
     within_first = [2**i for i in range(sizes[0].bit_length()) if 2**i < sizes[0]]
     return [*within_first, *after_rounds]

@@ -66,7 +66,7 @@ def mctx_search(
         recurrent_fn=recurrent,
         num_simulations=config.simulations,
         invalid_actions=~wide.exists,
-        max_num_considered_actions=min(num, config.considered_actions),
+        max_num_considered_actions=config.considered(num),
         gumbel_scale=config.gumbel_scale,
         qtransform=q_transform,
     )

@@ -296,7 +296,7 @@ def gumbel_search(
         transform: of completed Q-values.
     """
     batch, num = root.logits.shape
-    most = min(num, config.considered_actions)
+    most = config.considered(num)
     table = _schedule(counts or (num,), most, config.simulations)
     widths = table.max(0).tolist()
     considered = jnp.minimum(root.exists.sum(-1), most)
