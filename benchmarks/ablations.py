@@ -7,7 +7,7 @@ recorded.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.command import Flag, command
+from benchmarks.command import Flag, command, show
 from benchmarks.learning import EZM_OPTIONS, Budget, Run, header, run_ezm
 from benchmarks.results import (
     CurveKey,
@@ -111,7 +111,7 @@ def run(options: Options, console: Console) -> list[Row]:
     return rows
 
 
-def table(rows: list[Row]) -> Table:
+def table(rows: Sequence[Row]) -> Table:
     """Returns at the end, means over seeds: variants down, tasks across.
 
     Behind them the mean over tasks and the area under the learning curve, with standard deviations over seeds.
@@ -143,10 +143,7 @@ def main(options: Options) -> None:
     rows = [row for row in rows if row["method"] in options.variants]
     if not rows:
         raise UserError("nothing is recorded: run with --record first")
-    if options.json:
-        print("\n".join(map(json.dumps, rows)))
-    else:
-        Console().print(table(rows))
+    show(rows, table, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ agent of the published size on the walker suite, and there are no returns.
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.command import Flag, command
+from benchmarks.command import Flag, command, show
 from benchmarks.results import column_head, short_names
 from ezm.config import PRESETS
 from ezm.control import Planner
@@ -140,7 +139,7 @@ def measure(options: Options) -> list[dict[str, Any]]:
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
+def table(rows: Sequence[dict[str, Any]]) -> Table:
     """Mean returns over episodes, with their standard errors."""
     title = "returns by simulations, milliseconds a call"
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -167,11 +166,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 def main(options: Options) -> None:
     """Print the table that ``options`` describe."""
-    rows = measure(options)
-    if options.json:
-        print("\n".join(map(json.dumps, rows)))
-    else:
-        Console().print(table(rows))
+    show(measure(options), table, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ same starts.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.command import Flag, command
+from benchmarks.command import Flag, command, show
 from ezm.config import PlannerConfig
 from ezm.planning import LatentModel, gumbel_search, root_candidates, sampled
 from ezm.world_model import Gaussian
@@ -150,23 +149,24 @@ def measure(options: Options) -> list[dict[str, Any]]:
     return rows
 
 
-def main(options: Options) -> None:
-    """Print the table that ``options`` describe."""
-    rows = measure(options)
-    if options.json:
-        print("\n".join(map(json.dumps, rows)))
-        return
-    table = Table(title="cost beyond the optimal controller's", title_justify="left")
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Simulations down, cases across."""
+    shown = Table(title="cost beyond the optimal controller's", title_justify="left")
     for head in ("simulations", *(f"{policy}, {value}" for policy, value in CASES)):
-        table.add_column(head, justify="right")
-    for simulations in options.simulations:
+        shown.add_column(head, justify="right")
+    for simulations in dict.fromkeys(row["simulations"] for row in rows):
         cells = [
             f"{row['regret']:.3f} ± {row['standard_error']:.3f}"
             for row in rows
             if row["simulations"] == simulations
         ]
-        table.add_row(str(simulations), *cells)
-    Console().print(table)
+        shown.add_row(str(simulations), *cells)
+    return shown
+
+
+def main(options: Options) -> None:
+    """Print the table that ``options`` describe."""
+    show(measure(options), table, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -130,8 +130,8 @@ def plan(
 def roots_at_once(batch: int, backend: str) -> int:
     """How many roots of a batch are searched together; a divisor of the batch.
 
-    On a CPU the nodes of more than some hundred roots fall out of its caches: 768 roots of a 15M model take 1.87 s in
-    one part and 1.66 s in parts of 128 (two cores; ``python -m benchmarks.planner --batches 768``).
+    On a CPU the nodes of more than some hundred roots fall out of its caches: 768 roots of a 15M model took 1.87 s in
+    one part and 1.66 s in parts of 128 (two cores of an Intel Xeon).
     """
     if backend != "cpu" or batch <= _MOST_ROOTS:
         return batch
