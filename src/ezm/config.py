@@ -177,6 +177,10 @@ class TrainConfig:
     """Fraction of training episodes in which a task acts with the policy of another task of the same body."""
     action_repeat: int | None = None
     """Simulator steps for each action; None: the suite's own."""
+    protocol: Literal["benchmark", "paper"] = "benchmark"
+    """HumanoidBench's tasks: falls end an episode (benchmark), or it goes on to its last step (paper)."""
+    meshes: str | None = None
+    """HumanoidBench's robots: a folder with their meshes, to collide as these do; None: as primitives."""
     evaluate_every: int = 1_000
     """Steps per task between two evaluations."""
     evaluation_episodes: int = 4
@@ -256,10 +260,26 @@ _WIDE = replace(
     model=replace(_CPU.model, latent_size=128),
     loss=replace(_CPU.loss, search_every=4),
 )
+# Rewards of the maze and of reach are hundreds of times those of the other tasks.
+_HUMANOIDS = replace(
+    _WIDE,
+    steps=100_000,
+    evaluate_every=10_000,
+    checkpoint_every=5_000,
+    model=replace(
+        _WIDE.model,
+        bins=51,
+        scalar_transform="h",
+        value_range=(-299.0, 299.0),
+        reward_range=(-299.0, 299.0),
+    ),
+)
 CPU_SIZES: dict[str, TrainConfig] = {
     "cartpole": replace(_CPU, steps=3_000, model=replace(_CPU.model, task_embedding_scale=0.01)),
     "walker": replace(_WIDE, steps=20_000),
     "mixed": _WIDE,
+    "h1": _HUMANOIDS,
+    "h1hand": _HUMANOIDS,
 }
 """The preset "cpu" for named suites that need another size than its own."""
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ezm.errors import UserError
 from ezm.tasks import sources
+from ezm.tasks.humanoid_bench import catalog
 from ezm.tasks.spec import Suite, TaskSpec, nearest
 from ezm.tasks.task import agent_steps
 
@@ -24,31 +25,42 @@ SUITES: dict[str, tuple[str, ...]] = {
         "dmc:finger-spin",
         "dmc:walker-walk",
     ),
+    "h1": tuple(f"hb:{name}" for name in catalog.SUITES["h1"]),
+    "h1hand": tuple(f"hb:{name}" for name in catalog.SUITES["h1hand"]),
 }
 """Sources of the tasks of each named suite."""
 
 
 def load_suite(
-    name: str, *, action_repeat: int | None = None, episode_steps: int | None = None
+    name: str,
+    *,
+    action_repeat: int | None = None,
+    episode_steps: int | None = None,
+    protocol: str = "benchmark",
+    meshes: str | None = None,
 ) -> Suite:
     """The suite called ``name``, with each task's sizes found out by building it once.
 
     Args:
-        name: a named suite (``cartpole``, ``walker``, ``mixed``), or a list of tasks separated by
-            commas: ``dmc:domain-task``, ``gym:Id``, ``module:function``. An element without a prefix
-            takes that of the element before it (``dmc:walker-walk,cheetah-run``); the first may also
-            be the bare name of a dm_control task or of a suite.
+        name: a named suite (``cartpole``, ``h1``), or a list of tasks separated by commas:
+            ``hb:h1-walk``, ``dmc:domain-task``, ``gym:Id``, ``module:function``. An element without a
+            prefix takes that of the element before it (``dmc:walker-walk,cheetah-run``); the first
+            may also be the bare name of a HumanoidBench or dm_control task, or of a suite.
         action_repeat: simulator steps for each agent step, for every task; None: each task's own.
         episode_steps: agent steps until truncation, for every task; None: each task's own. A time
             limit inside a factory's environment can be shortened, not lengthened.
+        protocol: of HumanoidBench's tasks: ``benchmark``, falls end the episode; ``paper``, they do not.
+        meshes: a folder with the meshes of HumanoidBench's robots; None: they collide as primitives.
 
     Raises:
-        UserError: an unknown or unusable task, a task named twice, or a number below 1.
+        UserError: an unknown or unusable task, a task named twice, an unknown protocol, meshes that
+            are missing, or a number below 1.
     """
     for option, value in (("action-repeat", action_repeat), ("episode-steps", episode_steps)):
         if value is not None and value < 1:
             raise UserError(f"--{option} {value}: must be at least 1")
-    specs = [_probe(source, action_repeat, episode_steps) for source in parse(name)]
+    named = [_with_options(source, protocol, meshes) for source in parse(name)]
+    specs = [_probe(source, action_repeat, episode_steps) for source in named]
     return Suite(name, tuple(specs))
 
 
@@ -65,7 +77,7 @@ def parse(name: str) -> list[str]:
             raise UserError(f"suite {name!r}: an empty task name; write tasks as a,b,c")
         if ":" in element:
             head = element.partition(":")[0]
-            prefix = head if head in (sources.DM_CONTROL, sources.GYMNASIUM) else None
+            prefix = head if head in sources.LIBRARIES else None
             found.append(element)
         elif prefix is not None:
             found.append(f"{prefix}:{element}")
@@ -81,12 +93,23 @@ def parse(name: str) -> list[str]:
 def _bare_task(name: str) -> str:
     from ezm.tasks.sources.dm_control import task_names
 
+    if name in catalog.NAMES:
+        return f"{sources.HUMANOID_BENCH}:{name}"
     if name not in task_names():
+        known = [*SUITES, *catalog.NAMES, *task_names()]
         raise UserError(
-            f"unknown suite or task {name!r}{nearest(name, [*SUITES, *task_names()])}; "
-            "`ezm tasks` lists them"
+            f"unknown suite or task {name!r}{nearest(name, known)}; `ezm tasks` lists them"
         )
     return f"{sources.DM_CONTROL}:{name}"
+
+
+def _with_options(source: str, protocol: str, meshes: str | None) -> str:
+    catalog.check_protocol(protocol)
+    if not source.startswith(f"{sources.HUMANOID_BENCH}:") or "?" in source:
+        return source
+    from ezm.tasks.sources.humanoid_bench import with_options
+
+    return with_options(source, protocol, meshes)
 
 
 def _probe(source: str, action_repeat: int | None, episode_steps: int | None) -> TaskSpec:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ezm.errors import UserError
-from ezm.tasks.simulator import Simulator
+from ezm.tasks.simulator import RawStep, Simulator
 from ezm.tasks.spec import TaskSpec
 
 
@@ -76,6 +76,22 @@ class Task:
             UserError: the environment failed, or the action is nan.
             RuntimeError: no episode is running; call :meth:`reset` first.
         """
+        own_action, repeat = self.begin(action)
+        try:
+            raw = self.simulator.step(own_action, repeat)
+        except Exception as error:
+            raise self._failure(f"raised {_describe(error)}") from error
+        return self.end(raw, repeat)
+
+    def begin(self, action: np.ndarray) -> tuple[np.ndarray, int]:
+        """The first half of :meth:`step`: what the simulator has to do. :meth:`end` must follow.
+
+        Returns:
+            The task's own action within [-1, 1], and how many simulator steps to hold it.
+
+        Raises:
+            UserError, RuntimeError: as :meth:`step`.
+        """
         if not self._running:
             raise RuntimeError(f"task {self.spec.name}: step() without a running episode")
         self._steps += 1
@@ -89,10 +105,14 @@ class Task:
                 f"task {self.spec.name}, step {self._steps} of the episode: the agent's action is "
                 "nan, training has diverged; lower the learning rate"
             )
-        try:
-            raw = self.simulator.step(own_action, repeat)
-        except Exception as error:
-            raise self._failure(f"raised {_describe(error)}") from error
+        return own_action, repeat
+
+    def end(self, raw: RawStep, repeat: int) -> Step:
+        """The second half of :meth:`step`: what came out of it.
+
+        Raises:
+            UserError: the environment returned what cannot be.
+        """
         reward = float(raw.reward)
         if not math.isfinite(reward):
             raise self._failure(f"returned the reward {reward}")

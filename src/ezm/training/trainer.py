@@ -301,13 +301,27 @@ class Trainer:
             signal.signal(signal.SIGINT, before)
 
 
+def suite_of(config: TrainConfig) -> Suite:
+    """The suite that a run trains on.
+
+    Raises:
+        UserError: as :func:`ezm.tasks.load_suite`.
+    """
+    return load_suite(
+        config.suite,
+        action_repeat=config.action_repeat,
+        protocol=config.protocol,
+        meshes=config.meshes,
+    )
+
+
 def train(config: TrainConfig, path: Path, *, wandb: bool = False) -> bool:
     """Start a run in the new folder ``path``. Returns False where Ctrl-C stopped it.
 
     Raises:
         UserError: the configuration, the suite or the folder will not do.
     """
-    suite = load_suite(config.suite, action_repeat=config.action_repeat)
+    suite = suite_of(config)
     check(config, suite.num_tasks)
     return _run(RunFolder.create(path, to_dict(config)), config, suite, wandb)
 
@@ -326,7 +340,7 @@ def resume(path: Path, *, steps: int | None = None, wandb: bool = False) -> bool
     run = RunFolder.open(path)
     config: TrainConfig = from_dict(run.config)
     config = replace(config, steps=steps or config.steps)
-    suite = load_suite(config.suite, action_repeat=config.action_repeat)
+    suite = suite_of(config)
     return _run(run, config, suite, wandb)
 
 
@@ -349,7 +363,7 @@ def load_agent(run: RunFolder) -> tuple[Agent, int]:
         UserError: the run has no checkpoint yet, or it is from another version.
     """
     config: TrainConfig = from_dict(run.config)
-    suite = load_suite(config.suite, action_repeat=config.action_repeat)
+    suite = suite_of(config)
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
         raise UserError(f"{run.path} has no checkpoint yet: train it further first")

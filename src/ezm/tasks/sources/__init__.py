@@ -1,6 +1,6 @@
-"""Where tasks come from: dm_control, Gymnasium, or a factory of the user's.
+"""Where tasks come from: HumanoidBench, dm_control, Gymnasium, or a factory of the user's.
 
-A source is written ``prefix:name``: ``dmc:cartpole-swingup``, ``gym:Pendulum-v1``; any other text with
+A source is written ``prefix:name``: ``hb:h1-walk``, ``dmc:cartpole-swingup``, ``gym:Pendulum-v1``; any other text with
 a colon is a factory, ``module:function``. The libraries are imported only when a task needs them; modules of the user's are
 found in the current directory too.
 """
@@ -16,8 +16,11 @@ from ezm.tasks.simulator import Simulator
 # looks for a graphics library.
 os.environ.setdefault("MUJOCO_GL", "disabled")
 
+HUMANOID_BENCH = "hb"
 DM_CONTROL = "dmc"
 GYMNASIUM = "gym"
+LIBRARIES = (HUMANOID_BENCH, DM_CONTROL, GYMNASIUM)
+"""Prefixes that name a library."""
 
 
 def build(source: str, seed: int) -> Simulator:
@@ -31,6 +34,10 @@ def build(source: str, seed: int) -> Simulator:
         UserError: the task does not exist, is not installed, or has spaces that ezm cannot use.
     """
     prefix, _, name = source.partition(":")
+    if prefix == HUMANOID_BENCH:
+        from ezm.tasks.sources.humanoid_bench import HumanoidBenchSimulator
+
+        return HumanoidBenchSimulator(name, seed)
     if prefix == DM_CONTROL:
         from ezm.tasks.sources.dm_control import DmControlSimulator
 
@@ -72,4 +79,6 @@ _DM_CONTROL_REPEATS = {
 def task_name(source: str) -> str:
     """The name of a task within a suite: without the prefix of a library, a factory's in full."""
     prefix, _, name = source.partition(":")
+    if prefix == HUMANOID_BENCH:
+        return name.partition("?")[0]
     return name if prefix in (DM_CONTROL, GYMNASIUM) else source

@@ -1,0 +1,182 @@
+"""Many environments of several tasks, stepped in one call."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ezm.errors import UserError
+from ezm.tasks.humanoid_bench.environment import Environment, Layout
+from ezm.tasks.humanoid_bench.readings import Readings
+from ezm.tasks.humanoid_bench.rewards import REWARDS
+
+
+class Batch:
+    """E environments that step together, each thread taking the next one that waits.
+
+    MuJoCo runs outside Python's lock, so threads overlap; rewards are computed for all environments of
+    a task at once. The outcome depends on seeds and actions alone, not on the threads.
+
+    The arrays below are written in place by every :meth:`step` and :meth:`reset`; copy what you keep.
+
+    Args:
+        environments: what to step, of any of the 23 tasks.
+        threads: at least 1.
+
+    Raises:
+        UserError: ``threads`` below 1.
+    """
+
+    def __init__(self, environments: Sequence[Environment], threads: int = 1) -> None:
+        if threads < 1:
+            raise UserError(f"threads={threads}: must be at least 1")
+        self.environments = list(environments)
+        count = len(self.environments)
+        layouts = [environment.layout for environment in self.environments]
+        self.action_size = max(layout.action_size for layout in layouts)
+        """A, of the largest robot."""
+        self.observation = np.zeros((count, max(each.observation_size for each in layouts)))
+        """(E, O) float64, zero beyond a task's own size: what to act on next."""
+        self.reward = np.zeros(count)
+        """(E,) of the last step."""
+        self.terminated = np.zeros(count, bool)
+        """(E,) whether the last step ended the episode by the task's rules, or physics diverged (then the reward is 0)."""
+        self.terms: list[dict[str, np.ndarray]] = []
+        """For each group of environments of one task, its reward terms, (size of the group,) each."""
+        self.groups = _by_layout(layouts)
+        """(indices of) the environments of each task."""
+        self._readings = [Readings(layouts[indices[0]], len(indices)) for indices in self.groups]
+        self._place = {
+            index: (group, row)
+            for group, indices in enumerate(self.groups)
+            for row, index in enumerate(indices)
+        }
+        self._falls_end = np.array([each.falls_end for each in self.environments])
+        self._controls = np.zeros((count, self.action_size))
+        threads = min(threads, count)
+        self._pool = ThreadPoolExecutor(threads, "ezm-humanoids") if threads > 1 else None
+        self._threads = threads
+
+    @classmethod
+    def of(
+        cls,
+        names: Sequence[str],
+        seed: int = 0,
+        *,
+        protocol: str = "benchmark",
+        meshes: str | Path | None = None,
+        threads: int = 1,
+    ) -> Batch:
+        """New environments, one for each name (``h1-walk``), with seeds derived from ``seed``.
+
+        Raises:
+            UserError: an unknown task or protocol, meshes that are missing, ``threads`` below 1.
+        """
+        folder = None if meshes is None else Path(meshes)
+        seeds = np.random.SeedSequence(seed).generate_state(len(names))
+        made = [
+            Environment(name, int(own), protocol, folder)
+            for name, own in zip(names, seeds, strict=True)
+        ]
+        return cls(made, threads)
+
+    def reset(self, which: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """Begin new episodes in the environments ``which`` (indices; default: all); return :attr:`observation`."""
+        indices = list(range(len(self.environments)) if which is None else which)
+
+        def work(index: int) -> None:
+            self.environments[index].reset()
+            self.environments[index].write_observation(self.observation[index])
+
+        self._each(indices, work)
+        return self.observation
+
+    def step(self, actions: np.ndarray, which: np.ndarray | None = None) -> None:
+        """One control step (20 ms), into the arrays of this object. Nothing is reset.
+
+        Args:
+            actions: (E, A), meant to be within [-1, 1]; beyond, MuJoCo clamps the servos. Columns
+                beyond a task's own action size are ignored.
+            which: (E,) bool, the environments that move; the others keep their rows. Default: all.
+
+        Raises:
+            UserError: actions of another shape, or that are not finite.
+        """
+        self._command(np.asarray(actions))
+
+        def work(index: int) -> None:
+            group, row = self._place[index]
+            environment = self.environments[index]
+            environment.advance(self._controls[index, : environment.layout.action_size])
+            environment.write_observation(self.observation[index])
+            self._readings[group].read(row, environment)
+
+        moving = np.ones(len(self.environments), bool) if which is None else which
+        self._each(np.flatnonzero(moving).tolist(), work)
+        self.terms = [
+            self._judge(number, [index for index in indices if moving[index]])
+            for number, indices in enumerate(self.groups)
+        ]
+        for index, environment in enumerate(self.environments):
+            if environment.diverged and moving[index]:
+                self.reward[index], self.terminated[index] = 0, True
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _command(self, actions: np.ndarray) -> None:
+        expected = (len(self.environments), self.action_size)
+        if actions.shape != expected:
+            raise UserError(
+                f"actions of shape {actions.shape}: {self.environments[0].name} expects {expected}"
+            )
+        for indices in self.groups:
+            layout = self.environments[indices[0]].layout
+            own = actions[indices, : layout.action_size]
+            if not np.isfinite(own).all():
+                row, column = np.argwhere(~np.isfinite(own))[0]
+                raise UserError(
+                    f"task {self.environments[indices[0]].name}: action number {column} is "
+                    f"{own[row, column]}; actions must be finite, within [-1, 1]"
+                )
+            self._controls[indices, : layout.action_size] = layout.controls(own)
+
+    def _judge(self, group: int, moving: list[int]) -> dict[str, np.ndarray]:
+        """Rewards and terminations of those of a task's environments that moved; returns all terms."""
+        task = self.environments[self.groups[group][0]].layout.task
+        outcome = REWARDS[task](self._readings[group].record)
+        rows = [self._place[index][1] for index in moving]
+        self.reward[moving] = outcome.reward[rows]
+        self.terminated[moving] = outcome.terminated[rows] & self._falls_end[moving]
+        if outcome.stage is not None:
+            for index, row in zip(moving, rows, strict=True):
+                self.environments[index].stage = int(outcome.stage[row])
+        return outcome.terms
+
+    def _each(self, indices: Sequence[int] | range, work: Callable[[int], None]) -> None:
+        if self._pool is None or len(indices) == 1:
+            for index in indices:
+                work(index)
+            return
+        waiting = itertools.count()
+
+        def share() -> None:
+            # Taking the next number is atomic, so that a thread with light scenes takes more of them.
+            while (number := next(waiting)) < len(indices):
+                work(indices[number])
+
+        for future in [self._pool.submit(share) for _ in range(self._threads)]:
+            future.result()
+
+
+def _by_layout(layouts: Sequence[Layout]) -> list[list[int]]:
+    found: dict[int, list[int]] = {}
+    for index, layout in enumerate(layouts):
+        found.setdefault(id(layout), []).append(index)
+    return list(found.values())

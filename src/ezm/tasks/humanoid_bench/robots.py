@@ -1,0 +1,132 @@
+"""The robots: Unitree H1 (``h1.xml``), and the same with two Shadow hands (``hand.py``).
+
+Everything that physics reads is what HumanoidBench's compiled models hold: inertias, joints, servos, sites and
+sensors. The collision shapes are primitives of ours, fitted to the links; with ``meshes`` they are the convex hulls
+of the links' own meshes, as in the original.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import mujoco
+
+from ezm.errors import UserError
+from ezm.tasks.humanoid_bench import hand
+from ezm.tasks.humanoid_bench.servo import Servo
+
+ROBOTS = ("h1", "h1hand")
+
+
+@dataclass(frozen=True)
+class _Link:
+    """How one kind of link is driven."""
+
+    stiffness: float
+    damping: float
+    force: float
+
+
+_LEG = {
+    "hip_yaw": _Link(200, 5, 200),
+    "hip_roll": _Link(200, 5, 200),
+    "hip_pitch": _Link(200, 5, 200),
+    "knee": _Link(300, 6, 300),
+    "ankle": _Link(40, 2, 40),
+}
+_ARM = {
+    "shoulder_pitch": _Link(100, 2, 40),
+    "shoulder_roll": _Link(100, 2, 40),
+    "shoulder_yaw": _Link(100, 2, 18),
+    "elbow": _Link(100, 2, 18),
+}
+_WRIST = {"wrist_yaw": _Link(100, 2, 18)}
+_TORSO = {"torso": _Link(300, 6, 200)}
+
+_H1_MESHES = (
+    "pelvis",
+    "torso_link",
+    *(
+        f"{side}_{link}_link"
+        for side in ("left", "right")
+        for link in (
+            *("hip_roll", "hip_pitch", "knee", "ankle"),
+            *("shoulder_pitch", "shoulder_roll", "shoulder_yaw", "elbow"),
+        )
+    ),
+)
+"""Links of H1 that collide as the hull of their mesh; the hip yaw links are cylinders in the original too."""
+
+
+def robot(name: str, meshes: Path | None = None) -> mujoco.MjSpec:
+    """The editable model of a robot, without a floor.
+
+    Args:
+        name: ``h1`` or ``h1hand``.
+        meshes: a folder that holds the meshes somewhere below it, under the names they have in MuJoCo
+            Menagerie's ``unitree_h1`` and ``shadow_hand``; None: primitives.
+
+    Raises:
+        UserError: an unknown robot, or meshes that are not below the folder.
+    """
+    if name not in ROBOTS:
+        raise UserError(f"robot {name!r}: unknown; there are {', '.join(ROBOTS)}")
+    spec = mujoco.MjSpec.from_file(str(Path(__file__).with_name("h1.xml")))
+    spec.modelname = name
+    arm = _ARM
+    if name == "h1hand":
+        arm = _ARM | _WRIST
+        for side in ("left", "right"):
+            hand.attach(spec, side)
+    for side in ("left", "right"):
+        _drive(spec, side + "_", _LEG)
+    _drive(spec, "", _TORSO)
+    for side in ("left", "right"):
+        _drive(spec, side + "_", arm)
+    if name == "h1hand":
+        for side in ("left", "right"):
+            hand.drive(spec, side)
+    if meshes is not None:
+        shapes = {link: (link, f"{link}.stl", 1.0) for link in _H1_MESHES}
+        if name == "h1hand":
+            shapes |= hand.MESHES
+        _collide_as_meshes(spec, meshes, shapes)
+    return spec
+
+
+def _drive(spec: mujoco.MjSpec, prefix: str, links: dict[str, _Link]) -> None:
+    for name, link in links.items():
+        Servo(prefix + name, link.stiffness, link.damping, link.force).add(spec)
+
+
+def _collide_as_meshes(
+    spec: mujoco.MjSpec, folder: Path, shapes: dict[str, tuple[str, str, float]]
+) -> None:
+    """Replace the primitives of each body in ``shapes`` by (mesh name, file name, scale)."""
+    if not folder.is_dir():
+        raise UserError(f"meshes={folder}: no such directory")
+    files = {path.name: path for path in sorted(folder.rglob("*")) if path.is_file()}
+    missing = sorted({file for _, file, _ in shapes.values()} - set(files))
+    if missing:
+        raise UserError(
+            f"meshes={folder}: {', '.join(missing)} not found below it; "
+            "unpack MuJoCo Menagerie's unitree_h1 (and shadow_hand) there"
+        )
+    known: set[str] = set()
+    for body_name, (mesh, file, scale) in shapes.items():
+        if mesh not in known:
+            known.add(mesh)
+            spec.add_mesh(name=mesh, file=str(files[file].resolve()), scale=[scale] * 3)
+        body = spec.body(body_name)
+        old = list(body.geoms)
+        body.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_MESH,
+            meshname=mesh,
+            material=old[0].material,
+            group=old[0].group,
+            solref=old[0].solref,
+            solimp=old[0].solimp,
+        )
+        for geom in old:
+            spec.delete(geom)

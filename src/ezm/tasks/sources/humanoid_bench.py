@@ -1,0 +1,103 @@
+"""HumanoidBench's tasks, ``hb:h1-walk``, with ``?protocol=paper`` and ``&meshes=DIR`` behind the name if need be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode
+
+import numpy as np
+
+from ezm.tasks.humanoid_bench import catalog
+from ezm.tasks.humanoid_bench.batch import Batch
+from ezm.tasks.humanoid_bench.environment import Environment
+from ezm.tasks.simulator import RawStep
+
+
+def with_options(name: str, protocol: str, meshes: str | None) -> str:
+    """``name`` with what differs from the defaults.
+
+    Raises:
+        UserError: an unknown protocol.
+    """
+    options = {}
+    if catalog.check_protocol(protocol) != catalog.PROTOCOLS[0]:
+        options["protocol"] = protocol
+    if meshes is not None:
+        options["meshes"] = str(Path(meshes).resolve())
+    return f"{name}?{urlencode(options)}" if options else name
+
+
+class HumanoidBenchSimulator:
+    """One environment of HumanoidBench (see :class:`ezm.tasks.simulator.Simulator`).
+
+    Args:
+        source: as above, without the prefix.
+        seed: at least 0.
+
+    Raises:
+        UserError: an unknown task or protocol, or meshes that are missing.
+    """
+
+    can_restore = True
+    episode_limit: int | None = catalog.EPISODE_STEPS
+    threads_pay = True
+
+    def __init__(self, source: str, seed: int) -> None:
+        name, _, query = source.partition("?")
+        options = dict(parse_qsl(query))
+        protocol = options.get("protocol", catalog.PROTOCOLS[0])
+        meshes = Path(options["meshes"]) if "meshes" in options else None
+        self.environment = Environment(name, seed, protocol, meshes)
+        self._alone = Batch([self.environment])
+        layout = self.environment.layout
+        self.action_size = layout.action_size
+        self.observation_size = layout.observation_size
+        self.reward_range: tuple[float, float] | None = catalog.ENTRIES[layout.task].reward_range
+
+    def reset(self) -> np.ndarray:
+        return self._alone.reset()[0].copy()
+
+    def step(self, action: np.ndarray, repeat: int) -> RawStep:
+        return step_together([self], [action], [repeat], self._alone)[0]
+
+    def snapshot(self) -> object:
+        return self.environment.snapshot()
+
+    def restore(self, snapshot: object) -> None:
+        self.environment.restore(snapshot)
+
+    def close(self) -> None:
+        self._alone.close()
+
+
+def step_together(
+    simulators: Sequence[HumanoidBenchSimulator],
+    actions: Sequence[np.ndarray],
+    repeats: Sequence[int],
+    batch: Batch,
+) -> list[RawStep]:
+    """What :meth:`HumanoidBenchSimulator.step` gives for each, in one call for each repetition.
+
+    Args:
+        batch: of exactly these simulators' environments.
+    """
+    padded = np.zeros((len(simulators), batch.action_size), np.float32)
+    for row, action in zip(padded, actions, strict=True):
+        row[: len(action)] = action
+    rewards = np.zeros(len(simulators))
+    running = np.ones(len(simulators), bool)
+    for repetition in range(max(repeats)):
+        running &= np.array(repeats) > repetition
+        batch.step(padded, running)
+        rewards[running] += batch.reward[running]
+        running &= ~batch.terminated
+    return [
+        RawStep(
+            batch.observation[index, : simulator.observation_size].copy(),
+            float(rewards[index]),
+            bool(batch.terminated[index]),
+            False,
+        )
+        for index, simulator in enumerate(simulators)
+    ]
