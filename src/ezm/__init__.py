@@ -1,3 +1,10 @@
-"""EfficientZero-Multitask: one world model and one planner for many control tasks."""
+"""EfficientZero-Multitask: one world model and one planner for many control tasks.
+
+Importing it makes HumanoidBench's tasks known to Gymnasium: ``gymnasium.make("ezm/h1-walk-v0")``.
+"""
+
+from ezm.tasks.humanoid_bench import register
 
 __version__ = "0.1.0"
+
+register()

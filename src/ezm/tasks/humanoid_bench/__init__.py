@@ -1,1 +1,56 @@
-"""HumanoidBench: whole-body tasks of a Unitree H1 with and without hands (Sferrazza et al., 2024)."""
+"""HumanoidBench (Sferrazza et al., 2024) on current MuJoCo: the 23 tasks of the EfficientZero-Multitask paper.
+
+>>> batch = Batch.of(["h1-walk", "h1-run"], seed=0, threads=2)
+>>> observation = batch.reset()
+>>> batch.step(actions)  # into batch.observation, batch.reward, batch.terminated, batch.terms
+
+As Gymnasium environments they are called ``ezm/h1-walk-v0`` and so on, once ``ezm`` has been imported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ezm.tasks.humanoid_bench.catalog import EPISODE_STEPS, NAMES, PROTOCOLS, SUITES, success_bar
+
+if TYPE_CHECKING:
+    from ezm.tasks.humanoid_bench.batch import Batch
+    from ezm.tasks.humanoid_bench.environment import Environment
+
+__all__ = [
+    "EPISODE_STEPS",
+    "NAMES",
+    "PROTOCOLS",
+    "SUITES",
+    "Batch",
+    "Environment",
+    "register",
+    "success_bar",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # MuJoCo takes a second to import, and names and bars do not need it.
+    if name == "Batch":
+        from ezm.tasks.humanoid_bench.batch import Batch
+
+        return Batch
+    if name == "Environment":
+        from ezm.tasks.humanoid_bench.environment import Environment
+
+        return Environment
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def register() -> None:
+    """Tell Gymnasium of all tasks, as ``ezm/h1-walk-v0``; importing ``ezm`` does it."""
+    import gymnasium
+
+    for name in NAMES:
+        gymnasium.register(
+            id=f"ezm/{name}-v0",
+            entry_point="ezm.tasks.humanoid_bench.gym:HumanoidEnv",
+            vector_entry_point="ezm.tasks.humanoid_bench.gym:HumanoidVectorEnv",
+            max_episode_steps=EPISODE_STEPS,
+            kwargs={"task": name},
+        )

@@ -172,7 +172,7 @@ class _Hand:
         distal = self._body(middle, f"{low}distal", (0, 0, 0.025))
         self._inertia(distal, 0.013, 0.0130769, (1.28092e-6, 1.12092e-6, 5.3e-7))
         self._joint(distal, f"{name}J1", (1, 0, 0), (0, 1.5708))
-        self._geom(distal, _CAPSULE, (0.0079, 0.0059), (0, 0, 0.0183))
+        self._geom(distal, _CAPSULE, (0.0083, 0.0065), (0, 0, 0.0168))
         tendon = self.spec.add_tendon(name=f"{self.prefix}{name}J0")
         for joint in ("J2", "J1"):
             tendon.wrap_joint(self.prefix + name + joint, 1)
@@ -200,7 +200,7 @@ class _Hand:
         distal = self._body(middle, "thdistal", (0, 0, 0.032), (_HALF, 0, 0, -_HALF))
         self._inertia(distal, 0.017, 0.0145588, (2.37794e-6, 2.27794e-6, 1e-6))
         self._joint(distal, "THJ1", (1, 0, 0), (-0.261799, 1.5708))
-        self._geom(distal, _CAPSULE, (0.0097, 0.006), (0, 0.0003, 0.0192))
+        self._geom(distal, _CAPSULE, (0.0099, 0.0064), (0, 0.0014, 0.0185))
 
     def _body(
         self,

@@ -1,0 +1,221 @@
+"""The tasks as Gymnasium environments, one (``gymnasium.make``) or many (``gymnasium.make_vec``).
+
+>>> import gymnasium, ezm
+>>> environment = gymnasium.make("ezm/h1-walk-v0")
+>>> many = gymnasium.make_vec("ezm/h1-walk-v0", num_envs=16, threads=2)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from ezm.errors import UserError
+from ezm.tasks.humanoid_bench.batch import Batch
+from ezm.tasks.humanoid_bench.catalog import ENTRIES, EPISODE_STEPS
+from ezm.tasks.humanoid_bench.environment import Layout
+from ezm.tasks.humanoid_bench.rendering import Renderer
+
+_RENDER_MODES = ("rgb_array",)
+_METADATA: dict[str, Any] = {"render_modes": list(_RENDER_MODES), "render_fps": 50}
+
+
+class HumanoidEnv(gymnasium.Env):
+    """One environment; ``info`` holds the reward's terms by name.
+
+    Args:
+        task: robot and task, e.g. ``h1-walk``.
+        protocol: ``benchmark``: falls end an episode; ``paper``: they do not.
+        meshes: a folder with the robots' meshes, to collide as these do; None: as primitives.
+        render_mode: None, or ``rgb_array``.
+        width: of the pictures, in pixels.
+        height: of the pictures, in pixels.
+        camera: None: the task's own.
+
+    Raises:
+        UserError: an unknown task, protocol or render mode, or meshes that are missing.
+    """
+
+    metadata = _METADATA
+
+    def __init__(
+        self,
+        task: str,
+        protocol: str = "benchmark",
+        meshes: str | None = None,
+        render_mode: str | None = None,
+        width: int = 640,
+        height: int = 480,
+        camera: str | None = None,
+    ) -> None:
+        self._batch = Batch.of([task], protocol=protocol, meshes=meshes)
+        self._environment = self._batch.environments[0]
+        self.render_mode = _checked_mode(render_mode)
+        self.observation_space, self.action_space = _spaces(self._environment.layout)
+        self._view = (width, height, camera or ENTRIES[self._environment.layout.task].camera)
+        self._renderer: Renderer | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode. A seed fixes all randomness from here on, goals and poses too."""
+        super().reset(seed=seed)
+        self._environment.random = self.np_random
+        return self._batch.reset()[0].copy(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One control step, 20 ms. It never truncates; ``gymnasium.make`` adds the limit of 1000 steps.
+
+        Raises:
+            UserError: an action of another size, or that is not finite.
+        """
+        self._batch.step(np.asarray(action)[None])
+        info = {name: float(values[0]) for name, values in self._batch.terms[0].items()}
+        ended = bool(self._batch.terminated[0])
+        return self._batch.observation[0].copy(), float(self._batch.reward[0]), ended, False, info
+
+    def render(self) -> np.ndarray | None:
+        """(height, width, 3) uint8, or None without a render mode.
+
+        Raises:
+            UserError: there is no library to draw with.
+        """
+        if self.render_mode is None:
+            return None
+        width, height, camera = self._view
+        if self._renderer is None:
+            self._renderer = Renderer(self._environment.model, width, height)
+        return self._renderer.render(self._environment.data, camera)
+
+    def close(self) -> None:
+        """Free the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+
+class HumanoidVectorEnv(VectorEnv):
+    """N environments of one task, stepped together; an episode that ends is begun anew in the same step.
+
+    Then ``info["final_obs"]`` and ``info["final_info"]`` hold what the episode ended with. The terms of the
+    reward are arrays (N,) in ``info``, each with a mask of its name behind an underscore.
+
+    Args:
+        task, protocol, meshes, render_mode: as for :class:`HumanoidEnv`.
+        num_envs: N.
+        threads: native threads that step them.
+        max_episode_steps: control steps until truncation.
+
+    Raises:
+        UserError: as :class:`HumanoidEnv`, and numbers below 1.
+    """
+
+    metadata = _METADATA | {"autoreset_mode": AutoresetMode.SAME_STEP}
+
+    def __init__(
+        self,
+        task: str,
+        num_envs: int = 1,
+        protocol: str = "benchmark",
+        meshes: str | None = None,
+        render_mode: str | None = None,
+        threads: int = 1,
+        max_episode_steps: int = EPISODE_STEPS,
+    ) -> None:
+        for option, value in (("num_envs", num_envs), ("max_episode_steps", max_episode_steps)):
+            if value < 1:
+                raise UserError(f"{option}={value}: must be at least 1")
+        self.num_envs = num_envs
+        self.render_mode = _checked_mode(render_mode)
+        self._batch = Batch.of([task] * num_envs, protocol=protocol, meshes=meshes, threads=threads)
+        self._layout = self._batch.environments[0].layout
+        self.single_observation_space, self.single_action_space = _spaces(self._layout)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._limit = max_episode_steps
+        self._lengths = np.zeros(num_envs, int)
+        self._renderer: Renderer | None = None
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin episodes everywhere; environment i gets the seed ``seed + i`` where one number is given."""
+        if isinstance(seed, int):
+            seed = [seed + index for index in range(self.num_envs)]
+        for environment, own in zip(self._batch.environments, seed or (), strict=bool(seed)):
+            if own is not None:
+                environment.random = _generator(own)
+        self._lengths[:] = 0
+        return self._batch.reset().copy(), {}
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One control step, 20 ms, everywhere.
+
+        Raises:
+            UserError: actions of another shape, or that are not finite.
+        """
+        self._batch.step(np.asarray(actions))
+        self._lengths += 1
+        reward, terminated = self._batch.reward.copy(), self._batch.terminated.copy()
+        truncated = (self._lengths >= self._limit) & ~terminated
+        ended = terminated | truncated
+        terms = self._batch.terms[0]
+        info = _with_masks(terms, ~ended)
+        if ended.any():
+            final = np.empty(self.num_envs, object)
+            for index in np.flatnonzero(ended):
+                final[index] = self._batch.observation[index].copy()
+            last = {"final_obs": final, "final_info": _with_masks(terms, ended)}
+            info |= _with_masks(last, ended)
+            self._batch.reset(np.flatnonzero(ended))
+            self._lengths[ended] = 0
+        return self._batch.observation.copy(), reward, terminated, truncated, info
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """N pictures (480, 640, 3) uint8, or None without a render mode.
+
+        Raises:
+            UserError: there is no library to draw with.
+        """
+        if self.render_mode is None:
+            return None
+        if self._renderer is None:
+            self._renderer = Renderer(self._layout.model)
+        camera = ENTRIES[self._layout.task].camera
+        return tuple(self._renderer.render(each.data, camera) for each in self._batch.environments)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop the threads and free the renderer."""
+        self._batch.close()
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+
+def _spaces(layout: Layout) -> tuple[spaces.Box, spaces.Box]:
+    return (
+        spaces.Box(-np.inf, np.inf, (layout.observation_size,), np.float64),
+        spaces.Box(-1, 1, (layout.action_size,), np.float32),
+    )
+
+
+def _generator(seed: int) -> np.random.Generator:
+    return gymnasium.utils.seeding.np_random(seed)[0]
+
+
+def _with_masks(values: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
+    """Each entry with the rows that it is about, as Gymnasium's vector environments have it."""
+    return {**values, **{f"_{name}": rows.copy() for name in values}}
+
+
+def _checked_mode(render_mode: str | None) -> str | None:
+    if render_mode not in (None, *_RENDER_MODES):
+        raise UserError(f"render_mode {render_mode!r}: unknown; choose None or 'rgb_array'")
+    return render_mode
