@@ -140,7 +140,7 @@ def recordings(directory: Path) -> list[Recording]:
     return [Recording(path) for path in paths]
 
 
-_POSITIONS = {
+POSITIONS = {
     "head_pos": "head",
     "imu_pos": "imu",
     "left_foot_pos": "left_foot",
@@ -154,7 +154,7 @@ _POSITIONS = {
     "chair_xpos": "chair_position",
 }
 """Recorded name: field of our record."""
-_FLAGS = {
+FLAGS = {
     "barrier_contact": "obstacle_contact",
     "pole_contact": "obstacle_contact",
     "wall_contact": "obstacle_contact",
@@ -185,7 +185,7 @@ def derive(environment: Environment, states: States) -> Record:
 def kinematics_error(record: Record, states: States) -> float:
     """Largest difference of a position, rotation, velocity or force."""
     errors = [0.0]
-    for name, field in _POSITIONS.items():
+    for name, field in POSITIONS.items():
         if name in states.recorded and (name != "chair_xpos" or record.chair_position is not None):
             errors.append(_error(getattr(record, field), states.recorded[name]))
     return max(errors)
@@ -216,7 +216,7 @@ def forward_kinematics_error(environment: Environment, recording: Recording) -> 
 def flag_mismatches(record: Record, states: States) -> int:
     """Samples in which one of the contacts that rewards ask for differs."""
     differs = np.zeros(len(states.qpos), bool)
-    for name, field in _FLAGS.items():
+    for name, field in FLAGS.items():
         if name in states.recorded:
             differs |= getattr(record, field) != states.recorded[name]
     return int(differs.sum())
@@ -225,7 +225,7 @@ def flag_mismatches(record: Record, states: States) -> int:
 def judge(task: str, record: Record, states: States) -> tuple[Outcome, Outcome]:
     """Our reward with the contacts that we found, and with those that were recorded."""
     recorded = {
-        field: states.recorded[name] for name, field in _FLAGS.items() if name in states.recorded
+        field: states.recorded[name] for name, field in FLAGS.items() if name in states.recorded
     }
     return REWARDS[task](record), REWARDS[task](dataclasses.replace(record, **recorded))
 
@@ -306,7 +306,8 @@ def step_errors(environment: Environment, recording: Recording) -> tuple[np.ndar
         for _ in range(PHYSICS_STEPS):
             mujoco.mj_step(model, data)
             touched += data.ncon
-        errors[row], free[row] = _error(data.qpos, own["qpos_after"][row]), touched == 0
+        errors[row] = _error(data.qpos, own["qpos_after"][row])
+        free[row] = touched == 0 and own["ncon"][row] == 0
     return errors, free
 
 
