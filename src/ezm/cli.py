@@ -81,6 +81,8 @@ class Eval:
     """Act on the search's best action, or on the policy's mean without search."""
     seed: int = 0
     """Of the environments and of the search; never those of the training."""
+    protocol: Literal["benchmark", "paper"] | None = None
+    """HumanoidBench's tasks: falls end an episode (benchmark), or it goes on (paper); None: as in training."""
     device: Device = "auto"
     """What to compute on; auto: a GPU if there is one."""
 
@@ -180,35 +182,58 @@ def evaluate(arguments: Sequence[str]) -> int:
     run = RunFolder.open(options.run)
     prepare_jax(options.device)
     from ezm.evaluation.evaluate import Evaluator
+    from ezm.evaluation.scores import scores
     from ezm.evaluation.statistics import mean_interval
     from ezm.training.actor import Actor
-    from ezm.training.trainer import load_agent
+    from ezm.training.trainer import load_agent, suite_of
 
     agent, step = load_agent(run)
+    config = from_dict(run.config)
+    protocol = options.protocol or config.protocol
+    suite = suite_of(dataclasses.replace(config, protocol=protocol))
     seed = 500_000_000 + options.seed  # far from the seeds of training
     actor = Actor(agent.learner, seed, evaluating=True)
     act = actor.policy(agent.state.model, agent.statistics.normalizer(), options.mode)
-    evaluator = Evaluator(agent.suite, min(options.episodes, 20), seed)
+    evaluator = Evaluator(suite, min(options.episodes, 20), seed)
     try:
         returns = evaluator.run(act, options.episodes)
     finally:
         evaluator.close()
     means = [mean_interval(values) for values in returns]
-    names = agent.suite.task_names
+    names = suite.task_names
+    solved = scores(suite, returns)
+    columns: list[tuple[str, ...]] = [names, tuple(map(str, means))]
+    headings = ["task", "return"]
+    if any(solved):
+        headings += ["success bar", "normalised", "episodes solved"]
+        columns += [
+            tuple("-" if each is None else text(each) for each in solved)
+            for text in (
+                lambda score: f"{score.success_bar:g}",
+                lambda score: f"{score.normalised:.3f}",
+                lambda score: f"{score.solved:.0%}",
+            )
+        ]
     print_table(
-        ("task", "return"),
-        [(name, str(mean)) for name, mean in zip(names, means, strict=True)],
+        headings,
+        list(zip(*columns, strict=True)),
         f"mean and 95 % interval of {options.episodes} episodes after {step:,} steps per task, "
         f"acting with the {options.mode}",
     )
     result = {
         "step": step,
         "mode": options.mode,
+        "protocol": protocol,
         "episodes": options.episodes,
         "seed": options.seed,
         "tasks": {
-            name: {"mean": mean.mean, "half_width": mean.half_width, "returns": values}
-            for name, mean, values in zip(names, means, returns, strict=True)
+            name: {
+                "mean": mean.mean,
+                "half_width": mean.half_width,
+                "returns": values,
+                **(score._asdict() if score else {}),
+            }
+            for name, mean, values, score in zip(names, means, returns, solved, strict=True)
         },
     }
     write_atomically(run.path / "eval.json", json.dumps(result, indent=2) + "\n")

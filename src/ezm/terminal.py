@@ -44,6 +44,7 @@ def print_results(path: Path) -> None:
         "search": "EZ-M, search",
         "policy": "EZ-M, policy mean",
         "sac": "SAC, same steps",
+        "bar": "success bar",
     }
     shown = [key for key in headings if any(row[key] is not None for row in rows)]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 INK, GRID = "#24292f", "#d0d7de"
 EPISODE, SEARCH, POLICY, SAC = "#8c959f", "#3b82f6", "#f59e0b", "#e5484d"
+BAR = "#10b981"
 TASK_COLOURS = (SEARCH, POLICY, "#10b981", SAC, "#8b5cf6", "#0891b2", "#db2777", "#84cc16")
 
 Rows = Sequence[Mapping[str, Any]]
@@ -53,7 +54,8 @@ def learning_curve_figure(metrics: Rows, reference: Reference | None = None) -> 
     Args:
         metrics: the rows of metrics.jsonl.
         reference: task -> {"random": return of random actions, "sac": return of SAC after as many
-            environment steps}; either may be missing.
+            environment steps, "bar": the return from which the task counts as solved}; any may be
+            missing. A bar far above all returns is left out, it would flatten the curves.
 
     Returns:
         The figure (``figure.savefig("curve.png", dpi=150)`` makes a picture), or None where no
@@ -90,11 +92,16 @@ def learning_curve_figure(metrics: Rows, reference: Reference | None = None) -> 
                 markersize=3.5,
                 label=f"evaluation, {mode}",
             )
-        for name, colour, style in (("sac", SAC, "-."), ("random", INK, ":")):
-            value = (reference or {}).get(task, {}).get(name)
-            if value is not None:
-                label = "SAC, same steps" if name == "sac" else "random policy"
-                axes.axhline(value, color=colour, linewidth=1.2, linestyle=style, label=label)
+        known = (reference or {}).get(task, {})
+        for name, label, colour, style in (
+            ("bar", "success bar", BAR, "--"),
+            ("sac", "SAC, same steps", SAC, "-."),
+            ("random", "random policy", INK, ":"),
+        ):
+            value = known.get(name)
+            if value is None or (name == "bar" and value > 2 * axes.dataLim.y1):
+                continue
+            axes.axhline(value, color=colour, linewidth=1.2, linestyle=style, label=label)
         bottom, top = axes.get_ylim()
         axes.set_ylim(0 if axes.dataLim.y0 >= 0 else bottom, top)
         # After the limits: a wide interval of few episodes must not flatten the curves.

@@ -1,4 +1,4 @@
-"""What a run is compared with: random actions, and SAC after as many environment steps."""
+"""What a run is compared with: random actions, SAC after as many environment steps, a benchmark's success bar."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ezm.evaluation.figures import Reference, Rows, evaluations, tasks_of
 from ezm.evaluation.statistics import mean_interval
+from ezm.tasks.humanoid_bench import NAMES, success_bar
 
 RECORDED = Path(__file__).with_name("recorded.json")
 """SAC's returns: suite -> task -> {"sac": mean return, "steps": environment steps per task}."""
@@ -22,7 +23,8 @@ def reference(suite: str, metrics: Rows, steps: int) -> Reference:
             steps is left out: it would be no fair comparison.
 
     Returns:
-        task -> {"random": mean return, "sac": mean return}, either may be missing.
+        task -> {"random": mean return, "sac": mean return, "bar": HumanoidBench's success bar}, any of
+        them may be missing.
     """
     recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
     found: dict[str, dict[str, float]] = {}
@@ -34,4 +36,6 @@ def reference(suite: str, metrics: Rows, steps: int) -> Reference:
         sac = recorded.get(suite, {}).get(task)
         if sac is not None and sac["steps"] == steps:
             found[task]["sac"] = sac["sac"]
+        if task in NAMES:
+            found[task]["bar"] = success_bar(task)
     return found

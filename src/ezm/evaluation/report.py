@@ -69,8 +69,8 @@ def result_table(metrics: Rows, reference: Reference | None = None) -> list[dict
 
     Returns:
         One row per task with keys "task"; "step" (environment steps per task at the evaluation,
-        None before the first); "search" and "policy" (:class:`Mean` or None); "random" and "sac"
-        (return or None).
+        None before the first); "search" and "policy" (:class:`Mean` or None); "random", "sac" and
+        "bar" (return or None).
     """
     rows = []
     for task in figures.tasks_of(metrics):
@@ -81,7 +81,7 @@ def result_table(metrics: Rows, reference: Reference | None = None) -> list[dict
             if curve:
                 row["step"] = max(curve)
         known = (reference or {}).get(task, {})
-        rows.append({**row, "random": known.get("random"), "sac": known.get("sac")})
+        rows.append({**row, **{name: known.get(name) for name in ("random", "sac", "bar")}})
     return rows
 
 
@@ -162,6 +162,7 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> str:
         "search": "EZ-M, search",
         "policy": "EZ-M, policy mean",
         "sac": "SAC, same steps",
+        "bar": "success bar",
     }
     columns = {
         key: heading

@@ -49,6 +49,7 @@ class Batch:
         """For each group of environments of one task, its reward terms, (size of the group,) each."""
         self.groups = _by_layout(layouts)
         """(indices of) the environments of each task."""
+        self._indices = [np.array(indices) for indices in self.groups]
         self._readings = [Readings(layouts[indices[0]], len(indices)) for indices in self.groups]
         self._place = {
             index: (group, row)
@@ -58,7 +59,7 @@ class Batch:
         self._falls_end = np.array([each.falls_end for each in self.environments])
         self._controls = np.zeros((count, self.action_size))
         threads = min(threads, count)
-        self._pool = ThreadPoolExecutor(threads, "ezm-humanoids") if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads - 1, "ezm-humanoids") if threads > 1 else None
         self._threads = threads
 
     @classmethod
@@ -115,14 +116,11 @@ class Batch:
             environment.write_observation(self.observation[index])
             self._readings[group].read(row, environment)
 
-        moving = np.ones(len(self.environments), bool) if which is None else which
-        self._each(np.flatnonzero(moving).tolist(), work)
-        self.terms = [
-            self._judge(number, [index for index in indices if moving[index]])
-            for number, indices in enumerate(self.groups)
-        ]
-        for index, environment in enumerate(self.environments):
-            if environment.diverged and moving[index]:
+        moving = range(len(self.environments)) if which is None else np.flatnonzero(which).tolist()
+        self._each(moving, work)
+        self.terms = [self._judge(group, which) for group in range(len(self.groups))]
+        for index in moving:
+            if self.environments[index].diverged:
                 self.reward[index], self.terminated[index] = 0, True
 
     def close(self) -> None:
@@ -147,17 +145,20 @@ class Batch:
                 )
             self._controls[indices, : layout.action_size] = layout.controls(own)
 
-    def _judge(self, group: int, moving: list[int]) -> dict[str, np.ndarray]:
+    def _judge(self, group: int, which: np.ndarray | None) -> dict[str, np.ndarray]:
         """Rewards and terminations of those of a task's environments that moved; returns all terms."""
-        task = self.environments[self.groups[group][0]].layout.task
-        outcome = REWARDS[task](self._readings[group].record)
-        rows = [self._place[index][1] for index in moving]
-        self.reward[moving] = outcome.reward[rows]
-        self.terminated[moving] = outcome.terminated[rows] & self._falls_end[moving]
-        if outcome.stage is not None:
-            for index, row in zip(moving, rows, strict=True):
-                self.environments[index].stage = int(outcome.stage[row])
-        return outcome.terms
+        indices, rows = self._indices[group], slice(None)
+        task = self.environments[indices[0]].layout.task
+        reward, terminated, terms, stage = REWARDS[task](self._readings[group].record)
+        if which is not None:
+            rows = which[indices]
+            indices = indices[rows]
+        self.reward[indices] = reward[rows]
+        self.terminated[indices] = terminated[rows] & self._falls_end[indices]
+        if stage is not None:
+            for index, own in zip(indices, stage[rows], strict=True):
+                self.environments[index].stage = int(own)
+        return terms
 
     def _each(self, indices: Sequence[int] | range, work: Callable[[int], None]) -> None:
         if self._pool is None or len(indices) == 1:
@@ -171,8 +172,11 @@ class Batch:
             while (number := next(waiting)) < len(indices):
                 work(indices[number])
 
-        for future in [self._pool.submit(share) for _ in range(self._threads)]:
-            future.result()
+        # The calling thread works too: a second one that wakes up then finds the other core idle.
+        others = [self._pool.submit(share) for _ in range(self._threads - 1)]
+        share()
+        for other in others:
+            other.result()
 
 
 def _by_layout(layouts: Sequence[Layout]) -> list[list[int]]:

@@ -19,6 +19,8 @@ paper's evaluation."""
 class Entry:
     """One task, whatever the robot."""
 
+    reward: str
+    """What it pays for, in one line; :mod:`ezm.tasks.humanoid_bench.rewards` has the formula."""
     success_bar: float
     """Undiscounted return from which HumanoidBench counts an episode as solved."""
     camera: str = "cam_default"
@@ -27,20 +29,31 @@ class Entry:
 
 
 ENTRIES: dict[str, Entry] = {
-    "stand": Entry(800),
-    "walk": Entry(700),
-    "run": Entry(700),
-    "stair": Entry(700),
-    "crawl": Entry(700),
-    "pole": Entry(700),
-    "slide": Entry(700),
-    "hurdle": Entry(700, "cam_hurdle"),
-    "maze": Entry(1200, "cam_maze", (0.0, 401.0)),
-    "sit_simple": Entry(750),
-    "sit_hard": Entry(750),
-    "balance_simple": Entry(800),
-    "balance_hard": Entry(800),
-    "reach": Entry(12000, reward_range=(-20.0, 20.0)),
+    "stand": Entry("calm servos x head at 1.65 m x upright x not moving", 800),
+    "walk": Entry("calm servos x head at 1.65 m x upright x 1 m/s forward", 700),
+    "run": Entry("calm servos x head at 1.65 m x upright x 5 m/s forward", 700),
+    "stair": Entry("calm servos x head 1.2 m above the feet x upright x 1 m/s forward", 700),
+    "crawl": Entry(
+        "a tenth for calm servos, the rest for height, speed and pose, in the tunnel", 700
+    ),
+    "pole": Entry("half for standing, half for 0.5 m/s forward; a tenth when touching a pole", 700),
+    "slide": Entry("as stair, up and down slopes", 700),
+    "hurdle": Entry("as run, over hurdles; a tenth when touching a barrier", 700, "cam_hurdle"),
+    "maze": Entry(
+        "standing, speed and nearness to the next corner; 100 to 400 for each; a tenth when touching a block",
+        1200,
+        "cam_maze",
+        (0.0, 401.0),
+    ),
+    "sit_simple": Entry("calm servos x sitting on the chair, upright x not moving", 750),
+    "sit_hard": Entry("as sit_simple; the chair can be pushed, the robot starts turned away", 750),
+    "balance_simple": Entry("as stand, on a board that tilts on a sphere", 800),
+    "balance_hard": Entry("as stand, on a board on a sphere that rolls", 800),
+    "reach": Entry(
+        "5 for an upright pelvis, 5 within 1 m and 10 within 5 cm of the goal, less fast motion",
+        12000,
+        reward_range=(-20.0, 20.0),
+    ),
 }
 _H1_TASKS = tuple(ENTRIES)[:9]
 
@@ -50,6 +63,34 @@ SUITES: dict[str, tuple[str, ...]] = {
 }
 """The paper's Medium and Hard tasks."""
 NAMES: tuple[str, ...] = SUITES["h1"] + SUITES["h1hand"]
+
+
+_RANDOM_RETURNS = {
+    "h1-stand": 15.9,
+    "h1-walk": 3.9,
+    "h1-run": 3.0,
+    "h1-stair": 5.1,
+    "h1-crawl": 271.4,
+    "h1-pole": 22.1,
+    "h1-slide": 5.2,
+    "h1-hurdle": 3.3,
+    "h1-maze": 107.3,
+    "h1hand-stand": 19.9,
+    "h1hand-walk": 5.1,
+    "h1hand-run": 3.8,
+    "h1hand-stair": 6.9,
+    "h1hand-crawl": 313.0,
+    "h1hand-pole": 23.9,
+    "h1hand-slide": 6.3,
+    "h1hand-hurdle": 4.3,
+    "h1hand-maze": 107.7,
+    "h1hand-sit_simple": 12.9,
+    "h1hand-sit_hard": 4.5,
+    "h1hand-balance_simple": 14.8,
+    "h1hand-balance_hard": 14.5,
+    "h1hand-reach": -538.0,
+}
+"""Measured: means of 50 episodes of uniformly random actions, protocol ``benchmark``, robots of primitives."""
 
 
 class Name(NamedTuple):
@@ -88,6 +129,17 @@ def success_bar(name: str) -> float:
         UserError: there is no such task.
     """
     return ENTRIES[parse(name).task].success_bar
+
+
+def normalised_return(name: str, value: float) -> float:
+    """0 for what random actions return in the protocol ``benchmark``, 1 for the success bar.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    bar = success_bar(name)
+    random = _RANDOM_RETURNS[name]
+    return (value - random) / (bar - random)
 
 
 def check_protocol(protocol: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ezm.tasks.humanoid_bench import catalog
 from ezm.tasks.humanoid_bench.models import PHYSICS_STEPS, model
+from ezm.tasks.humanoid_bench.rendering import Renderer
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _EXPLOSIONS = slice(
@@ -49,7 +50,8 @@ class Layout:
         address = int(compiled.sensor("pelvis_subtreelinvel").adr[0])
         self.com_velocity = slice(address, address + 3)
         self.kinds = np.array([_kind(compiled.geom(i).name) for i in range(compiled.ngeom)])
-        self.reads_contacts = bool((self.kinds >= _OBSTACLE).any())
+        self.obstacles = self.kinds == _OBSTACLE
+        self.has_obstacles = bool(self.obstacles.any())
         self.balances = task.startswith("balance")
 
     def controls(self, actions: np.ndarray) -> np.ndarray:
@@ -141,18 +143,22 @@ class Environment:
             out[nq + nv : nq + nv + 3] = self.site_positions[self.layout.sites[4]]
             out[nq + nv + 3 : nq + nv + 6] = self.goal
 
-    def contact_kinds(self) -> np.ndarray:
-        """(contacts, 2): what touches what."""
-        return self.layout.kinds[self.data.contact.geom]
+    def picture(
+        self, renderer: Renderer, camera: str | mujoco.MjvCamera | None = None
+    ) -> np.ndarray:
+        """(height, width, 3) uint8, as the task's own camera sees it, or another one."""
+        own = catalog.ENTRIES[self.layout.task].camera
+        return renderer.render(
+            self.data, camera or own, self.goal if self.layout.is_reach else None
+        )
 
     def touches_obstacle(self) -> bool:
-        """Whether a barrier, a pole or a block is touched, by anything but the floor."""
-        kinds = self.contact_kinds()
-        return bool(((kinds == _OBSTACLE).any(1) & ~(kinds == _FLOOR).any(1)).any())
+        """Whether the robot touches a barrier, a pole or a block. (What stands on the floor never touches it.)"""
+        return bool(self.layout.obstacles[self.data.contact.geom].any())
 
     def balance_contacts(self) -> tuple[bool, bool]:
         """Whether the robot touches the sphere; whether anything but the sphere touches the floor."""
-        kinds = self.contact_kinds()
+        kinds = self.layout.kinds[self.data.contact.geom]
         sphere, floor = (kinds == _SPHERE).any(1), (kinds == _FLOOR).any(1)
         supported = sphere & (floor | (kinds == _BOARD).any(1))
         return bool((sphere & ~supported).any()), bool((floor & ~sphere).any())

@@ -17,7 +17,7 @@ from gymnasium.vector.utils import batch_space
 
 from ezm.errors import UserError
 from ezm.tasks.humanoid_bench.batch import Batch
-from ezm.tasks.humanoid_bench.catalog import ENTRIES, EPISODE_STEPS
+from ezm.tasks.humanoid_bench.catalog import EPISODE_STEPS
 from ezm.tasks.humanoid_bench.environment import Layout
 from ezm.tasks.humanoid_bench.rendering import Renderer
 
@@ -57,7 +57,7 @@ class HumanoidEnv(gymnasium.Env):
         self._environment = self._batch.environments[0]
         self.render_mode = _checked_mode(render_mode)
         self.observation_space, self.action_space = _spaces(self._environment.layout)
-        self._view = (width, height, camera or ENTRIES[self._environment.layout.task].camera)
+        self._size, self._camera = (width, height), camera
         self._renderer: Renderer | None = None
 
     def reset(
@@ -87,10 +87,9 @@ class HumanoidEnv(gymnasium.Env):
         """
         if self.render_mode is None:
             return None
-        width, height, camera = self._view
         if self._renderer is None:
-            self._renderer = Renderer(self._environment.model, width, height)
-        return self._renderer.render(self._environment.data, camera)
+            self._renderer = Renderer(self._environment.model, *self._size)
+        return self._environment.picture(self._renderer, self._camera)
 
     def close(self) -> None:
         """Free the renderer."""
@@ -133,8 +132,8 @@ class HumanoidVectorEnv(VectorEnv):
         self.num_envs = num_envs
         self.render_mode = _checked_mode(render_mode)
         self._batch = Batch.of([task] * num_envs, protocol=protocol, meshes=meshes, threads=threads)
-        self._layout = self._batch.environments[0].layout
-        self.single_observation_space, self.single_action_space = _spaces(self._layout)
+        layout = self._batch.environments[0].layout
+        self.single_observation_space, self.single_action_space = _spaces(layout)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._limit = max_episode_steps
@@ -187,9 +186,8 @@ class HumanoidVectorEnv(VectorEnv):
         if self.render_mode is None:
             return None
         if self._renderer is None:
-            self._renderer = Renderer(self._layout.model)
-        camera = ENTRIES[self._layout.task].camera
-        return tuple(self._renderer.render(each.data, camera) for each in self._batch.environments)
+            self._renderer = Renderer(self._batch.environments[0].model)
+        return tuple(each.picture(self._renderer) for each in self._batch.environments)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads and free the renderer."""

@@ -71,5 +71,5 @@ class Readings:
             self._stage[row] = environment.stage
         if self._layout.balances:
             self._sphere[row], self._floor[row] = environment.balance_contacts()
-        elif self._layout.reads_contacts:
+        elif self._layout.has_obstacles:
             self._obstacle[row] = environment.touches_obstacle()

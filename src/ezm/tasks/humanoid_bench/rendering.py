@@ -49,18 +49,37 @@ class Renderer:
         self._option = mujoco.MjvOption()
         self._pixels = np.zeros((height, width, 3), np.uint8)
 
-    def render(self, data: mujoco.MjData, camera: str) -> np.ndarray:
-        """(height, width, 3) uint8, the state as one of the model's cameras sees it."""
+    def render(
+        self,
+        data: mujoco.MjData,
+        camera: str | mujoco.MjvCamera,
+        goal: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """(height, width, 3) uint8, the state as one of the model's cameras, or a free one, sees it.
+
+        A ``goal`` (3,) is marked by a ball.
+        """
         self._gl.make_current()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = self._model.camera(camera).id
+        if isinstance(camera, str):
+            self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+            self._camera.fixedcamid = self._model.camera(camera).id
+            camera = self._camera
         everything = int(mujoco.mjtCatBit.mjCAT_ALL)
         mujoco.mjv_updateScene(
-            self._model, data, self._option, None, self._camera, everything, self._scene
+            self._model, data, self._option, None, camera, everything, self._scene
         )
+        if goal is not None:
+            self._mark(goal)
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         mujoco.mjr_readPixels(self._pixels, None, self._viewport, self._context)
         return self._pixels[::-1].copy()
+
+    def _mark(self, goal: np.ndarray) -> None:
+        ball = self._scene.geoms[self._scene.ngeom]
+        sphere = mujoco.mjtGeom.mjGEOM_SPHERE
+        color = np.array([0.85, 0.3, 0.1, 0.8], np.float32)
+        mujoco.mjv_initGeom(ball, sphere, np.full(3, 0.05), goal, np.eye(3).ravel(), color)
+        self._scene.ngeom += 1
 
     def close(self) -> None:
         """Free the graphics memory."""

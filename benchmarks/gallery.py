@@ -1,0 +1,110 @@
+"""The gallery of HumanoidBench's tasks: a picture of each, its reward in a line, its success bar.
+
+``python -m benchmarks.gallery`` draws the 23 tasks, each half a second after its reset with the home pose held, and writes
+``docs/gallery.md`` with the pictures beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+from matplotlib.image import imsave
+
+from benchmarks.command import command
+from ezm.tasks.humanoid_bench import SUITES, Environment
+from ezm.tasks.humanoid_bench.catalog import ENTRIES
+from ezm.tasks.humanoid_bench.models import hold_action
+from ezm.tasks.humanoid_bench.rendering import Renderer
+
+WIDTH, HEIGHT = 400, 300
+STEPS = 25
+
+
+class View(NamedTuple):
+    """Where the camera stands."""
+
+    lookat: tuple[float, float, float] = (0.0, 0.0, 0.9)
+    distance: float = 2.9
+    azimuth: float = 215.0
+    elevation: float = -12.0
+
+
+VIEWS = {
+    "stair": View((1.2, 0, 0.8), 5.0, 245, -18),
+    "slide": View((1.8, 0, 0.8), 6.0, 245, -14),
+    "crawl": View((2.3, 0, 0.7), 6.0, 235, -20),
+    "pole": View((1.0, 0, 0.9), 4.6, 205, -22),
+    "hurdle": View((3.5, 0, 0.5), 7.5, 40, -16),
+    "maze": View((2.2, 2.2, 0.4), 11.0, 250, -48),
+    "reach": View((0.0, 0, 0.9), 5.0, 215, -14),
+    "sit_hard": View((0.1, 0, 0.75), 3.1, 235, -14),
+    "balance_simple": View((0.0, 0, 1.0), 3.4, 215, -14),
+    "balance_hard": View((0.0, 0, 1.0), 3.4, 215, -14),
+}
+"""All others: the view's defaults."""
+
+_HEAD = """# HumanoidBench: the 23 tasks
+
+Drawn by `python -m benchmarks.gallery`. What a task pays for stands in a line (factors in [0, 1], multiplied where there is
+an x); the formulas are in `src/ezm/tasks/humanoid_bench/rewards.py`. The bar is the return of an episode of 1,000 steps
+from which HumanoidBench counts it as solved. How to train, evaluate and use them from Gymnasium: [tasks](tasks.md#humanoidbench).
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw the gallery."""
+
+    out: Path = Path("docs")
+    """Folder of the page; the pictures go into a folder ``gallery`` there."""
+
+
+def picture(name: str) -> np.ndarray:
+    """(HEIGHT, WIDTH, 3) uint8."""
+    environment = Environment(name, seed=3)
+    environment.reset()
+    held = environment.layout.controls(hold_action(environment.model))
+    for _ in range(STEPS):
+        environment.advance(held)
+    view = VIEWS.get(environment.layout.task, View())
+    camera = mujoco.MjvCamera()
+    camera.lookat[:], camera.distance = view.lookat, view.distance
+    camera.azimuth, camera.elevation = view.azimuth, view.elevation
+    renderer = Renderer(environment.model, WIDTH, HEIGHT)
+    try:
+        return environment.picture(renderer, camera)
+    finally:
+        renderer.close()
+
+
+def page() -> str:
+    """The Markdown of the gallery."""
+    lines = [_HEAD]
+    titles = {"h1": "h1: 19 servos, 51 observations", "h1hand": "h1hand: 61 servos, 151 to 177"}
+    for robot, names in SUITES.items():
+        lines.append(
+            f"\n## {titles[robot]}\n\n| | task | reward of a step | bar |\n|---|---|---|---|"
+        )
+        for name in names:
+            entry = ENTRIES[name.partition("-")[2]]
+            image = f'<img src="gallery/{name}.jpg" width="240" alt="{name}">'
+            lines.append(f"| {image} | `{name}` | {entry.reward} | {entry.success_bar:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(options: Options) -> None:
+    """Write page and pictures."""
+    folder = options.out / "gallery"
+    folder.mkdir(parents=True, exist_ok=True)
+    for names in SUITES.values():
+        for name in names:
+            imsave(folder / f"{name}.jpg", picture(name), pil_kwargs={"quality": 82})
+    (options.out / "gallery.md").write_text(page())
+
+
+if __name__ == "__main__":
+    command(main, Options, __doc__)
