@@ -46,10 +46,10 @@ class Options:
 
     tasks: tuple[str, ...] = NAMES
     """Robot and task, as h1-walk; default: all 23."""
-    environments: int = 32
-    steps: int = 50
+    environments: int = 64
+    steps: int = 25
     """Of every environment, in one turn."""
-    turns: int = 7
+    turns: int = 5
     threads: tuple[int, ...] = ()
     """Default: 1, 2 and so on, as many as there are cores."""
     meshes: str | None = None
