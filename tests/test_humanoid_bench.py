@@ -14,10 +14,12 @@ from gymnasium.utils.env_checker import check_env
 
 from benchmarks import parity
 from ezm.cli import main
+from ezm.config import defaults
 from ezm.errors import UserError
+from ezm.evaluation.scores import scores
 from ezm.tasks import ParallelTasks, load_suite
 from ezm.tasks.humanoid_bench import NAMES, SUITES, Batch, Environment, success_bar
-from ezm.tasks.humanoid_bench.catalog import ENTRIES, parse
+from ezm.tasks.humanoid_bench.catalog import ENTRIES, normalised_return, parse
 from ezm.tasks.humanoid_bench.gym import HumanoidEnv
 from ezm.tasks.humanoid_bench.models import hold_action, model
 from ezm.tasks.humanoid_bench.robots import robot
@@ -435,3 +437,41 @@ def test_parity_of_no_recordings(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", a=1)
     with pytest.raises(UserError, match="not a recording"):
         parity.recordings(tmp_path)
+
+
+# -- scores and presets ------------------------------------------------------------------------
+
+
+def test_scores() -> None:
+    suite = load_suite("h1-stand,dmc:cartpole-balance,hb:h1hand-reach")
+    stand, other, reach = scores(suite, [[0.0, 900.0], [1.0], [12000.0, 12000.0]])
+    assert other is None
+    assert stand is not None and stand.success_bar == 800
+    assert stand.solved == 0.5
+    assert stand.normalised == pytest.approx((450 - 15.9) / (800 - 15.9))
+    assert reach is not None and (reach.normalised, reach.solved) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["h1-stand", "h1-pole", "h1hand-sit_simple"])
+def test_recorded_return_of_random_actions(name: str) -> None:
+    """What normalised returns count as 0."""
+    batch = Batch.of([name] * 50, seed=1)
+    batch.reset()
+    rng = np.random.default_rng(1)
+    returns, running = np.zeros(50), np.ones(50, bool)
+    for _ in range(300):
+        batch.step(rng.uniform(-1, 1, (50, batch.action_size)).astype(np.float32), running.copy())
+        returns[running] += batch.reward[running]
+        running &= ~batch.terminated
+    assert not running.any()
+    assert normalised_return(name, returns.mean()) == pytest.approx(0, abs=0.01)
+
+
+def test_presets_of_humanoids() -> None:
+    """One task or several have bins of their own rewards; the suites with maze and reach the published ones."""
+    single = defaults("cpu", "h1-walk")
+    assert single == defaults("cpu", "hb:h1hand-sit_hard")
+    assert (single.action_repeat, single.model.reward_range) == (2, None)
+    whole = defaults("cpu", "h1")
+    assert (whole.action_repeat, whole.model.reward_range) == (2, (-299.0, 299.0))
+    assert defaults("paper", "h1").action_repeat is None

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "ezm"
-# Lowest first. The package itself makes tasks known to Gymnasium and is imported by no module but for its version. Training writes reports and evaluates, so evaluation stands below it; the two share figures and metrics.
+# Lowest first. Training writes reports and evaluates, so evaluation stands below it; the two share figures and metrics.
+# The package itself tells Gymnasium of its tasks; modules import nothing of it but its version.
 LAYERS = [
     {"errors"},
     {"config"},

@@ -260,15 +260,21 @@ _WIDE = replace(
     model=replace(_CPU.model, latent_size=128),
     loss=replace(_CPU.loss, search_every=4),
 )
-# Rewards of the maze and of reach are hundreds of times those of the other tasks.
-_HUMANOIDS = replace(
+_HUMANOID = replace(
     _WIDE,
     steps=100_000,
+    updates_per_step=1.0,
+    random_steps=1_000,
+    action_repeat=2,
     evaluate_every=10_000,
     checkpoint_every=5_000,
+    model=replace(_WIDE.model, bins=51),
+)
+# Rewards of the maze and of reach are hundreds of times those of the other tasks.
+_ALL_HUMANOIDS = replace(
+    _HUMANOID,
     model=replace(
-        _WIDE.model,
-        bins=51,
+        _HUMANOID.model,
         scalar_transform="h",
         value_range=(-299.0, 299.0),
         reward_range=(-299.0, 299.0),
@@ -278,15 +284,18 @@ CPU_SIZES: dict[str, TrainConfig] = {
     "cartpole": replace(_CPU, steps=3_000, model=replace(_CPU.model, task_embedding_scale=0.01)),
     "walker": replace(_WIDE, steps=20_000),
     "mixed": _WIDE,
-    "h1": _HUMANOIDS,
-    "h1hand": _HUMANOIDS,
+    "h1": _ALL_HUMANOIDS,
+    "h1hand": _ALL_HUMANOIDS,
 }
 """The preset "cpu" for named suites that need another size than its own."""
 
 
 def defaults(preset: str, suite: str = "") -> TrainConfig:
     """Defaults of all options but the suite."""
-    return CPU_SIZES.get(suite, _CPU) if preset == "cpu" else PRESETS[preset]
+    if preset != "cpu":
+        return PRESETS[preset]
+    other = _HUMANOID if suite.removeprefix("hb:").startswith("h1") else _CPU
+    return CPU_SIZES.get(suite, other)
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
