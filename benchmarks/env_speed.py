@@ -46,7 +46,7 @@ class Options:
 
     tasks: tuple[str, ...] = NAMES
     """Robot and task, as h1-walk; default: all 23."""
-    environments: int = 64
+    environments: int = 32
     steps: int = 25
     """Of every environment, in one turn."""
     turns: int = 5
