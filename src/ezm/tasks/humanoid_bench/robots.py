@@ -19,6 +19,10 @@ from ezm.tasks.humanoid_bench.servo import Servo
 ROBOTS = ("h1", "h1hand")
 
 
+_HIDDEN = 3
+"""A group of geoms that MuJoCo does not draw."""
+
+
 @dataclass(frozen=True)
 class _Link:
     """How one kind of link is driven."""
@@ -128,5 +132,5 @@ def _collide_as_meshes(
             solref=old[0].solref,
             solimp=old[0].solimp,
         )
-        for geom in old:
-            spec.delete(geom)
+        for geom in old:  # they stay, out of sight and out of contact
+            geom.contype, geom.conaffinity, geom.group = 0, 0, _HIDDEN

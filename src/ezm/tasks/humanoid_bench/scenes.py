@@ -151,7 +151,7 @@ SCENES: dict[str, Callable[[mujoco.MjSpec], None]] = {
 
 
 def add_floor(spec: mujoco.MjSpec) -> None:
-    """The floor (endless for contact), light and sky; before the robot, as in the original."""
+    """The floor, endless for contact, and a sky."""
     spec.add_texture(
         name="sky",
         type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,
@@ -174,14 +174,6 @@ def add_floor(spec: mujoco.MjSpec) -> None:
     floor.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "grid"
     spec.worldbody.add_geom(
         name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=(100, 100, 1), material="floor"
-    )
-    spec.worldbody.add_light(
-        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
-        pos=(0, 0, 10),
-        dir=(-0.3, 0.4, -1),
-        ambient=(0.25, 0.25, 0.25),
-        diffuse=(0.6, 0.6, 0.6),
-        specular=(0.2, 0.2, 0.2),
     )
 
 
