@@ -18,7 +18,7 @@ _EXPLOSIONS = slice(
 )
 _NOISE = 0.01
 SITES = ("head", "imu", "left_foot", "right_foot", "left_hand")
-"""Whose positions rewards read, in the order of :attr:`Environment.site_positions`."""
+"""Whose positions rewards read, in the order of :attr:`Layout.sites`."""
 
 # What a geom is, for contacts.
 _ROBOT, _FLOOR, _OBSTACLE, _BOARD, _SPHERE = range(5)
@@ -175,7 +175,8 @@ class Environment:
         assert isinstance(snapshot, tuple)
         state, random, goal, self.stage = snapshot
         self.random.bit_generator.state = random
-        self.goal = goal.copy()
+        self.goal, self.diverged = goal.copy(), False
+        self._warnings[:] = 0
         mujoco.mj_setState(self.model, self.data, state, _STATE)
         mujoco.mj_forward(self.model, self.data)
         # The forward pass leaves a solver start of its own.

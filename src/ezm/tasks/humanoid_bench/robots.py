@@ -17,8 +17,6 @@ from ezm.tasks.humanoid_bench import hand
 from ezm.tasks.humanoid_bench.servo import Servo
 
 ROBOTS = ("h1", "h1hand")
-
-
 _HIDDEN = 3
 """A group of geoms that MuJoCo does not draw."""
 
