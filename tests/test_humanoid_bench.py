@@ -350,6 +350,7 @@ def test_render() -> None:
     assert picture.shape == (120, 160, 3) and picture.dtype == np.uint8
     assert picture.std() > 20  # a dark robot on a light floor
     environment.close()
+    environment.close()
 
 
 def test_render_without_libraries(monkeypatch: pytest.MonkeyPatch) -> None:

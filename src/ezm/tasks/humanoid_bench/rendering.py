@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import sys
+import weakref
 from typing import Any
 
 import mujoco
@@ -13,6 +15,7 @@ import numpy as np
 from ezm.errors import UserError
 
 _BACKENDS = ("egl", "osmesa")
+_OPEN: weakref.WeakSet[Renderer] = weakref.WeakSet()
 _INSTALL = (
     "install OpenGL for machines without a screen, on Debian and Ubuntu: "
     "apt install libegl1 libgl1-mesa-dri (EGL) or libosmesa6 (OSMesa)"
@@ -48,6 +51,10 @@ class Renderer:
         self._camera = mujoco.MjvCamera()
         self._option = mujoco.MjvOption()
         self._pixels = np.zeros((height, width, 3), np.uint8)
+        if not _OPEN:
+            # After the graphics library was imported, so that it is still there at the interpreter's end.
+            atexit.register(_close_all)
+        _OPEN.add(self)
 
     def render(
         self,
@@ -82,10 +89,17 @@ class Renderer:
         self._scene.ngeom += 1
 
     def close(self) -> None:
-        """Free the graphics memory."""
-        self._gl.make_current()
-        self._context.free()
-        self._gl.free()
+        """Free the graphics memory; closing twice does no harm."""
+        if self in _OPEN:
+            _OPEN.remove(self)
+            self._gl.make_current()
+            self._context.free()
+            self._gl.free()
+
+
+def _close_all() -> None:
+    for renderer in list(_OPEN):
+        renderer.close()
 
 
 def _gl_context(width: int, height: int) -> Any:
