@@ -91,10 +91,10 @@ def parse(name: str) -> list[str]:
 
 
 def _bare_task(name: str) -> str:
-    from ezm.tasks.sources.dm_control import task_names
-
     if name in catalog.NAMES:
         return f"{sources.HUMANOID_BENCH}:{name}"
+    from ezm.tasks.sources.dm_control import task_names
+
     if name not in task_names():
         known = [*SUITES, *catalog.NAMES, *task_names()]
         raise UserError(

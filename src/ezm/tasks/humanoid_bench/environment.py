@@ -28,7 +28,7 @@ class Layout:
     """Where things are in a model: sizes, addresses, the kinds of its geoms."""
 
     def __init__(self, robot: str, task: str, meshes: Path | None) -> None:
-        self.robot, self.task = robot, task
+        self.task = task
         self.model = compiled = model(robot, task, meshes)
         self.robot_velocities = compiled.nv
         self.quaternions = []

@@ -7,7 +7,6 @@ of the links' own meshes, as in the original.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import mujoco
@@ -21,30 +20,24 @@ _HIDDEN = 3
 """A group of geoms that MuJoCo does not draw."""
 
 
-@dataclass(frozen=True)
-class _Link:
-    """How one kind of link is driven."""
+_Servos = dict[str, tuple[float, float, float]]
+"""Stiffness, damping and force limit of the servo of each joint."""
 
-    stiffness: float
-    damping: float
-    force: float
-
-
-_LEG = {
-    "hip_yaw": _Link(200, 5, 200),
-    "hip_roll": _Link(200, 5, 200),
-    "hip_pitch": _Link(200, 5, 200),
-    "knee": _Link(300, 6, 300),
-    "ankle": _Link(40, 2, 40),
+_LEG: _Servos = {
+    "hip_yaw": (200, 5, 200),
+    "hip_roll": (200, 5, 200),
+    "hip_pitch": (200, 5, 200),
+    "knee": (300, 6, 300),
+    "ankle": (40, 2, 40),
 }
-_ARM = {
-    "shoulder_pitch": _Link(100, 2, 40),
-    "shoulder_roll": _Link(100, 2, 40),
-    "shoulder_yaw": _Link(100, 2, 18),
-    "elbow": _Link(100, 2, 18),
+_ARM: _Servos = {
+    "shoulder_pitch": (100, 2, 40),
+    "shoulder_roll": (100, 2, 40),
+    "shoulder_yaw": (100, 2, 18),
+    "elbow": (100, 2, 18),
 }
-_WRIST = {"wrist_yaw": _Link(100, 2, 18)}
-_TORSO = {"torso": _Link(300, 6, 200)}
+_WRIST: _Servos = {"wrist_yaw": (100, 2, 18)}
+_TORSO: _Servos = {"torso": (300, 6, 200)}
 
 _H1_MESHES = (
     "pelvis",
@@ -97,9 +90,9 @@ def robot(name: str, meshes: Path | None = None) -> mujoco.MjSpec:
     return spec
 
 
-def _drive(spec: mujoco.MjSpec, prefix: str, links: dict[str, _Link]) -> None:
-    for name, link in links.items():
-        Servo(prefix + name, link.stiffness, link.damping, link.force).add(spec)
+def _drive(spec: mujoco.MjSpec, prefix: str, servos: _Servos) -> None:
+    for joint, values in servos.items():
+        Servo(prefix + joint, *values).add(spec)
 
 
 def _collide_as_meshes(
