@@ -66,6 +66,9 @@ class Counter:
     def restore(self, snapshot: object) -> None:
         raise AssertionError
 
+    def shared(self) -> dict[str, object]:
+        raise AssertionError
+
     def close(self) -> None:
         pass
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from ezm.errors import UserError
-from ezm.tasks import sources
+from ezm.tasks import sources, state
 from ezm.tasks.spec import Suite
 from ezm.tasks.task import Step, Task
 
@@ -152,6 +152,45 @@ class ParallelTasks:
                 enter(index, step)
         self.observation = batch.observation
         return batch
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that determines the future of the environments, for :meth:`load`; ``numpy.savez`` writes it."""
+        return {**self._own_state(), **state.pack_all(self.tasks)}
+
+    def load(self, saved: Mapping[str, np.ndarray]) -> list[int]:
+        """Go on, bit for bit, from where :meth:`state` was called, in this process or in another one.
+
+        An environment that cannot go on (its source has no snapshots, or they cannot be written, or its code
+        has changed) begins a new episode, with the randomness of this object's seed.
+
+        Args:
+            saved: of the same suite, copies and ``task_ids``; contains pickles, so load only your own.
+
+        Returns:
+            The indices of the environments that began anew: their rows of :attr:`observation` are first
+            observations, and what was their running episode has no end.
+
+        Raises:
+            UserError: ``saved`` is of other environments, or damaged; no environment has changed then.
+        """
+        packed = state.check(saved, self.tasks, self._own_state())
+        observation = saved["observation"].copy()
+        self._returns[:], self._lengths[:] = saved["returns"], saved["lengths"]
+        begun = []
+        for index, (task, each) in enumerate(zip(self.tasks, packed, strict=True)):
+            if not state.restored(task, each):
+                observation[index] = task.reset()
+                self._returns[index] = self._lengths[index] = 0
+                begun.append(index)
+        self.observation = observation
+        return begun
+
+    def _own_state(self) -> dict[str, np.ndarray]:
+        return {
+            "observation": self.observation.copy(),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+        }
 
     def close(self) -> None:
         """Stop the threads and close the environments."""

@@ -55,6 +55,10 @@ class Simulator(Protocol):
         """Go back to a snapshot that this simulator took; it can be restored many times."""
         ...
 
+    def shared(self) -> dict[str, object]:
+        """What snapshots refer to without holding it, by a name that is the same in every process."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -19,12 +19,11 @@ from dm_control.rl.control import PhysicsError
 from ezm.errors import UserError
 from ezm.tasks.simulator import RawStep, unit_to_bounds
 from ezm.tasks.sources.dm_rewards import closed_form
+from ezm.tasks.sources.mujoco_model import changeable_arrays
 from ezm.tasks.spec import nearest
 
 # Everything that mj_step reads and writes from one step to the next, the solver's warm start included.
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-# Parts of a model that no task changes after compilation, and that can be large.
-_CONSTANT_FIELDS = ("mesh_", "tex_", "skin_", "bvh_", "flex_", "oct_", "plugin_")
 _UNUSABLE = {
     "lqr": "its actions have no bounds",
     "quadruped-escape": "it draws its terrain with a renderer",
@@ -75,7 +74,7 @@ class DmControlSimulator:
         limit = self.environment._step_limit  # dm_control has no public name for it
         self.episode_limit = None if limit == float("inf") else int(np.ceil(limit))
         self.threads_pay = self._model.nv >= _HEAVY_FREEDOMS
-        self._changeable = _changeable_arrays(self._model)
+        self._changeable = changeable_arrays(self._model)
 
     def reset(self) -> np.ndarray:
         return _flatten(self.environment.reset().observation)
@@ -135,6 +134,9 @@ class DmControlSimulator:
         mujoco.mj_setState(self._model, self._data, state, _STATE)
         mujoco.mj_step1(self._model, self._data)
 
+    def shared(self) -> dict[str, object]:
+        return {}
+
     def close(self) -> None:
         self.environment.close()
 
@@ -150,14 +152,3 @@ def task_names() -> list[str]:
 
 def _flatten(observation: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([np.ravel(part) for part in observation.values()])
-
-
-def _changeable_arrays(model: mujoco.MjModel) -> list[np.ndarray]:
-    arrays = []
-    for name in dir(model):
-        if name.startswith(_CONSTANT_FIELDS):
-            continue
-        value = getattr(model, name)
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size:
-            arrays.append(value)
-    return arrays

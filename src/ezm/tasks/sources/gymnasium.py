@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from ezm.errors import UserError
 from ezm.tasks.simulator import RawStep, unit_to_bounds
-from ezm.tasks.sources.gymnasium_state import is_exact, load, save
+from ezm.tasks.sources.gymnasium_state import is_exact, load, save, shared
 from ezm.tasks.spec import nearest
 
 _WRAP = "in a factory of your own (module:function)"
@@ -94,6 +94,9 @@ class GymnasiumSimulator:
         assert isinstance(snapshot, tuple)
         self._seed, saved = snapshot
         load(self.environment, saved)
+
+    def shared(self) -> dict[str, object]:
+        return shared(self.environment)
 
     def close(self) -> None:
         self.environment.close()

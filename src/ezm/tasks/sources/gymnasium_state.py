@@ -1,4 +1,4 @@
-"""Snapshots of a Gymnasium environment: its attributes, its wrappers' and its MuJoCo data.
+"""Snapshots of a Gymnasium environment: its attributes, its wrappers', its MuJoCo data and models.
 
 Nothing in Gymnasium's interface saves an environment, and ``copy.deepcopy`` of many of them (all of its
 MuJoCo tasks) silently gives a new one at its start. So the attributes are saved one by one, and
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import gymnasium
@@ -16,29 +17,53 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
+from ezm.tasks.sources.mujoco_model import changeable_arrays
+
 _TRIAL_STEPS = 5
+_MUJOCO = ("MjModel", "MjData")
 
 
 def save(environment: gymnasium.Env) -> object:
     """The state of ``environment``, for :func:`load`."""
     layers, fixed, simulations = _parts(environment)
     attributes = copy.deepcopy([vars(layer) for layer in layers], fixed)
-    return attributes, [copy.copy(data) for data in simulations]
+    models = [[array.copy() for array in changeable_arrays(data.model)] for data in simulations]
+    return attributes, models, [copy.copy(data) for data in simulations]
 
 
 def load(environment: gymnasium.Env, saved: object) -> None:
-    """Put ``environment`` back into a state that :func:`save` took of it, any number of times."""
+    """Put ``environment`` into a state that :func:`save` took of it or of its like, any number of times."""
     assert isinstance(saved, tuple)
-    attributes, saved_data = saved
+    attributes, saved_models, saved_data = saved
     layers, fixed, simulations = _parts(environment)
-    for layer, values in zip(layers, copy.deepcopy(attributes, fixed), strict=True):
-        vars(layer).clear()
-        vars(layer).update(values)
     if simulations:
         import mujoco
 
-        for data, values in zip(simulations, saved_data, strict=True):
+        for data, arrays, values in zip(simulations, saved_models, saved_data, strict=True):
+            for array, saved_array in zip(changeable_arrays(data.model), arrays, strict=True):
+                array[...] = saved_array
             mujoco.mj_copyData(data, data.model, values)
+    for layer, own in zip(layers, copy.deepcopy(attributes, fixed), strict=True):
+        vars(layer).clear()
+        vars(layer).update(own)
+
+
+def shared(environment: gymnasium.Env) -> dict[str, object]:
+    """What pickles of :func:`save` refer to by name: wrappers, registration, MuJoCo's objects, local functions.
+
+    Local functions, such as those that Gymnasium's wrappers keep, cannot be pickled. They have their place in
+    the source as part of the name, so that none is taken for another.
+    """
+    found: dict[str, object] = {}
+    for number, layer in enumerate(_layers(environment)):
+        found[f"{number}"] = layer
+        for name, value in vars(layer).items():
+            if isinstance(value, FunctionType) and "<" in value.__qualname__:
+                code = value.__code__
+                found[f"{number}.{name}={value.__qualname__}:{code.co_firstlineno}"] = value
+            elif isinstance(value, EnvSpec) or type(value).__name__ in _MUJOCO:
+                found[f"{number}.{name}"] = value
+    return found
 
 
 def is_exact(build: Callable[[], gymnasium.Env]) -> bool:
@@ -76,12 +101,17 @@ def _parts(environment: gymnasium.Env) -> tuple[list[Any], dict[int, object], li
     Shared is what does not change within an episode (spaces, registration, the MuJoCo model), the
     layers themselves, which refer to each other, and the MuJoCo data, whose content is copied apart.
     """
-    layers: list[Any] = [environment]
-    while isinstance(layers[-1], gymnasium.Wrapper):
-        layers.append(layers[-1].env)
+    layers = _layers(environment)
     values = [value for layer in layers for value in vars(layer).values()]
     simulations = [value for value in values if type(value).__name__ == "MjData"]
     models = [value for value in values if type(value).__name__ == "MjModel"]
     fixed = [value for value in values if isinstance(value, spaces.Space | EnvSpec)]
-    shared = [*layers, *simulations, *models, *fixed]
-    return layers, {id(value): value for value in shared}, simulations
+    kept = [*layers, *simulations, *models, *fixed]
+    return layers, {id(value): value for value in kept}, simulations
+
+
+def _layers(environment: gymnasium.Env) -> list[Any]:
+    layers: list[Any] = [environment]
+    while isinstance(layers[-1], gymnasium.Wrapper):
+        layers.append(layers[-1].env)
+    return layers

@@ -67,6 +67,9 @@ class HumanoidBenchSimulator:
     def restore(self, snapshot: object) -> None:
         self.environment.restore(snapshot)
 
+    def shared(self) -> dict[str, object]:
+        return {}
+
     def close(self) -> None:
         self._alone.close()
 

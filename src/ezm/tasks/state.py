@@ -1,0 +1,124 @@
+"""Environments as bytes, to go on with them in another process.
+
+A snapshot (:meth:`ezm.tasks.Task.snapshot`) is a Python object, so it is pickled: load only what you wrote
+yourself. What a snapshot shares with its environment, such as a compiled model or a function that cannot be
+pickled, is written as its name, and is taken from the environment that loads it.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ezm.errors import UserError
+from ezm.tasks.task import Task
+
+_FIX = "resume from another checkpoint, or start a new run"
+
+
+def pack(task: Task) -> np.ndarray:
+    """(bytes,) uint8: a task's snapshot for :func:`restored`; empty where it has none that can be written."""
+    if not task.can_restore:
+        return np.zeros(0, np.uint8)
+    try:
+        content = _dump(task.snapshot(), task.simulator.shared())
+    except Exception:  # noqa: BLE001 - a user's objects refuse in as many ways as there are of them
+        return np.zeros(0, np.uint8)
+    return np.frombuffer(content, np.uint8)
+
+
+def restored(task: Task, packed: np.ndarray) -> bool:
+    """Put a task of the same kind into a packed state; False where that is not possible."""
+    if packed.size == 0:
+        return False
+    try:
+        task.restore(_Unpickler(packed.tobytes(), task.simulator.shared()).load())
+    except Exception:  # noqa: BLE001 - as above, and the user's code may have changed in between
+        return False
+    return True
+
+
+def pack_all(tasks: Sequence[Task]) -> dict[str, np.ndarray]:
+    """The states of E environments: one array for each, their tasks' names, and checksums."""
+    packed = [pack(task) for task in tasks]
+    return {
+        "tasks": _names(tasks),
+        "checksums": np.array([_checksum(each) for each in packed], np.uint32),
+        **{_key(index): each for index, each in enumerate(packed)},
+    }
+
+
+def check(
+    state: Mapping[str, np.ndarray], tasks: Sequence[Task], like: Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
+    """The packed states of these environments out of what :func:`pack_all` gave.
+
+    Args:
+        like: arrays that ``state`` must have too, with this shape and type.
+
+    Raises:
+        UserError: ``state`` is of other environments, or damaged.
+    """
+    names, own = state.get("tasks"), _names(tasks)
+    if names is not None and names.tolist() != own.tolist():
+        raise UserError(
+            f"saved environments: they are of {_listed(names)} and this suite has {_listed(own)}; "
+            "resume with the suite and the number of copies that the run began with"
+        )
+    expected = {**like, "tasks": own, "checksums": np.zeros(len(tasks), np.uint32)}
+    for key, array in expected.items():
+        found = state.get(key)
+        if found is None or found.shape != array.shape or found.dtype.kind != array.dtype.kind:
+            raise UserError(f"saved environments: {key!r} is missing or damaged; {_FIX}")
+    packed = []
+    for index, checksum in enumerate(state["checksums"].tolist()):
+        each = state.get(_key(index))
+        if each is None or _checksum(each) != checksum:
+            raise UserError(f"saved environments: {_key(index)!r} is missing or damaged; {_FIX}")
+        packed.append(each)
+    return packed
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, shared: Mapping[str, object]) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self._names = {id(value): name for name, value in shared.items()}
+
+    def persistent_id(self, value: object) -> str | None:
+        return self._names.get(id(value))
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, content: bytes, shared: Mapping[str, object]) -> None:
+        super().__init__(io.BytesIO(content))
+        self._shared = shared
+
+    def persistent_load(self, name: str) -> object:
+        return self._shared[name]
+
+
+def _dump(snapshot: object, shared: Mapping[str, object]) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file, shared).dump(snapshot)
+    return file.getvalue()
+
+
+def _names(tasks: Sequence[Task]) -> np.ndarray:
+    return np.array([task.spec.name for task in tasks])
+
+
+def _key(index: int) -> str:
+    return f"environment_{index}"
+
+
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(array.tobytes())
+
+
+def _listed(names: np.ndarray) -> str:
+    kinds = dict.fromkeys(str(name) for name in names.ravel())
+    return f"{names.size} environments ({', '.join(kinds)})"
