@@ -111,6 +111,20 @@ def test_a_failing_environment_is_named(
     parallel.close()
 
 
+def test_an_environment_that_returns_nan_is_named(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parallel = ParallelTasks(suite, seed=0)
+    parallel.reset()
+    for _ in range(6):  # the first episode has 5
+        parallel.step(np.zeros((2, 1)))
+    own = parallel.tasks[0].simulator.environment  # type: ignore[attr-defined]
+    monkeypatch.setattr(own, "step", lambda _: (np.full(3, np.nan), 0.0, False, False, {}))
+    message = "task Pendulum-v1, step 2 of the episode.* returned nan as observation number 0"
+    with pytest.raises(UserError, match=message):
+        parallel.step(np.zeros((2, 1)))
+
+
 @pytest.mark.parametrize("option", ["copies", "threads"])
 def test_sizes_below_one_are_refused(suite: Suite, option: str) -> None:
     with pytest.raises(UserError, match=f"--{option} 0: must be at least 1"):

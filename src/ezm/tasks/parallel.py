@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +15,7 @@ from ezm.errors import UserError
 from ezm.tasks import sources, state
 from ezm.tasks.spec import Suite
 from ezm.tasks.task import Step, Task
+from ezm.tasks.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,13 @@ class ParallelTasks:
         copies: environments of each task.
         task_ids: the task of each environment; default: all tasks in order, ``copies`` times.
         threads: None: one for each core if the physics of a task is heavy, otherwise one.
+        step_limit: seconds; where one call of :meth:`step` or :meth:`reset` takes longer, an environment
+            hangs: the process says which and ends with :data:`ezm.tasks.watchdog.HANG_EXIT_CODE`. None:
+            wait for ever.
+        on_hang: called before the process ends so, see :class:`ezm.tasks.watchdog.Watchdog`.
 
     Raises:
-        UserError: ``copies`` or ``threads`` below 1.
+        UserError: ``copies`` or ``threads`` below 1, ``step_limit`` not above 0.
     """
 
     def __init__(
@@ -65,6 +71,8 @@ class ParallelTasks:
         copies: int = 1,
         task_ids: Sequence[int] | np.ndarray | None = None,
         threads: int | None = None,
+        step_limit: float | None = None,
+        on_hang: Callable[[], None] | None = None,
     ) -> None:
         for option, value in (("copies", copies), ("threads", threads)):
             if value is not None and value < 1:
@@ -96,6 +104,13 @@ class ParallelTasks:
         threads = max(1, min(threads, len(others)))
         self._shares = [others[first::threads] for first in range(threads)]
         self._pool = ThreadPoolExecutor(threads, "ezm-tasks") if threads > 1 else None
+        self._busy: list[Sequence[int]] = [()] * threads
+        """What each thread is stepping or resetting."""
+        names = [task.spec.name for task in self.tasks]
+        self._watchdog = (
+            None if step_limit is None else Watchdog(step_limit, names, self._busy, on_hang)
+        )
+        self._guard = self._watchdog or nullcontext()
 
     def reset(self) -> np.ndarray:
         """Begin a new episode everywhere; return the first observations, (E, O) float32."""
@@ -104,9 +119,10 @@ class ParallelTasks:
         def reset_one(index: int) -> None:
             observation[index] = self.tasks[index].reset()
 
-        self._each(reset_one)
-        for index in self._humanoids.indices if self._humanoids else ():
-            reset_one(index)
+        with self._guard:
+            self._each(reset_one)
+            if self._humanoids is not None:
+                self._share(0, self._humanoids.indices, reset_one)
         self._returns[:] = 0
         self._lengths[:] = 0
         self.observation = observation
@@ -146,10 +162,13 @@ class ParallelTasks:
                 self._returns[index] = self._lengths[index] = 0
                 batch.observation[index] = self.tasks[index].reset()
 
-        self._each(lambda index: enter(index, self.tasks[index].step(actions[index])))
-        if self._humanoids is not None:
-            for index, step in self._humanoids.step(actions):
-                enter(index, step)
+        with self._guard:
+            self._each(lambda index: enter(index, self.tasks[index].step(actions[index])))
+            if self._humanoids is not None:
+                self._busy[0] = self._humanoids.indices
+                for index, step in self._humanoids.step(actions):
+                    enter(index, step)
+                self._busy[0] = ()
         self.observation = batch.observation
         return batch
 
@@ -175,13 +194,16 @@ class ParallelTasks:
         """
         packed = state.check(saved, self.tasks, self._own_state())
         observation = saved["observation"].copy()
+        pairs = enumerate(zip(self.tasks, packed, strict=True))
+        begun = [index for index, (task, each) in pairs if not state.restored(task, each)]
+
+        def begin(index: int) -> None:
+            observation[index] = self.tasks[index].reset()
+
+        with self._guard:
+            self._share(0, begun, begin)
         self._returns[:], self._lengths[:] = saved["returns"], saved["lengths"]
-        begun = []
-        for index, (task, each) in enumerate(zip(self.tasks, packed, strict=True)):
-            if not state.restored(task, each):
-                observation[index] = task.reset()
-                self._returns[index] = self._lengths[index] = 0
-                begun.append(index)
+        self._returns[begun] = self._lengths[begun] = 0
         self.observation = observation
         return begun
 
@@ -194,6 +216,8 @@ class ParallelTasks:
 
     def close(self) -> None:
         """Stop the threads and close the environments."""
+        if self._watchdog is not None:
+            self._watchdog.close()
         if self._pool is not None:
             self._pool.shutdown()
         if self._humanoids is not None:
@@ -202,14 +226,21 @@ class ParallelTasks:
             task.close()
 
     def _each(self, work: Callable[[int], None]) -> None:
-        def share(indices: list[int]) -> None:
-            for index in indices:
-                work(index)
-
         if self._pool is None:
-            share(self._shares[0])
+            self._share(0, self._shares[0], work)
         else:
-            list(self._pool.map(share, self._shares))
+            numbers = range(len(self._shares))
+            list(
+                self._pool.map(
+                    lambda number: self._share(number, self._shares[number], work), numbers
+                )
+            )
+
+    def _share(self, number: int, indices: Sequence[int], work: Callable[[int], None]) -> None:
+        for index in indices:
+            self._busy[number] = (index,)
+            work(index)
+        self._busy[number] = ()
 
 
 class Humanoids:

@@ -1,0 +1,155 @@
+"""An environment that hangs ends the process with a line; a slow one does not."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import ezm
+from ezm.errors import UserError
+from ezm.tasks import ParallelTasks, Suite, load_suite
+from ezm.tasks.watchdog import HANG_EXIT_CODE
+
+FACTORY = """
+import time, gymnasium, numpy as np
+from gymnasium import spaces
+
+class Waits(gymnasium.Env):
+    observation_space, action_space = spaces.Box(-1, 1, (1,)), spaces.Box(-1, 1, (1,))
+    resets = steps = 0
+    def reset(self, *, seed=None, options=None):
+        self.resets += 1
+        self.wait("reset", self.resets)
+        return np.zeros(1), {}
+    def step(self, action):
+        self.steps += 1
+        self.wait("step", self.steps)
+        return np.zeros(1), 0.0, self.steps % 2 == 0, False, {}
+    def wait(self, what, number):
+        pass
+
+class Sleeps(Waits):
+    def wait(self, what, number):
+        if (what, number) == ("step", 3):
+            time.sleep(1e6)
+
+class Spins(Waits):
+    def wait(self, what, number):
+        while (what, number) == ("step", 3):
+            pass
+
+class SleepsInReset(Waits):
+    def wait(self, what, number):
+        if (what, number) == ("reset", 2):
+            time.sleep(1e6)
+
+class Slow(Waits):
+    def wait(self, what, number):
+        time.sleep(0.2)
+"""
+RUN = """
+import sys, time, numpy as np
+from ezm.tasks import ParallelTasks, load_suite
+
+def on_hang():
+    print("called back")
+    CALLBACK
+
+suite = load_suite("gym:Pendulum-v1," + sys.argv[1])
+parallel = ParallelTasks(suite, 0, threads=int(sys.argv[2]), step_limit=1.0, on_hang=on_hang)
+parallel.reset()
+if sys.argv[1].startswith("hb:"):
+    parallel.tasks[1].simulator.environment.advance = lambda control: time.sleep(1e6)
+for _ in range(5):
+    parallel.step(np.zeros((len(parallel.tasks), suite.action_size)))
+print("ended")
+"""
+
+
+def run(
+    folder: Path, task: str, threads: int = 1, callback: str = "pass"
+) -> subprocess.CompletedProcess[str]:
+    (folder / "own_waits.py").write_text(FACTORY)
+    return subprocess.run(
+        [sys.executable, "-c", RUN.replace("CALLBACK", callback), task, str(threads)],
+        env=os.environ | {"PYTHONPATH": str(Path(ezm.__file__).parents[1])},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "threads"), [("Sleeps", 1), ("Sleeps", 2), ("Spins", 1), ("SleepsInReset", 1)]
+)
+def test_a_hanging_environment_ends_the_process(tmp_path: Path, name: str, threads: int) -> None:
+    ended = run(tmp_path, f"own_waits:{name}", threads)
+    assert ended.returncode == HANG_EXIT_CODE == 3
+    assert ended.stderr == (
+        f"error: task own_waits:{name}: the environment hangs, a step or reset has taken more than "
+        "1 s; mend it, or raise --step-limit\n"
+    )
+    assert ended.stdout == "called back\n"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_humanoids_that_are_stepped_together_are_named_together(
+    tmp_path: Path, threads: int
+) -> None:
+    ended = run(tmp_path, "hb:h1-walk,h1-stand", threads)
+    assert ended.returncode == HANG_EXIT_CODE
+    assert ended.stderr.startswith("error: task h1-walk, h1-stand: the environment hangs")
+
+
+def test_a_failing_callback_does_not_keep_the_process(tmp_path: Path) -> None:
+    ended = run(tmp_path, "own_waits:Sleeps", callback="raise OSError('disk full')")
+    assert ended.returncode == HANG_EXIT_CODE
+    lines = ended.stderr.splitlines()
+    assert "hangs" in lines[0] and lines[-1] == "OSError: disk full"
+
+
+def test_a_slow_environment_is_waited_for(tmp_path: Path) -> None:
+    """Its steps are within the limit, though not all of them together."""
+    ended = run(tmp_path, "own_waits:Slow")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ended\n", "")
+
+
+@pytest.fixture(scope="module")
+def suite() -> Suite:
+    return load_suite("gym:Pendulum-v1")
+
+
+def watching() -> int:
+    return sum(thread.name == "ezm-watchdog" for thread in threading.enumerate())
+
+
+def test_nothing_watches_without_a_limit_or_after_closing(suite: Suite) -> None:
+    before = watching()
+    ParallelTasks(suite, seed=0).reset()
+    assert watching() == before
+    parallel = ParallelTasks(suite, seed=0, step_limit=0.1)
+    assert watching() == before + 1
+    parallel.close()
+    deadline = time.monotonic() + 10
+    while watching() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert watching() == before
+
+
+def test_time_between_steps_does_not_count(suite: Suite) -> None:
+    """Or this process would end here."""
+    parallel = ParallelTasks(suite, seed=0, step_limit=1.0)
+    parallel.reset()
+    time.sleep(1.5)
+    parallel.close()
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
+def test_limits_have_to_be_above_zero(suite: Suite, limit: float) -> None:
+    with pytest.raises(UserError, match=f"--step-limit {limit:g}: must be above 0 seconds"):
+        ParallelTasks(suite, seed=0, step_limit=limit)
