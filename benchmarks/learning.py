@@ -59,7 +59,7 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {"cartpole": Budget(3_000, 500), "walker": Budget(20_000, 2_000)}
-_WIDE = ("--model.latent-size", "128", "--loss.search-every", "4")
+_WIDE = ("--model.latent-size", "128")
 EZM_OPTIONS: dict[str, tuple[str, ...]] = {
     "cartpole": ("--model.task-embedding-scale", "0.01"),
     "walker": _WIDE,
@@ -226,7 +226,7 @@ def _row(run: Run, task: str, steps: int, seconds: float, value: float) -> Row:
 
 def header(budget: Budget, episodes: int, note: str, methods: Sequence[str]) -> dict[str, object]:
     """What the rows behind it were measured with."""
-    from ezm.training.trainer import machine
+    from ezm.training.machine import machine
 
     found = {}
     for package in ("ezm-rl", "sbx-rl", "stable_baselines3", "dm_control", "mujoco"):

@@ -75,7 +75,9 @@ def experience(config: TrainConfig = CONFIG) -> tuple[Agent, Replay]:
     """An untrained agent and the same 100 recorded episodes of 40 steps, cut off by a time limit."""
     agent = build(config, SUITE)
     window = config.loss.unroll + config.loss.n_step
-    replay = Replay(1, 3, 2, config.replay, window)
+    replay = Replay(
+        1, 3, 2, config.replay, window, config.loss.unroll + 1, agent.learner.kept_actions
+    )
     rng = np.random.default_rng(0)
     for _ in range(100):
         states, actions, rewards = episode(rng, 40)

@@ -28,7 +28,7 @@ MODEL = ModelConfig(
     value_heads=2,
     bins=BINS,
 )
-LOSS = LossConfig(unroll=UNROLL, n_step=1, consistency="cosine", searched_states=UNROLL + 1)
+LOSS = LossConfig(unroll=UNROLL, n_step=1, consistency="cosine")
 MSE = replace(LOSS, consistency="mse")
 OBSERVATIONS, ACTIONS = (2, 3), (1, 2)  # sizes of the two tasks
 TASK = np.array([0, 1, 0, 1])
@@ -66,14 +66,19 @@ def data(length: Any = UNROLL, terminated: Any = False, pad: int = 0) -> Data:
         task=TASK,
         weight=np.float32([1.0, 0.5, 0.8, 0.3]),
         age=np.zeros(BATCH, np.int32),
+        searches=None,  # the loss looks at the targets alone
+        searched=None,
+        renew=None,
     )
     policy = np.exp(normal(states, BATCH, 3))
     targets = Targets(
         value=normal(states, BATCH),
         actions=wide(np.tanh(normal(states, BATCH, 3, 2)) * actions[:, None]),
         policy=policy / policy.sum(-1, keepdims=True),
+        searched=np.ones((states, BATCH), bool),
         latent=normal(UNROLL, BATCH, MODEL.latent_size),
         q_spread=np.ones(2, np.float32),
+        renewed=None,
     )
     return Data(observation, batch, targets)
 

@@ -69,10 +69,10 @@ def test_truncation_moves_later_rows_and_loses_none(run: RunFolder) -> None:
         for step in (1, 2, 3, 4):
             log.log("train", step, float(step))
     with MetricsLogger(run, tensorboard=False) as log:
-        assert log.truncate_after(2) == 2
-        assert log.truncate_after(2) == 0
+        assert log.truncate(2, 2) == 2
+        assert log.truncate(2, 2) == 0
         log.log("train", 3, 30.0)
-        assert log.truncate_after(2) == 1
+        assert log.truncate(2, 2) == 1
         log.log("train", 3, 300.0)
     assert [row["seconds"] for row in read_metrics(run.metrics_path)] == [1.0, 2.0, 300.0]
     dropped = [
@@ -107,7 +107,7 @@ def test_tensorboard_holds_the_scalars_and_forgets_truncated_ones(run: RunFolder
         for step in (1, 2, 3):
             log.log("eval", step, 1.0, task="a", mode="search", mean=10.0 * step)
     with MetricsLogger(run) as log:
-        log.truncate_after(1)
+        log.truncate(1, 1)
         log.log("eval", 2, 1.0, task="a", mode="search", mean=50.0)
     events = accumulator.EventAccumulator(str(run.tensorboard_path))
     events.Reload()

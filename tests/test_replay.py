@@ -2,13 +2,15 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ezm.config import ReplayConfig
-from ezm.replay import Batch, Replay
+from ezm.replay import Batch, Drawn, Replay, Searches
+from ezm.replay.sum_tree import SumTree
 
 WINDOW = 5
 Episode = tuple[int, str]  # number of steps; "terminated", "truncated" or "running"
@@ -16,6 +18,10 @@ Episode = tuple[int, str]  # number of steps; "terminated", "truncated" or "runn
 
 def buffer(num_tasks: int = 1, capacity: int = 100, **config: Any) -> Replay:
     return Replay(num_tasks, 2, 1, ReplayConfig(capacity=capacity, **config), WINDOW)
+
+
+def drawn(task: Any, slot: Any) -> Drawn:
+    return Drawn(np.asarray(task), np.asarray(slot), (np.zeros(0, int), np.zeros(0, int)))
 
 
 def record(replay: Replay, episodes: list[Episode], task: int = 0, first: int = 0) -> None:
@@ -136,7 +142,7 @@ def filled(**config: Any) -> tuple[Replay, np.ndarray]:
     replay = buffer(**config)
     record(replay, [(4, "truncated")])
     slots = np.arange(4)
-    replay.update_priorities((np.zeros(4, int), slots), np.array([1.0, 2.0, 3.0, 4.0]))
+    replay.update_priorities(drawn(np.zeros(4, int), slots), np.array([1.0, 2.0, 3.0, 4.0]))
     return replay, np.array([0.1, 0.2, 0.3, 0.4])
 
 
@@ -147,7 +153,7 @@ def filled(**config: Any) -> tuple[Replay, np.ndarray]:
 def test_sampling_frequencies_follow_priorities(alpha: float, expected: list[float]) -> None:
     replay, _ = filled(alpha=alpha)
     num = 20_000
-    _, (_, slot) = replay.sample(np.random.default_rng(0), num)
+    slot = replay.sample(np.random.default_rng(0), num)[1].slot
     counts = np.bincount(slot, minlength=4)
     chi_square = ((counts - num * np.array(expected)) ** 2 / (num * np.array(expected))).sum()
     assert chi_square < 16.3  # 99.9 % point with 3 degrees of freedom
@@ -156,13 +162,15 @@ def test_sampling_frequencies_follow_priorities(alpha: float, expected: list[flo
 def test_importance_weights_undo_the_priorities() -> None:
     """With beta 1 a weight is inverse to the probability: 1 for the least likely row sampled."""
     replay, probability = filled()
-    batch, (_, slot) = replay.sample(np.random.default_rng(0), 200)
+    batch, (_, slot, _) = replay.sample(np.random.default_rng(0), 200)
     np.testing.assert_allclose(batch.weight, probability[0] / probability[slot], rtol=1e-5)
 
 
 def test_importance_weights_keep_within_bounds() -> None:
     replay, _ = filled()
-    replay.update_priorities((np.zeros(4, int), np.arange(4)), np.array([0.01, 1.0, 10.0, 100.0]))
+    replay.update_priorities(
+        drawn(np.zeros(4, int), np.arange(4)), np.array([0.01, 1.0, 10.0, 100.0])
+    )
     weights = np.concatenate(
         [replay.sample(np.random.default_rng(seed), 500)[0].weight for seed in range(20)]
     )
@@ -180,7 +188,7 @@ def test_new_data_gets_the_highest_priority_of_its_task() -> None:
     record(replay, [(3, "truncated")], 0)
     record(replay, [(3, "truncated")], 1)
     np.testing.assert_array_equal(replay.priority[0, :4], [1.0, 1.0, 1.0, 0.0])
-    replay.update_priorities((np.array([0, 0]), np.array([0, 1])), np.array([7.0, 0.5]))
+    replay.update_priorities(drawn([0, 0], [0, 1]), np.array([7.0, 0.5]))
     record(replay, [(1, "truncated")], 0)
     record(replay, [(1, "truncated")], 1)
     np.testing.assert_allclose(replay.priority[0, :6], [7.0, 0.5, 1.0, 0.0, 7.0, 0.0])
@@ -189,7 +197,7 @@ def test_new_data_gets_the_highest_priority_of_its_task() -> None:
 
 def test_a_priority_of_zero_stays_possible_to_sample() -> None:
     replay, _ = filled()
-    replay.update_priorities((np.zeros(4, int), np.arange(4)), np.zeros(4))
+    replay.update_priorities(drawn(np.zeros(4, int), np.arange(4)), np.zeros(4))
     batch, _ = replay.sample(np.random.default_rng(0), 100)
     assert len(np.unique(batch.observation[0, :, 1])) == 4
 
@@ -210,12 +218,12 @@ def test_round_trip_through_state() -> None:
     episodes = [(9, "terminated"), (7, "truncated"), (4, "running")]
     original, copy = buffer(capacity=15), buffer(capacity=15)
     record(original, episodes)
-    original.update_priorities((np.zeros(3, int), np.array([2, 3, 4])), np.array([0.5, 3.0, 9.0]))
+    original.update_priorities(drawn(np.zeros(3, int), [2, 3, 4]), np.array([0.5, 3.0, 9.0]))
     copy.load({name: x.copy() for name, x in original.state().items()})
     for replay in (original, copy):  # both go on in the same way
         record(replay, [(5, "terminated")], first=3)
-    ours, theirs = (r.sample(np.random.default_rng(3), 50)[0] for r in (original, copy))
-    for a, b in zip(ours, theirs, strict=True):
+    ours, theirs = (r.sample(np.random.default_rng(3), 50) for r in (original, copy))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(a, b)
     assert copy.nbytes == sum(x.nbytes for x in copy.state().values()) > 0
 
@@ -224,10 +232,108 @@ def test_cut_episodes_become_truncated_ones() -> None:
     replay = buffer(num_tasks=2)
     episodes = [(3, "terminated"), (6, "running")]
     record(replay, episodes)  # the second task has nothing yet
-    replay.cut_episodes()
+    for task in (0, 0, 1):  # a second time changes nothing
+        replay.cut_episode(task)
     episodes = [(3, "terminated"), (6, "truncated"), (4, "running")]
     record(replay, episodes[2:], first=2)
     replay.config = ReplayConfig(capacity=100, per_task=False)
     batch, _ = replay.sample(np.random.default_rng(0), 200)
     check_windows(batch, episodes)
     assert set(batch.observation[0, :, 0]) == {0, 1, 2}
+
+
+def test_a_cut_right_behind_a_termination_leaves_it_one() -> None:
+    replay = buffer()
+    record(replay, [(3, "terminated")])
+    replay.cut_episode(0)
+    batch, _ = replay.sample(np.random.default_rng(0), 50)
+    check_windows(batch, [(3, "terminated")])
+
+
+# -- searches ------------------------------------------------------------------------------
+
+
+def searching(capacity: int = 100, num_tasks: int = 1) -> Replay:
+    config = ReplayConfig(capacity=capacity, alpha=0.0)
+    return Replay(num_tasks, 2, 1, config, WINDOW, states=3, root_actions=2)
+
+
+def found(values: list[float]) -> Searches:
+    """Searches that tell which they are."""
+    x = np.array(values, np.float32)
+    half = np.full((len(x), 2), 0.5, np.float32)
+    return Searches(np.tile(x[:, None, None] / 100, (1, 2, 1)), half, x, 2 * x)
+
+
+def test_searches_come_back_with_the_states_they_were_made_at() -> None:
+    replay = searching()
+    episodes = [(6, "terminated"), (8, "truncated")]
+    record(replay, episodes)
+    rows = np.array([0, 2, 5, 9])  # rows 0 to 6 are the first episode, 7 to 15 the second
+    replay.store(np.zeros(4, int), rows, found([0, 2, 5, 9]), updates=7)
+    batch, _ = replay.sample(np.random.default_rng(0), 100)
+    first = np.where(batch.observation[0, :, 0] == 0, 0, 7) + batch.observation[0, :, 1].astype(int)
+    last = np.where(batch.observation[0, :, 0] == 0, 6, 15)
+    states = np.minimum(first + np.arange(3)[:, None], last)
+    np.testing.assert_array_equal(batch.searched, np.isin(states, rows))
+    there = batch.searched
+    np.testing.assert_array_equal(batch.searches.value[there], states[there])
+    np.testing.assert_array_equal(batch.searches.q_spread[there], 2 * states[there])
+    np.testing.assert_allclose(
+        batch.searches.actions[there][:, 1, 0], states[there] / 100, atol=1e-4
+    )
+
+
+def test_the_oldest_searches_are_renewed_and_padding_never() -> None:
+    replay = searching()
+    record(replay, [(4, "terminated")])
+    for row, updates in [(0, 5), (1, 3), (3, 4)]:
+        replay.store(np.zeros(1, int), np.array([row]), found([row]), updates)
+    batch, where = replay.sample(np.random.default_rng(0), 20, renew=6)
+    start = batch.observation[0, :, 1].astype(int)
+    states = np.minimum(start + np.arange(3)[:, None], 4).ravel()
+    chosen = states[batch.renew]
+    np.testing.assert_array_equal(chosen, where.renewed[1])
+    # Row 2 has no search, row 1 the oldest; row 4 is the terminal state, where nothing is decided.
+    order = [2, 1, 3, 0]
+    wanted = [row for row in order for _ in range((states == row).sum())][:6]
+    assert sorted(chosen) == sorted(wanted)
+    everything, _ = replay.sample(np.random.default_rng(0), 20, renew=60)
+    np.testing.assert_array_equal(everything.renew, np.arange(60))
+
+
+def test_a_new_state_in_a_row_has_no_search_and_takes_none_that_was_meant_for_the_old() -> None:
+    replay = searching(capacity=12)
+    record(replay, [(6, "truncated")])
+    replay.store(np.zeros(2, int), np.array([1, 5]), found([1, 5]), updates=0)
+    record(replay, [(6, "truncated")], first=1)  # rows 7 to 13: 12 and 13 lie where 0 and 1 were
+    replay.store(np.zeros(2, int), np.array([1, 6]), found([8, 6]), updates=1)
+    np.testing.assert_array_equal(np.flatnonzero(replay.search_updates[0] >= 0), [5, 6])
+
+
+@given(
+    masses=st.lists(st.floats(0.0, 10.0), min_size=1, max_size=300),
+    changes=st.lists(st.tuples(st.integers(0, 299), st.floats(0.0, 10.0)), max_size=20),
+)
+def test_a_sum_tree_is_its_masses(masses: list[float], changes: list[tuple[int, float]]) -> None:
+    """Its total is theirs, its draws fall on rows with a mass, and how it came about does not matter."""
+    now = np.array([masses, masses[::-1]])
+    tree = SumTree(now)
+    for row, mass in changes:
+        row %= len(masses)
+        now[1, row] = mass
+        tree.set(np.array([1]), np.array([row]), np.array([mass]))
+    np.testing.assert_allclose(tree.totals, now.sum(1), rtol=1e-12)
+    np.testing.assert_array_equal(tree.totals, SumTree(now).totals)
+    for task in (0, 1):
+        if now[task].sum() > 0:
+            rows = tree.draw(np.random.default_rng(0), np.full(50, task))
+            assert (now[task, rows] > 0).all()
+
+
+def test_a_sum_tree_draws_in_proportion() -> None:
+    rng = np.random.default_rng(1)
+    mass = rng.random((3, 2_000)) * (rng.random((3, 2_000)) < 0.5)
+    rows = SumTree(mass).draw(rng, np.full(200_000, 1))
+    groups = np.bincount(rows // 100, minlength=20) / 200_000
+    np.testing.assert_allclose(groups, mass[1].reshape(20, 100).sum(1) / mass[1].sum(), atol=3e-3)

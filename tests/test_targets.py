@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezm.learning.targets import mean_spread, mixed_value, n_step_value, policy_weights
+from ezm.learning.targets import (
+    best_alone,
+    mixed_value,
+    n_step_value,
+    policy_weights,
+    task_means,
+)
 from ezm.planning import SearchResult
 
 UNROLL, N = 2, 3
@@ -104,11 +110,11 @@ def test_equal_to_a_slow_walk_through_the_episode(seed: int) -> None:
 
 @pytest.mark.parametrize(("updates", "stale"), [(100, [False, False]), (101, [False, True])])
 def test_mixed_value_takes_the_search_for_old_data_late(updates: int, stale: list[bool]) -> None:
-    n_step, search = jnp.full((3, 2), 1.0), jnp.full((2, 2), 5.0)
+    n_step, search = jnp.full((3, 2), 1.0), jnp.full((3, 2), 5.0)
     age = jnp.array([1000, 1001])
     mixed = mixed_value(n_step, search, age, jnp.int32(updates), after_updates=100, older_than=1000)
     expected = np.where(stale, 5.0, 1.0)
-    np.testing.assert_array_equal(mixed, [expected, expected, [1.0, 1.0]])
+    np.testing.assert_array_equal(mixed, [expected] * 3)
 
 
 SEARCH = SearchResult(
@@ -158,7 +164,14 @@ def test_policy_target_with_the_prior() -> None:
     np.testing.assert_allclose(result, expected, rtol=5e-3, atol=1e-6)
 
 
-def test_mean_spread_is_per_task() -> None:
-    q = jnp.array([[1.0, 4.0], [0.0, 1.0], [5.0, -2.0]])
-    result = mean_spread(q, jnp.array([0, 0, 2]), jnp.array([9.0, 9.0, 9.0]))
-    np.testing.assert_allclose(result, [2.0, 9.0, 7.0])  # no samples of task 1
+def test_task_means_are_of_what_is_known() -> None:
+    values = jnp.array([[3.0, 1.0, 7.0, 8.0], [jnp.nan, 2.0, 5.0, 8.0]])
+    known = jnp.array([[True, True, True, False], [False, True, True, False]])
+    result = task_means(values, known, jnp.array([0, 0, 2, 3]), jnp.full(4, 9.0))
+    np.testing.assert_allclose(result, [2.0, 9.0, 6.0, 9.0])  # nothing of tasks 1 and 3
+
+
+def test_best_alone() -> None:
+    actions, one = best_alone(jnp.arange(6.0).reshape(1, 3, 2), jnp.array([[0.1, 0.7, 0.2]]))
+    np.testing.assert_array_equal(actions, [[[2.0, 3.0]]])
+    np.testing.assert_array_equal(one, [[1.0]])

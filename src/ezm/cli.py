@@ -314,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[command](rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "stopped", file=sys.stderr)
         return INTERRUPTED

@@ -119,10 +119,9 @@ class LossConfig:
     """Imagined steps before the network's value is taken."""
     imagined_after_updates: int = 500
     """Updates without imagined targets, until the model knows the first data."""
-    searched_states: int = 6
-    """How many of the unroll + 1 states of a sample are searched for a policy target."""
-    search_every: int = 1
-    """Search every n-th sample of a batch only; the others train everything but the policy."""
+    reanalyze_ratio: float = 1.0
+    """Of a batch's states, how many are searched anew, those with the oldest searches first; the others take the
+    search that is stored with them, at first the one they were acted on with. 1: all (paper), 0: none."""
     policy_target: Literal["best_action", "improved", "scaled", "prior"] = "best_action"
     """The best action; the search's improved policy; a softmax of Q in units of the task's typical Q range
     (scaled); or the same corrected for how the candidates were drawn (prior)."""
@@ -142,10 +141,9 @@ class LossConfig:
     latent_gradient: float = 0.5
     """Factor on the latent's gradient at each unrolled step."""
 
-    @property
-    def search_stride(self) -> int:
-        """``search_every``, or 1 where the value targets need every sample searched."""
-        return self.search_every if self.value_target == "n_step" else 1
+    def renewed(self, batch_size: int) -> int:
+        """How many states of a batch are searched anew."""
+        return round(self.reanalyze_ratio * batch_size * (self.unroll + 1))
 
 
 @dataclass(frozen=True)
@@ -181,6 +179,9 @@ class TrainConfig:
     """HumanoidBench's tasks: falls end an episode (benchmark), or it goes on to its last step (paper)."""
     meshes: str | None = None
     """HumanoidBench's robots: a folder with their meshes, to collide as these do; None: as primitives."""
+    step_limit: float = 120.0
+    """Seconds after which environments that have not finished their step count as hanging: the run is saved and
+    ends; 0: never."""
     evaluate_every: int = 1_000
     """Steps per task between two evaluations."""
     evaluation_episodes: int = 4
@@ -234,8 +235,7 @@ PRESETS: dict[str, TrainConfig] = {
             discount=None,
             value_target="n_step",
             imagined_share=0.5,
-            searched_states=1,
-            search_every=2,
+            reanalyze_ratio=0.1,
             policy_target="scaled",
             final_policy_temperature=16.0,
             consistency="mse",
@@ -258,7 +258,6 @@ _WIDE = replace(
     _CPU,
     evaluate_every=1_000,
     model=replace(_CPU.model, latent_size=128),
-    loss=replace(_CPU.loss, search_every=4),
 )
 _HUMANOID = replace(
     _WIDE,
@@ -314,7 +313,7 @@ def from_dict(values: dict[str, Any], cls: type = TrainConfig) -> Any:
     for key, value in values.items():
         if key not in hints:
             raise UserError(
-                f"the configuration has {key!r}, unknown to this version of ezm: update ezm"
+                f"the configuration has {key!r}, unknown to this version of ezm: use the one that wrote it"
             )
         if dataclasses.is_dataclass(hints[key]):
             value = from_dict(value, typing.cast(type, hints[key]))
@@ -345,8 +344,6 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         "replay.capacity": config.replay.capacity,
         "loss.unroll": config.loss.unroll,
         "loss.n-step": config.loss.n_step,
-        "loss.searched-states": config.loss.searched_states,
-        "loss.search-every": config.loss.search_every,
         "optimizer.batch-size": config.optimizer.batch_size,
         "optimizer.learning-rate": config.optimizer.learning_rate,
         "model.latent-size": config.model.latent_size,
@@ -378,10 +375,10 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         ),
         ("model.bins", config.model.bins, config.model.bins >= 3, "must be at least 3"),
         (
-            "loss.searched-states",
-            config.loss.searched_states,
-            config.loss.searched_states <= config.loss.unroll + 1,
-            f"is more than the {config.loss.unroll + 1} states of a sample",
+            "loss.reanalyze-ratio",
+            config.loss.reanalyze_ratio,
+            0 <= config.loss.reanalyze_ratio <= 1,
+            "must lie in [0, 1]",
         ),
         (
             "planner.policy-actions",
@@ -393,6 +390,12 @@ def check(config: TrainConfig, num_tasks: int) -> None:
             "planner.gumbel-scale",
             config.planner.gumbel_scale,
             config.planner.gumbel_scale >= 0,
+            "must not be negative",
+        ),
+        (
+            "step-limit",
+            config.step_limit,
+            config.step_limit >= 0,
             "must not be negative",
         ),
         (

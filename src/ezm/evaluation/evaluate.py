@@ -55,6 +55,14 @@ class Evaluator:
             result[first] = step.episode_return[first]
         return result
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What decides the episodes to come, as arrays to be saved."""
+        return self._environments.state()
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        """Go on as the evaluator whose :meth:`state` it was."""
+        self._environments.load(state)
+
     def close(self) -> None:
         """Close the environments."""
         self._environments.close()

@@ -15,9 +15,15 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ezm.config import PlannerConfig, TrainConfig
 from ezm.learning.losses import Targets, unrolled_loss
 from ezm.learning.normalizer import Normalizer
-from ezm.learning.targets import mean_spread, mixed_value, n_step_value, policy_weights
+from ezm.learning.targets import (
+    best_alone,
+    mixed_value,
+    n_step_value,
+    policy_weights,
+    task_means,
+)
 from ezm.planning import Plan, imagined_value, log_importance, plan
-from ezm.replay import Batch
+from ezm.replay import Batch, Searches
 from ezm.world_model import Context, Support, WorldModel
 
 _Q_RANGE_RATE = 0.02
@@ -111,6 +117,34 @@ class Learner:
             key, model, latent, context, discount, config, tree_model=tree_model, guess=guess
         )
 
+    @property
+    def kept_actions(self) -> int:
+        """R, of each search that is kept."""
+        one = self.config.loss.policy_target == "best_action"
+        return 1 if one else self.config.planner.root_actions
+
+    def found(
+        self, planned: Plan, task: Int[Array, " batch"], q_range: Array, updates: Array
+    ) -> Searches:
+        """What is kept of a search: the policy's target, the root's value, the spread of Q.
+
+        ``q_range``, ``updates``: of the learner's state.
+        """
+        search = planned.search
+        kind = self.config.loss.policy_target
+        weights = policy_weights(
+            kind,
+            search,
+            log_importance(planned.policy, search.actions, self.config.planner),
+            q_range[task],
+            self._temperature(updates),
+        )
+        actions = search.actions
+        if kind == "best_action":
+            actions, weights = best_alone(actions, weights)
+        spread = search.q_values.max(-1) - search.q_values.min(-1)
+        return Searches(actions, weights, search.value, spread)
+
     def make_targets(
         self,
         state: LearnerState,
@@ -136,31 +170,36 @@ class Learner:
             batch.reward, bootstrap, batch.length, batch.terminated, discount, config.n_step
         )
 
-        states, every = config.searched_states, config.search_stride
-        task = jnp.tile(batch.task[::every], states)
-        planned = plan(
-            k_plan,
-            state.ema,
-            latents[:states, ::every].reshape(len(task), -1),
-            ema.context(task, self.suite.action_mask),
-            self.suite.discount[task],
-            self.config.planner,
-        )
-        search = planned.search
-        policy = policy_weights(
-            config.policy_target,
-            search,
-            log_importance(planned.policy, search.actions, self.config.planner),
-            state.q_range[task],
-            self._temperature(state.updates),
-        )
-        search_value = search.value.reshape(states, -1)
+        states = config.unroll + 1
+        stored = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.searches)
+        searched = batch.searched.reshape(-1)
+        renewed = jax.tree.map(lambda x: x[batch.renew].astype(jnp.float32), stored)
+        if len(batch.renew):
+            task = jnp.tile(batch.task, states)[batch.renew]
+            planned = plan(
+                k_plan,
+                state.ema,
+                latents[:states].reshape(-1, latents.shape[-1])[batch.renew],
+                ema.context(task, self.suite.action_mask),
+                self.suite.discount[task],
+                self.config.planner,
+            )
+            renewed = self.found(planned, task, state.q_range, state.updates)
+            searched = searched.at[batch.renew].set(True)
+
+        def with_renewed(old: Array, new: Array) -> Array:
+            return (
+                old.astype(new.dtype).at[batch.renew].set(new).reshape(states, -1, *old.shape[1:])
+            )
+
+        searches: Searches = jax.tree.map(with_renewed, stored, renewed)
+        searched = searched.reshape(states, -1)
         if config.value_target == "search":
-            value = value.at[:states].set(search_value)
+            value = jnp.where(searched, searches.value, value)
         elif config.value_target == "mixed":
             value = mixed_value(
                 value,
-                search_value,
+                jnp.where(searched, searches.value, value),
                 batch.age,
                 state.updates,
                 after_updates=config.mixed_after_updates,
@@ -179,10 +218,12 @@ class Learner:
         over = batch.terminated & (jnp.arange(len(value))[:, None] >= batch.length)
         return Targets(
             value=jnp.where(over, 0.0, value),
-            actions=search.actions.reshape(states, -1, *search.actions.shape[1:]),
-            policy=policy.reshape(states, -1, policy.shape[-1]),
-            latent=latents[1 : config.unroll + 1],
-            q_spread=mean_spread(search.q_values, task, state.q_range),
+            actions=searches.actions,
+            policy=searches.weights,
+            searched=searched,
+            latent=latents[1:states],
+            q_spread=task_means(searches.q_spread, searched, batch.task, state.q_range),
+            renewed=renewed,
         )
 
     def update(
@@ -211,7 +252,8 @@ class Learner:
             **{f"loss/{name}": part for name, part in parts.items()},
             "gradient_norm": optax.global_norm(gradient),
             "target/value": targets.value.mean(),
-            "target/policy_peak": targets.policy.max(-1).mean(),
+            "target/searched": targets.searched.mean(),
+            "target/policy_peak": targets.policy.max(-1).mean(where=targets.searched),
             "target/q_range": q_range.mean(),
         }
         state = LearnerState(model, ema, optimizer, q_range, state.updates + 1, state.key)

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ezm.config import LossConfig
-from ezm.replay import Batch
+from ezm.replay import Batch, Searches
 from ezm.world_model import Context, Gaussian, WorldModel, cross_entropy
 
 
@@ -17,14 +17,18 @@ class Targets(NamedTuple):
     """What the model is trained towards, for the U + 1 states of each unrolled sample."""
 
     value: Float[Array, "states batch"]
-    actions: Float[Array, "searched part K action"]
-    """Root actions of the searches; ``part`` is every ``search_every``-th sample."""
-    policy: Float[Array, "searched part K"]
+    actions: Float[Array, "states batch R action"]
+    """Root actions of the searches."""
+    policy: Float[Array, "states batch R"]
     """Weight of each."""
+    searched: Bool[Array, "states batch"]
+    """Whether there is a search, and so a policy target."""
     latent: Float[Array, "unroll batch latent"]
     """EMA encoder's latent of each next observation ("mse" consistency)."""
     q_spread: Float[Array, " tasks"]
     """Mean range of Q over the root actions, per task."""
+    renewed: Searches
+    """The searches made for this batch, (N, ...), to be stored."""
 
 
 class Masks(NamedTuple):
@@ -64,9 +68,9 @@ def _mean(loss: Float[Array, "time batch"], weight: Array) -> Float[Array, ""]:
 
 def policy_loss(
     policy: Gaussian,
-    actions: Float[Array, "searched batch K action"],
-    weights: Float[Array, "searched batch K"],
-) -> Float[Array, "searched batch"]:
+    actions: Float[Array, "states batch R action"],
+    weights: Float[Array, "states batch R"],
+) -> Float[Array, "states batch"]:
     """-sum_k w_k log pi(a_k): with all weight on one action, the paper's -log pi(best action)."""
     spread = jax.tree.map(lambda x: x[..., None, :], policy)
     return -(spread.log_prob(actions) * weights).sum(-1)
@@ -111,14 +115,11 @@ def unrolled_loss(
     reward_loss = _mean(cross_entropy(reward_target, reward_logits) * mask.reward, weight)
     value_loss = _mean(cross_entropy(value_target, value_logits).mean(0) * mask.value, weight)
 
-    searched, every = targets.policy.shape[0], config.search_stride
+    taught = mask.state * targets.searched
     # Few searched states stand for all: the term keeps its size relative to the others.
-    share = (unroll + 1) / searched
-    first = jax.tree.map(lambda x: x[:searched, ::every], policy)
-    decided, importance = mask.state[:searched, ::every], weight[::every]
-    imitation = policy_loss(first, targets.actions, targets.policy)
-    policy_term = share * _mean(imitation * decided, importance)
-    entropy = share * _mean(first.entropy() * decided, importance)
+    taught *= mask.state.sum() / jnp.maximum(taught.sum(), 1.0)
+    policy_term = _mean(policy_loss(policy, targets.actions, targets.policy) * taught, weight)
+    entropy = _mean(policy.entropy() * taught, weight)
 
     consistency = jnp.zeros(())
     if config.consistency == "cosine":

@@ -48,7 +48,7 @@ def n_step_value(
 
 def mixed_value(
     n_step: Float[Array, "states batch"],
-    search: Float[Array, "searched batch"],
+    search: Float[Array, "states batch"],
     age: Int[Array, " batch"],
     updates: Int[Array, ""],
     *,
@@ -58,11 +58,10 @@ def mixed_value(
     """Search values for stale samples once the model is trained, n-step values otherwise.
 
     Off-policy n-step returns of old data are biased towards the policy that collected them; the search value of the
-    present model is not (EfficientZero-v2). States beyond the searched ones keep their n-step value.
+    present model is not (EfficientZero-v2).
     """
     stale = (age > older_than) & (updates > after_updates)
-    searched = search.shape[0]
-    return n_step.at[:searched].set(jnp.where(stale, search, n_step[:searched]))
+    return jnp.where(stale, search, n_step)
 
 
 def policy_weights(
@@ -88,13 +87,22 @@ def policy_weights(
     return jax.nn.softmax(logits + log_ratio if kind == "prior" else logits)
 
 
-def mean_spread(
-    q_values: Float[Array, "batch K"],
+def best_alone(
+    actions: Float[Array, "batch K action"], weights: Float[Array, "batch K"]
+) -> tuple[Float[Array, "batch 1 action"], Float[Array, "batch 1"]]:
+    """The action with the largest weight: all that is to be kept of a target that is a single action."""
+    best = weights.argmax(-1)[:, None]
+    return jnp.take_along_axis(actions, best[..., None], axis=1), jnp.ones_like(weights[:, :1])
+
+
+def task_means(
+    values: Float[Array, "states batch"],
+    known: Bool[Array, "states batch"],
     task: Int[Array, " batch"],
     otherwise: Float[Array, " tasks"],
 ) -> Float[Array, " tasks"]:
-    """Mean over each task's samples of max Q - min Q; ``otherwise`` for a task without samples."""
-    spread = q_values.max(-1) - q_values.min(-1)
+    """Mean over each task's known values; ``otherwise`` for a task without any."""
     one_hot = jax.nn.one_hot(task, otherwise.shape[0])
-    count = one_hot.sum(0)
-    return jnp.where(count > 0, spread @ one_hot / jnp.maximum(count, 1.0), otherwise)
+    count = known.sum(0) @ one_hot
+    total = jnp.where(known, values, 0.0).sum(0) @ one_hot
+    return jnp.where(count > 0, total / jnp.maximum(count, 1.0), otherwise)

@@ -1,5 +1,5 @@
 """Experience: one prioritised buffer per task."""
 
-from ezm.replay.buffer import Batch, Replay
+from ezm.replay.buffer import Batch, Drawn, Replay, Searches
 
-__all__ = ["Batch", "Replay"]
+__all__ = ["Batch", "Drawn", "Replay", "Searches"]

@@ -13,6 +13,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ezm.config import ReplayConfig
+from ezm.replay.sum_tree import SumTree
+
+
+class Searches(NamedTuple):
+    """What searches found, for states of any batch shape: the targets of policy and search value."""
+
+    actions: Any
+    """(*batch, R, A) root actions; the best one alone (R = 1) where only that is a target."""
+    weights: Any
+    """(*batch, R) how much the policy should imitate each; sums to 1."""
+    value: Any
+    """(*batch,) of the root."""
+    q_spread: Any
+    """(*batch,) largest less smallest Q of the root's actions."""
 
 
 class Batch(NamedTuple):
@@ -34,6 +48,23 @@ class Batch(NamedTuple):
     """(B,) float32 importance weight in [0.1, 1]."""
     age: Any
     """(B,) int32: rows of that task recorded since."""
+    searches: Searches
+    """Stored with the first S states of each window, (S, B, ...); zeros where there are none yet."""
+    searched: Any
+    """(S, B) bool: whether there are."""
+    renew: Any
+    """(N,) int32: which of the S * B states, states first, are to be searched anew."""
+
+
+class Drawn(NamedTuple):
+    """Where a batch came from, to give priorities and searches back to."""
+
+    task: np.ndarray
+    """(B,) of the windows."""
+    slot: np.ndarray
+    """(B,) of the windows' first rows."""
+    renewed: tuple[np.ndarray, np.ndarray]
+    """(N,) tasks and absolute rows of ``Batch.renew``."""
 
 
 class Replay:
@@ -43,6 +74,8 @@ class Replay:
         num_tasks, observation_size, action_size: sizes of the suite.
         config: capacity and prioritisation.
         window: transitions per sample (unroll + n-step).
+        states: S, of a window, that have policy targets (unroll + 1).
+        root_actions: R, of each search that is kept.
     """
 
     def __init__(
@@ -52,9 +85,11 @@ class Replay:
         action_size: int,
         config: ReplayConfig,
         window: int,
+        states: int = 1,
+        root_actions: int = 1,
     ):
         rows = (num_tasks, config.capacity)
-        self.config, self.window = config, window
+        self.config, self.window, self.states = config, window, states
         self.observation = np.zeros((*rows, observation_size), np.float32)
         self.action = np.zeros((*rows, action_size), np.float32)
         self.reward = np.zeros(rows, np.float32)
@@ -63,9 +98,18 @@ class Replay:
         self.end = np.full(rows, -1, np.int64)
         # Rows without a transition (an episode's last row) keep priority 0: no window starts there.
         self.priority = np.zeros(rows, np.float32)
+        # Half precision is finer than the spread of any policy, and the searches are most of a row.
+        self.search_actions = np.zeros((*rows, root_actions, action_size), np.float16)
+        self.search_weights = np.zeros((*rows, root_actions), np.float16)
+        self.search_value = np.zeros(rows, np.float32)
+        self.search_spread = np.zeros(rows, np.float32)
+        # Updates of the learner that made the row's search; -1 where there is none.
+        self.search_updates = np.full(rows, -1, np.int64)
         self.max_priority = np.ones(num_tasks, np.float32)
         self.rows = np.zeros(num_tasks, np.int64)  # rows ever written: the newest is rows - 1
+        self.transitions = np.zeros(num_tasks, np.int64)  # rows that a window can start at
         self.episode_start = np.zeros(num_tasks, np.int64)  # absolute index
+        self._tree = SumTree(self._mass(self.priority))
 
     @property
     def num_tasks(self) -> int:
@@ -91,12 +135,12 @@ class Replay:
             for task, rows in enumerate(state["rows"]):
                 kept = np.arange(max(0, rows - min(before, now)), rows)
                 mine[task, kept % now] = value[task, kept % before]
+        self._tree = SumTree(self._mass(self.priority))
 
-    def cut_episodes(self) -> None:
-        """Close all running episodes as truncated: their environments are gone (a resumed run)."""
-        for task in range(self.num_tasks):
-            if self.rows[task]:
-                self._close_episode(task, terminated=False)
+    def cut_episode(self, task: int) -> None:
+        """Close the running episode as truncated: its environment is gone (a resumed run)."""
+        if self.rows[task] and self.end[task, (self.rows[task] - 1) % self.config.capacity] < 0:
+            self._close_episode(task, terminated=False)
 
     def begin(self, task: int, observation: np.ndarray) -> None:
         """Open an episode with its first observation."""
@@ -116,7 +160,7 @@ class Replay:
         slot = (self.rows[task] - 1) % self.config.capacity
         self.action[task, slot] = action
         self.reward[task, slot] = reward
-        self.priority[task, slot] = self.max_priority[task]
+        self._set_priority(np.array([task]), np.array([slot]), self.max_priority[[task]])
         self._append_row(task, next_observation)
         if terminated or truncated:
             self._close_episode(task, terminated)
@@ -133,21 +177,27 @@ class Replay:
         self.observation[task, slot] = observation
         self.action[task, slot] = 0.0
         self.reward[task, slot] = 0.0
-        self.priority[task, slot] = 0.0
+        if self.priority[task, slot]:
+            self._set_priority(np.array([task]), np.array([slot]), np.zeros(1, np.float32))
         self.terminated[task, slot] = False
         self.end[task, slot] = -1
+        self.search_updates[task, slot] = -1
         self.rows[task] += 1
 
     def sample(
-        self, rng: np.random.Generator, batch_size: int
-    ) -> tuple[Batch, tuple[np.ndarray, np.ndarray]]:
-        """A batch, and the (task, slot) of each sample for :meth:`update_priorities`.
+        self, rng: np.random.Generator, batch_size: int, renew: int = 0
+    ) -> tuple[Batch, Drawn]:
+        """A batch, and where it came from.
 
         Every task gives ``batch_size / K`` samples (the remainder goes to tasks drawn at random), or, with
         ``per_task`` off, as many as its share of all priorities.
+
+        Args:
+            rng: draws.
+            batch_size: B windows.
+            renew: N of the batch's states, those whose searches are oldest, are marked to be searched anew.
         """
-        mass = self._mass()
-        totals = mass.sum(1)
+        totals = self._tree.totals
         if self.config.per_task:
             counts = np.full(self.num_tasks, batch_size // self.num_tasks)
             extra = rng.permutation(self.num_tasks)[: batch_size % self.num_tasks]
@@ -155,31 +205,35 @@ class Replay:
         else:
             counts = rng.multinomial(batch_size, totals / totals.sum())
         task = np.repeat(np.arange(self.num_tasks), counts)
-        slot = np.concatenate([_draw(rng, mass[k], n) for k, n in enumerate(counts)])
-        weight = self._importance(mass, totals, task, slot)
-        return self._gather(task, slot, weight), (task, slot)
+        slot = self._tree.draw(rng, task)
+        return self._gather(task, slot, self._importance(task, slot), renew)
 
-    def _mass(self) -> np.ndarray:
-        """Unnormalised sampling probability of every row, (K, filled)."""
-        filled = min(int(self.rows.max()), self.config.capacity)
-        priority = self.priority[:, :filled]
+    def _mass(self, priority: np.ndarray) -> np.ndarray:
+        """Unnormalised sampling probability, float64."""
         if self.config.alpha == 0.0:
-            return (priority > 0.0).astype(np.float32)
-        return priority if self.config.alpha == 1.0 else priority**self.config.alpha
+            return (priority > 0.0).astype(np.float64)
+        return priority.astype(np.float64) ** self.config.alpha
 
-    def _importance(
-        self, mass: np.ndarray, totals: np.ndarray, task: np.ndarray, slot: np.ndarray
-    ) -> np.ndarray:
+    def _set_priority(self, task: np.ndarray, slot: np.ndarray, priority: np.ndarray) -> None:
+        self.transitions += np.bincount(
+            task, (priority > 0.0) * 1 - (self.priority[task, slot] > 0.0), self.num_tasks
+        ).astype(np.int64)
+        self.priority[task, slot] = priority
+        self._tree.set(task, slot, self._mass(priority))
+
+    def _importance(self, task: np.ndarray, slot: np.ndarray) -> np.ndarray:
         if self.config.alpha == 0.0:
             return np.ones(len(task), np.float32)
-        if self.config.per_task:
-            count, total = (mass > 0.0).sum(1)[task], totals[task]
-        else:
-            count, total = (mass > 0.0).sum(), totals.sum()
-        weight = (count * mass[task, slot] / total) ** -self.config.beta
+        count, total = self.transitions, self._tree.totals
+        if not self.config.per_task:
+            count, total = count.sum(keepdims=True), total.sum(keepdims=True)
+        group = task if self.config.per_task else np.zeros_like(task)
+        weight = (count[group] * self._tree.mass(task, slot) / total[group]) ** -self.config.beta
         return np.clip(weight / weight.max(), 0.1, 1.0).astype(np.float32)
 
-    def _gather(self, task: np.ndarray, slot: np.ndarray, weight: np.ndarray) -> Batch:
+    def _gather(
+        self, task: np.ndarray, slot: np.ndarray, weight: np.ndarray, renew: int
+    ) -> tuple[Batch, Drawn]:
         capacity, newest = self.config.capacity, self.rows[task] - 1
         start = newest - (newest - slot) % capacity  # absolute index of the first row
         end = self.end[task, slot]
@@ -188,30 +242,63 @@ class Replay:
         length = np.minimum(last - start, self.window)
         real = np.arange(self.window)[:, None] < length
         rows = index % capacity
-        return Batch(
+        first = rows[: self.states]
+        terminated = self.terminated[task, rows[-1]]
+        made = self.search_updates[task, first]
+        step = np.arange(self.states)[:, None]
+        decides = (step <= length) & ~(terminated & (step == length))
+        by_age = np.argsort(
+            np.where(decides, made, np.iinfo(np.int64).max), axis=None, kind="stable"
+        )
+        oldest = np.sort(by_age[:renew])
+        batch = Batch(
             observation=self.observation[task, rows],
             action=self.action[task, rows[:-1]],
             reward=np.where(real, self.reward[task, rows[:-1]], np.float32(0.0)),
             length=length.astype(np.int32),
-            terminated=self.terminated[task, rows[-1]],
+            terminated=terminated,
             task=task.astype(np.int32),
             weight=weight,
             age=(newest - start).astype(np.int32),
+            searches=Searches(
+                self.search_actions[task, first],
+                self.search_weights[task, first],
+                self.search_value[task, first],
+                self.search_spread[task, first],
+            ),
+            searched=made >= 0,
+            renew=oldest.astype(np.int32),
         )
+        renewed = np.tile(task, self.states)[oldest], index[: self.states].ravel()[oldest]
+        return batch, Drawn(task, slot, renewed)
 
-    def update_priorities(self, index: tuple[np.ndarray, np.ndarray], priority: np.ndarray) -> None:
-        """Set the priorities |value - target| of sampled rows."""
-        task, slot = index
+    def store(self, task: np.ndarray, row: np.ndarray, searches: Searches, updates: int) -> None:
+        """Keep searches of (N,) states, for the batches that come.
+
+        Args:
+            task: of each state.
+            row: absolute; one that the ring has since given to another state is left out.
+            searches: (N, ...).
+            updates: of the learner that made them.
+        """
+        there = row >= self.rows[task] - self.config.capacity
+        task, slot = task[there], row[there] % self.config.capacity
+        kept = Searches(*(np.asarray(x)[there] for x in searches))
+        self.search_actions[task, slot] = kept.actions
+        self.search_weights[task, slot] = kept.weights
+        self.search_value[task, slot] = kept.value
+        self.search_spread[task, slot] = kept.q_spread
+        self.search_updates[task, slot] = updates
+
+    def update_priorities(self, drawn: Drawn, priority: np.ndarray) -> None:
+        """Set the priorities |value - target| of a batch's first rows."""
+        task, slot = drawn.task, drawn.slot
         # Meanwhile the ring may have put a row without a transition there.
         starts = self.priority[task, slot] > 0.0
         priority = np.where(starts, np.maximum(priority, 1e-6), 0.0).astype(np.float32)
-        self.priority[task, slot] = priority
+        # Of a row that was drawn twice the last priority counts, everywhere.
+        rows, last = np.unique((task * self.config.capacity + slot)[::-1], return_index=True)
+        task, slot = np.divmod(rows, self.config.capacity)
+        priority = priority[::-1][last]
+        self._set_priority(task, slot, priority)
         np.maximum.at(self.max_priority, task, priority)
-
-
-def _draw(rng: np.random.Generator, mass: np.ndarray, num: int) -> np.ndarray:
-    """``num`` indices with probability proportional to ``mass``."""
-    cumulative = np.cumsum(mass, dtype=np.float64)
-    index = np.searchsorted(cumulative, rng.random(num) * cumulative[-1], side="right")
-    # Rounding may land one past the end.
-    return np.minimum(index, np.flatnonzero(mass)[-1]) if num else index

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ezm.learning import Learner, Normalizer
+from ezm.learning import Learner, LearnerState, Normalizer
+from ezm.replay import Searches
 from ezm.world_model import WorldModel
 
 
@@ -27,7 +28,8 @@ class Actor:
         config = learner.config.planner
         config = config.evaluating() if evaluating else config
         self._key = jax.random.key(seed)
-        self._steps = 0
+        self.steps = 0
+        """Batches planned for; numbers the planner's samples, so a resumed run has to set it."""
 
         def both(
             key: Array,
@@ -41,7 +43,19 @@ class Actor:
             plan = learner.plan(key, model, normalizer, observation, task, config)
             return plan.search.action, plan.policy.mode()
 
-        self._plan = jax.jit(both)
+        def explore(
+            key: Array,
+            step: Array,
+            state: LearnerState,
+            normalizer: Normalizer,
+            observation: Array,
+            task: Array,
+        ) -> tuple[Array, Searches]:
+            key = jax.random.fold_in(key, step)
+            plan = learner.plan(key, state.model, normalizer, observation, task, config)
+            return plan.search.action, learner.found(plan, task, state.q_range, state.updates)
+
+        self._plan, self._explore = jax.jit(both), jax.jit(explore)
 
     def act(
         self,
@@ -52,11 +66,25 @@ class Actor:
         mode: Literal["search", "policy"] = "search",
     ) -> np.ndarray:
         """The search's best action, or the policy's mean, for each observation: (E, A)."""
-        self._steps += 1
+        self.steps += 1
         search, policy = self._plan(
-            self._key, jnp.int32(self._steps), model, normalizer, observation, task
+            self._key, jnp.int32(self.steps), model, normalizer, observation, task
         )
         return np.asarray(search if mode == "search" else policy)
+
+    def explore(
+        self,
+        state: LearnerState,
+        normalizer: Normalizer,
+        observation: np.ndarray,
+        task: np.ndarray,
+    ) -> tuple[np.ndarray, Searches]:
+        """The search's best action for each observation (E, A), and what training keeps of the search (E, ...)."""
+        self.steps += 1
+        action, searches = self._explore(
+            self._key, jnp.int32(self.steps), state, normalizer, observation, task
+        )
+        return np.asarray(action), jax.tree.map(np.asarray, searches)
 
     def policy(
         self, model: WorldModel, normalizer: Normalizer, mode: Literal["search", "policy"]

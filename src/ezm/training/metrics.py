@@ -76,6 +76,8 @@ class MetricsLogger:
             _mend_last_line(run.metrics_path)
         except OSError as error:
             raise unwritable(run.metrics_path, error) from error
+        self.rows = len(read_metrics(run.metrics_path))
+        """Rows in the file."""
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +105,7 @@ class MetricsLogger:
         """
         row = _plain({"kind": kind, "step": step, "seconds": seconds, **values})
         _append(self._run.metrics_path, [row])
+        self.rows += 1
         numbers = scalars(row)
         if not numbers:
             return
@@ -113,8 +116,8 @@ class MetricsLogger:
         if self._wandb is not None:
             self._wandb.log({**numbers, "environment_steps": row["step"]})
 
-    def truncate_after(self, step: int) -> int:
-        """Move the rows beyond `step` to metrics.dropped.jsonl, before a run goes on from there.
+    def truncate(self, rows: int, step: int) -> int:
+        """Move all rows behind the first `rows` to metrics.dropped.jsonl, before a run goes on from `step`.
 
         They were measured after the checkpoint that the run resumes from, and will be measured
         again.
@@ -122,12 +125,12 @@ class MetricsLogger:
         Returns:
             How many rows were moved.
         """
-        rows = read_metrics(self._run.metrics_path)
-        kept = [row for row in rows if row["step"] <= step]
-        dropped = [row for row in rows if row["step"] > step]
+        found = read_metrics(self._run.metrics_path)
+        kept, dropped = found[:rows], found[rows:]
         if dropped:
             _append(self._run.metrics_path.with_suffix(".dropped.jsonl"), dropped)
             write_atomically(self._run.metrics_path, _lines(kept))
+        self.rows = len(kept)
         self._close_tensorboard()
         self._purge_step = step + 1
         return len(dropped)

@@ -1,26 +1,45 @@
 """The learner's pipeline: the targets of the next batch are made while a batch is learned.
 
-Searching for targets takes about as long as the gradient step, and depends on the EMA parameters only. So a second
-thread makes the targets of the next batch from the EMA as it was before the current update: one update late, whatever
-the speed of either thread. The result is the same on every run.
+Making targets takes time of its own, and depends on the EMA parameters only. So a second thread makes the targets
+of the next batch from the EMA as it was before the current update: one update late, whatever the speed of either
+thread. The result is the same on every run.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ezm.errors import Diverged
 from ezm.learning import Learner, LearnerState, Normalizer
 from ezm.learning.losses import Targets
-from ezm.replay import Batch, Replay
+from ezm.replay import Batch, Drawn, Replay
+
+
+class Update(NamedTuple):
+    """An update that may still be under way."""
+
+    before: LearnerState
+    batch: Batch
+    targets: Targets
+    figures: dict[str, jax.Array]
+
+    def write(self, path: Path) -> None:
+        """Write batch and targets to an .npz file, for who wants to know what went wrong."""
+        named = jax.tree_util.tree_leaves_with_path(
+            {"batch": self.batch, "targets": self.targets, "figures": self.figures}
+        )
+        arrays = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in named}
+        np.savez(path, allow_pickle=False, **arrays)
 
 
 class Pipeline:
-    """Samples, makes targets, updates, and returns priorities to the replay.
+    """Samples, makes targets, updates, and returns searches and priorities to the replay.
 
     Args:
         learner: the pure functions.
@@ -35,14 +54,18 @@ class Pipeline:
         self.state = state
         self._replay, self._rng = replay, rng
         self._batch_size = learner.config.optimizer.batch_size
+        self._renewed = learner.config.loss.renewed(self._batch_size)
         self._make_targets: Any = jax.jit(learner.make_targets)
         self._update: Any = jax.jit(learner.update)
         self._prioritised = replay.config.alpha > 0.0
         self._thread = ThreadPoolExecutor(1, "ezm-targets")
-        self._next: tuple[Batch, Any, Future[Targets]] | None = None
+        self._next: tuple[Batch, Drawn, Future[Targets]] | None = None
         self.updates = int(state.updates)
         """Updates done, counted here so that asking does not wait for the device."""
         self._drawn = self.updates
+        self._last: Update | None = None
+        self.diverged: Update | None = None
+        """The update that was not finite, once there is one."""
 
     @property
     def compiled(self) -> bool:
@@ -54,7 +77,7 @@ class Pipeline:
 
         Returns their working memory in bytes: what a batch needs while it is learned, beside the parameters.
         """
-        batch, _ = self._replay.sample(np.random.default_rng(0), self._batch_size)
+        batch, _ = self._sample(np.random.default_rng(0))
         make = self._make_targets.lower(self.state, normalizer, batch, jnp.int32(0))
         update = self._update.lower(self.state, normalizer, batch, make.out_info)
         targets = self._thread.submit(make.compile)
@@ -64,27 +87,80 @@ class Pipeline:
         return sum(m.temp_size_in_bytes + m.output_size_in_bytes for m in memory if m)
 
     def step(self, normalizer: Normalizer) -> dict[str, jax.Array]:
-        """One update; returns its figures."""
+        """One update; returns its figures, which may still be under way.
+
+        Raises:
+            Diverged: as :meth:`settle`, of the update before.
+        """
         if self._next is None:
             self._next = self._draw(normalizer)
-        batch, index, targets = self._next
-        ready = targets.result()
+        batch, drawn, making = self._next
+        targets = making.result()
+        if self._renewed:
+            self._replay.store(*drawn.renewed, targets.renewed, self.updates)
         self._next = self._draw(normalizer)
-        self.state, figures, priority = self._update(self.state, normalizer, batch, ready)
+        self.settle()
+        before = self.state
+        self.state, figures, priority = self._update(before, normalizer, batch, targets)
+        self._last = Update(before, batch, targets, figures)
         self.updates += 1
         if self._prioritised:
-            self._replay.update_priorities(index, np.asarray(priority))
+            self._replay.update_priorities(drawn, np.asarray(priority))
         return figures
 
-    def _draw(self, normalizer: Normalizer) -> tuple[Batch, Any, Future[Targets]]:
-        batch, index = self._replay.sample(self._rng, self._batch_size)
+    def settle(self) -> None:
+        """Wait for the last update and check it.
+
+        Raises:
+            Diverged: its loss or gradient is not finite. :attr:`state` is that before it, and :attr:`diverged` is it.
+        """
+        last, self._last = self._last, None
+        if last is None:
+            return
+        loss, norm = (float(last.figures[name]) for name in ("loss/total", "gradient_norm"))
+        if np.isfinite(loss) and np.isfinite(norm):
+            return
+        self.state, self.diverged = last.before, last
+        self.updates -= 1
+        raise Diverged(
+            f"update {self.updates} gave the loss {loss:g} and a gradient of norm {norm:g}"
+        )
+
+    def _sample(self, rng: np.random.Generator) -> tuple[Batch, Drawn]:
+        return self._replay.sample(rng, self._batch_size, self._renewed)
+
+    def _draw(self, normalizer: Normalizer) -> tuple[Batch, Drawn, Future[Targets]]:
+        batch, drawn = self._sample(self._rng)
         number = jnp.int32(self._drawn)
         self._drawn += 1
 
         def work(state: LearnerState) -> Targets:
             return jax.block_until_ready(self._make_targets(state, normalizer, batch, number))
 
-        return batch, index, self._thread.submit(work, self.state)
+        return batch, drawn, self._thread.submit(work, self.state)
+
+    def pending(self) -> dict[str, np.ndarray]:
+        """The batch that was drawn ahead and its targets, as arrays to be saved; empty before the first update."""
+        if self._next is None:
+            return {}
+        batch, drawn, making = self._next
+        leaves = map(np.asarray, jax.tree.leaves((batch, drawn, making.result())))
+        return {f"{i:03d}": leaf for i, leaf in enumerate(leaves)}
+
+    def resume(self, pending: dict[str, np.ndarray], normalizer: Normalizer) -> None:
+        """Go on with what :meth:`pending` saved. The replay must hold its data again."""
+        if not pending:
+            return
+        batch, drawn = self._sample(np.random.default_rng(0))
+        number = jnp.int32(0)
+        targets = jax.eval_shape(self._make_targets, self.state, normalizer, batch, number)
+        structure = jax.tree.structure((batch, drawn, targets))
+        leaves = [pending[name] for name in sorted(pending)]
+        batch, drawn, made = jax.tree.unflatten(structure, leaves)
+        done: Future[Targets] = Future()
+        done.set_result(jax.tree.map(jnp.asarray, made))
+        self._next = batch, drawn, done
+        self._drawn += 1
 
     def close(self) -> None:
         """Wait for the targets under way and stop the thread."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
+import io
 import signal
 import time
 from collections.abc import Iterator
@@ -12,18 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 
 import ezm
 from ezm.config import TrainConfig, check, from_dict, to_dict
-from ezm.errors import UserError
+from ezm.errors import Diverged, UserError
 from ezm.evaluation.diagnostics import Diagnostic
 from ezm.evaluation.evaluate import Act, Evaluator, Mode, random_policy
-from ezm.learning import Agent, build
-from ezm.replay import Replay
+from ezm.learning import Agent, LearnerState, Normalizer, build
+from ezm.replay import Replay, Searches
 from ezm.tasks import ParallelTasks, Suite, load_suite
 from ezm.training.actor import Actor, policy_for_episode
+from ezm.training.machine import machine
 from ezm.training.metrics import MetricsLogger
 from ezm.training.pipeline import Pipeline
 from ezm.training.progress import TrainingProgress
@@ -62,28 +62,41 @@ class Trainer:
             suite.action_size,
             replace(config.replay, capacity=rows),
             window=config.loss.unroll + config.loss.n_step,
+            states=config.loss.unroll + 1,
+            root_actions=self.agent.learner.kept_actions,
         )
         self.rng = np.random.default_rng(config.seed)
         self.step = 0  # environment steps per task
         self._seconds_before = 0.0
         self._stop = False
+        self._checkpoint: Checkpoint | None = None
+        """What the run goes on from, until it does."""
 
     # -- the run ---------------------------------------------------------------------------
 
     def train(self) -> bool:
         """Go on to the configured number of steps. Returns False where Ctrl-C stopped it earlier.
 
-        Whatever ends the run, its state is saved first.
+        Whatever ends the run, its state is saved first; that of the environments too, unless the end came in the
+        middle of a step: then a resumed run begins new episodes.
+
+        Raises:
+            UserError: an environment failed, or there is no place for a checkpoint.
+            Diverged: the learner failed. What is saved is its state before.
         """
         self._started = time.monotonic()
         with ExitStack() as stack:
             stack.enter_context(self._interruptible())
             self._open(stack)
+            stack.callback(self._pipeline.close)
             try:
                 self._loop()
-            finally:
-                self._pipeline.close()
                 self.save()
+            except Diverged as error:
+                raise self._keep_what_was_finite(error) from None
+            except BaseException:
+                self.save(environments=False)
+                raise
             if self._stop:
                 return False
             self._evaluate(self.config.final_episodes, modes=("search", "policy"))
@@ -91,14 +104,19 @@ class Trainer:
 
     def _open(self, stack: ExitStack) -> None:
         config = self.config
-        # Resumed runs see new episodes, not the first ones again.
+        # An environment that cannot be restored begins a new episode, not the first one again.
         seed = config.seed + 1_000_003 * self.step
-        self._environments = ParallelTasks(self.suite, seed)
+        self._environments = ParallelTasks(
+            self.suite,
+            seed,
+            step_limit=config.step_limit or None,
+            on_hang=lambda: self.save(environments=False),
+        )
         stack.callback(self._environments.close)
         self._evaluator = Evaluator(self.suite, config.evaluation_episodes, seed + 10_007)
         stack.callback(self._evaluator.close)
-        self._actor = Actor(self.agent.learner, seed)
-        self._evaluation_actor = Actor(self.agent.learner, seed + 1, evaluating=True)
+        self._actor = Actor(self.agent.learner, config.seed)
+        self._evaluation_actor = Actor(self.agent.learner, config.seed + 1, evaluating=True)
         self._diagnostic = Diagnostic(self.agent.learner, self.suite)
         self._pipeline = Pipeline(self.agent.learner, self.agent.state, self.replay, self.rng)
         self._normalizer = self.agent.statistics.normalizer()
@@ -106,15 +124,23 @@ class Trainer:
             self._describe()
             self._evaluate(config.final_episodes, modes=("random",))
         self._acting_as = self._environments.task_ids.copy()
-        observation = self._environments.reset()
-        for task in range(self.suite.num_tasks):
-            self._begin_episode(task, observation[task])
+        if self._checkpoint is None:
+            anew = list(range(self.suite.num_tasks))
+            self._environments.reset()
+        else:
+            anew = self._go_on(self._checkpoint)
+            self._checkpoint = None
+        for task in anew:
+            self.replay.cut_episode(task)
+            self._begin_episode(task, self._environments.observation[task])
 
     def _loop(self) -> None:
         config = self.config
         while self.step < config.steps and not self._stop:
+            # Acting so need not wait for the updates of its own step, and runs beside the last of them.
+            acting = self.agent.state
             figures = self._learn()
-            self._act()
+            self._act(acting)
             self.step += 1
             if self.step % _NORMALIZER_EVERY == 0:
                 self._normalizer = self.agent.statistics.normalizer()
@@ -145,7 +171,7 @@ class Trainer:
         self.agent.state = self._pipeline.state
         return figures
 
-    def _act(self) -> None:
+    def _act(self, state: LearnerState) -> None:
         """One step of every task, recorded."""
         environments = self._environments
         observation, tasks = environments.observation, environments.task_ids
@@ -154,8 +180,17 @@ class Trainer:
             action = self.rng.uniform(-1.0, 1.0, shape).astype(np.float32)
             action *= self.suite.action_mask[tasks]
         else:
-            model = self.agent.state.model
-            action = self._actor.act(model, self._normalizer, observation, self._acting_as)
+            action, searches = self._actor.explore(
+                state, self._normalizer, observation, self._acting_as
+            )
+            # What was searched for another task is no target of this one.
+            own = np.flatnonzero(self._acting_as == tasks)
+            self.replay.store(
+                tasks[own],
+                self.replay.rows[tasks[own]] - 1,
+                Searches(*(x[own] for x in searches)),
+                self._pipeline.updates,
+            )
         result = environments.step(action)
         for e, task in enumerate(tasks):
             terminated, truncated = bool(result.terminated[e]), bool(result.truncated[e])
@@ -218,11 +253,6 @@ class Trainer:
     def _log_training(self, figures: dict[str, Any]) -> None:
         values = {name: float(value) for name, value in figures.items()}
         self.metrics.log("train", self.step, self.seconds, updates=self._pipeline.updates, **values)
-        if not np.isfinite(values["loss/total"]):
-            raise UserError(
-                f"the loss became {values['loss/total']} at step {self.step}: resume from an earlier "
-                "checkpoint with a smaller --optimizer.learning-rate"
-            )
 
     def _evaluate(self, episodes: int, modes: tuple[Mode, ...]) -> None:
         for mode in modes:
@@ -257,29 +287,82 @@ class Trainer:
 
     # -- keeping ---------------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Write a checkpoint of everything learned and recorded."""
-        arrays = {"agent": self.agent.arrays(), "replay": self.replay.state()}
+    def save(self, *, environments: bool = True) -> None:
+        """Write a checkpoint of all that decides how the run goes on.
+
+        Args:
+            environments: with their state; without, a resumed run begins new episodes.
+
+        Raises:
+            Diverged: the last update was not finite.
+            UserError: there is no place for it.
+        """
+        self._pipeline.settle()
+        self.agent.state = self._pipeline.state
+        arrays = {
+            "agent": self.agent.arrays(),
+            "replay": self.replay.state(),
+            "pending": _packed(self._pipeline.pending()),
+            "normalizer": {"mean": self._normalizer.mean, "std": self._normalizer.std},
+            "acting_as": self._acting_as,
+        }
+        if environments:
+            arrays["environments"] = _packed(self._environments.state())
+            arrays["evaluation"] = _packed(self._evaluator.state())
         meta = {
             "step": self.step,
             "seconds": self.seconds,
+            "rows": self.metrics.rows,
             "rng": self.rng.bit_generator.state,
+            "acted": self._actor.steps,
+            "evaluated": self._evaluation_actor.steps,
         }
         self.run.save_checkpoint(self.step, arrays, meta)
+
+    def _keep_what_was_finite(self, error: Diverged) -> Diverged:
+        """Save the learner as it was before the update that failed, and that update's batch."""
+        update = self._pipeline.diverged
+        assert update is not None
+        batch = self.run.path / "diverged.npz"
+        update.write(batch)
+        self.save(environments=False)
+        return Diverged(
+            f"{error}: the agent before it is kept at step {self.step:,}, the batch in {batch}; go on with a smaller "
+            "--optimizer.learning-rate in a new run, or find what is wrong with the rewards"
+        )
+
+    def _go_on(self, checkpoint: Checkpoint) -> list[int]:
+        """Take over what lives only while the run does; returns the tasks whose environments begin anew."""
+        saved, meta = checkpoint.arrays, checkpoint.meta
+        self._actor.steps, self._evaluation_actor.steps = meta["acted"], meta["evaluated"]
+        self._acting_as[:] = saved["acting_as"]
+        self._normalizer = Normalizer(
+            jnp.asarray(saved["normalizer"]["mean"]), jnp.asarray(saved["normalizer"]["std"])
+        )
+        self._pipeline.resume(_unpacked(saved["pending"]), self._normalizer)
+        if "environments" not in saved:
+            self._environments.reset()
+            return list(range(self.suite.num_tasks))
+        self._evaluator.load(_unpacked(saved["evaluation"]))
+        anew = self._environments.load(_unpacked(saved["environments"]))
+        if anew:
+            names = ", ".join(self.suite.task_names[task] for task in anew)
+            self.progress.message(f"new episodes of {names}, which cannot be restored")
+        return anew
 
     def restore(self) -> None:
         """Go back to the run's latest checkpoint, or to its beginning where it has none."""
         checkpoint = self.run.latest_checkpoint()
         if checkpoint is None:
-            self.metrics.truncate_after(-1)
+            self.metrics.truncate(0, -1)
             return
         _load(self.agent, checkpoint)
         self.replay.load(checkpoint.arrays["replay"])
-        self.replay.cut_episodes()
+        self._checkpoint = checkpoint
         self.step = checkpoint.meta["step"]
         self._seconds_before = checkpoint.meta["seconds"]
         self.rng.bit_generator.state = checkpoint.meta["rng"]
-        self.metrics.truncate_after(self.step)
+        self.metrics.truncate(checkpoint.meta["rows"], self.step)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -382,25 +465,16 @@ def _load(agent: Agent, checkpoint: Checkpoint) -> None:
         ) from error
 
 
-def machine() -> dict[str, Any]:
-    """What the run is measured on."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-    }
+def _packed(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Arrays of any type and size, texts and empty ones too, as bytes: (n,) uint8."""
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return np.frombuffer(file.getvalue(), np.uint8)
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+def _unpacked(packed: np.ndarray) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(packed.tobytes())) as file:
+        return dict(file)
 
 
 def _rows_needed(config: TrainConfig, suite: Suite) -> int:

@@ -1,0 +1,122 @@
+"""A run that is killed, stopped or broken off goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from ezm.training.run_folder import RunFolder
+
+SUITE = "dmc:cartpole-swingup,dmc:reacher-easy,hb:h1-stand"
+OPTIONS = (
+    "--steps=90 --random-steps=20 --evaluate-every=30 --evaluation-episodes=1 --final-episodes=1 "
+    "--checkpoint-every=20 --updates-per-step=0.7 --model.latent-size=16 --model.projector-size=16 "
+    "--model.bins=11 --model.task-embedding-size=4 --model.action-code-size=8 "
+    "--planner.simulations=4 --planner.root-actions=4 --planner.policy-actions=2 "
+    "--optimizer.batch-size=6 --action-repeat=50 --replay.alpha=0.7"
+)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    cache = tmp_path_factory.mktemp("cache")
+    return {
+        **os.environ,
+        "EZM_CACHE": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compile faster
+    }
+
+
+def command(run: Path) -> list[str]:
+    """Begin the run, or go on with it where it has been begun."""
+    ezm = [sys.executable, "-m", "ezm", "train"]
+    if (run / "config.json").exists():
+        return [*ezm, "--resume", str(run)]
+    return [*ezm, SUITE, *OPTIONS.split(), "--out", str(run)]
+
+
+def finish(run: Path, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        command(run), env=environment, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def kill(run: Path, environment: dict[str, str], rows: int, seconds: float) -> None:
+    """SIGKILL, some seconds after so many rows have been measured."""
+    process = subprocess.Popen(command(run), env=environment, stdout=subprocess.DEVNULL)
+    path = run / "metrics.jsonl"
+    while not path.exists() or path.read_bytes().count(b"\n") < rows:
+        assert process.poll() is None, "the run ended before it was killed"
+        time.sleep(0.005)
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+
+
+def measured(run: Path) -> list[dict[str, Any]]:
+    """All metrics but the wall clock."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def leaves(tree: Any) -> Iterator[tuple[str, np.ndarray]]:
+    for place, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(place), np.asarray(leaf)
+
+
+def assert_same(run: Path, other: Path) -> None:
+    """The same metrics and the same last checkpoint, bit for bit.
+
+    The environments' states are pickles, whose bytes depend on more than what they hold.
+    """
+    assert measured(run) == measured(other)
+    ours, theirs = (RunFolder.open(each).latest_checkpoint() for each in (run, other))
+    assert ours is not None and theirs is not None and ours.step == theirs.step == 90
+    for each in (ours, theirs):
+        del each.arrays["environments"], each.arrays["evaluation"]
+    arrays, others = dict(leaves(ours.arrays)), dict(leaves(theirs.arrays))
+    assert arrays.keys() == others.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, others[name], err_msg=name)
+    meta = [{k: v for k, v in each.meta.items() if k != "seconds"} for each in (ours, theirs)]
+    assert meta[0] == meta[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+    """A run that nothing disturbs."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    finish(run, environment)
+    return run
+
+
+@pytest.mark.slow
+def test_two_runs_are_the_same(whole: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    finish(tmp_path / "run", environment)
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(
+    kills: int, whole: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Where the run begins, between checkpoints, in the midst of one, in the last evaluation: wherever it hits."""
+    rng, run = random.Random(kills), tmp_path / "run"
+    total = len(measured(whole))
+    for _ in range(kills):
+        kill(run, environment, rng.randrange(total - 3), rng.uniform(0.0, 0.1))
+    finish(run, environment)
+    assert_same(run, whole)
