@@ -1,0 +1,182 @@
+"""The same algorithm as one would first write it in JAX: what ``benchmarks.throughput`` compares the library with.
+
+Replay is lists of rows; every batch is sampled, stacked, searched with mctx at each of its states, learned, and its
+priorities are written back, one after the other. Everything that costs arithmetic is jitted. The world model, the
+targets and the loss are the library's, so that the numbers are the same and only the engine differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from ezm.config import ReplayConfig, TrainConfig
+from ezm.learning import Normalizer, build
+from ezm.learning.losses import Targets
+from ezm.replay import Batch
+from ezm.tasks import Suite
+
+
+@dataclass
+class Row:
+    """An observation, with the action and the reward that follow it; none follow an episode's last one."""
+
+    observation: np.ndarray
+    action: np.ndarray
+    reward: float = 0.0
+    last: bool = False
+    terminated: bool = False
+
+
+class ListReplay:
+    """What :class:`ezm.replay.Replay` is with ``per_task``, in lists.
+
+    The same seed draws the same batches, until more rows came than there is place for.
+
+    Args:
+        num_tasks, action_size: sizes of the suite.
+        config: capacity and prioritisation.
+        window: transitions per sample (unroll + n-step).
+    """
+
+    def __init__(self, num_tasks: int, action_size: int, config: ReplayConfig, window: int) -> None:
+        self.config, self.window, self.action_size = config, window, action_size
+        self.rows: list[list[Row]] = [[] for _ in range(num_tasks)]
+        self.priorities: list[list[float]] = [[] for _ in range(num_tasks)]
+        self.max_priority = [1.0] * num_tasks
+
+    def begin(self, task: int, observation: np.ndarray) -> None:
+        """Open an episode with its first observation."""
+        self.rows[task].append(
+            Row(observation.astype(np.float32), np.zeros(self.action_size, np.float32))
+        )
+        self.priorities[task].append(0.0)
+        if len(self.rows[task]) > self.config.capacity:
+            del self.rows[task][0], self.priorities[task][0]
+
+    def add(
+        self,
+        task: int,
+        action: np.ndarray,
+        reward: float,
+        next_observation: np.ndarray,
+        terminated: bool,
+        truncated: bool,
+    ) -> None:
+        """Append the transition from the newest row."""
+        newest = self.rows[task][-1]
+        newest.action, newest.reward = np.asarray(action, np.float32), reward
+        self.priorities[task][-1] = self.max_priority[task]
+        self.begin(task, next_observation)
+        self.rows[task][-1].last = terminated or truncated
+        self.rows[task][-1].terminated = terminated
+
+    def sample(
+        self, rng: np.random.Generator, batch_size: int
+    ) -> tuple[Batch, list[tuple[int, int]]]:
+        """A batch, and the (task, row) of each sample for :meth:`update_priorities`."""
+        num_tasks = len(self.rows)
+        counts = np.full(num_tasks, batch_size // num_tasks)
+        counts[rng.permutation(num_tasks)[: batch_size % num_tasks]] += 1
+        index: list[tuple[int, int]] = []
+        weights: list[np.ndarray] = []
+        for task, count in enumerate(counts):
+            priority = np.array(self.priorities[task])
+            mass = np.where(priority > 0.0, priority**self.config.alpha, 0.0)
+            probability = mass / mass.sum()
+            drawn = rng.choice(len(mass), count, p=probability)
+            index += [(task, int(row)) for row in drawn]
+            weights.append(((mass > 0.0).sum() * probability[drawn]) ** -self.config.beta)
+        weight = np.concatenate(weights)
+        return self.gather(index, np.clip(weight / weight.max(), 0.1, 1.0)), index
+
+    def gather(self, index: Sequence[tuple[int, int]], weight: np.ndarray) -> Batch:
+        """The windows that start at the given (task, row)."""
+        windows = [self._window(task, start) for task, start in index]
+        observations = [np.stack([row.observation for row in rows]) for rows, _ in windows]
+        actions = [np.stack([row.action for row in rows[:-1]]) for rows, _ in windows]
+        rewards = [np.array([row.reward for row in rows[:-1]], np.float32) for rows, _ in windows]
+        return Batch(
+            observation=np.stack(observations, axis=1),
+            action=np.stack(actions, axis=1),
+            reward=np.stack(rewards, axis=1),
+            length=np.array([length for _, length in windows], np.int32),
+            terminated=np.array([rows[-1].terminated for rows, _ in windows]),
+            task=np.array([task for task, _ in index], np.int32),
+            weight=weight.astype(np.float32),
+            age=np.array([len(self.rows[task]) - 1 - row for task, row in index], np.int32),
+        )
+
+    def _window(self, task: int, start: int) -> tuple[list[Row], int]:
+        """W + 1 rows, the last one of the episode repeated behind its end; how many transitions are real."""
+        rows = [self.rows[task][start]]
+        for row in self.rows[task][start + 1 : start + 1 + self.window]:
+            rows.append(row)
+            if row.last:
+                break
+        length = len(rows) - 1
+        return rows + rows[-1:] * (self.window - length), length
+
+    def update_priorities(self, index: Sequence[tuple[int, int]], priority: np.ndarray) -> None:
+        """Set the priorities |value - target| of sampled rows."""
+        for (task, row), value in zip(index, priority.tolist(), strict=True):
+            self.priorities[task][row] = max(value, 1e-6)
+            self.max_priority[task] = max(self.max_priority[task], value)
+
+
+def simplified(config: TrainConfig) -> TrainConfig:
+    """The same training with mctx, and every sample searched."""
+    return replace(
+        config,
+        planner=replace(config.planner, backend="mctx"),
+        loss=replace(config.loss, search_every=1),
+    )
+
+
+class Straightforward:
+    """An agent, its replay, and what it does in turn: :meth:`act` and :meth:`update`.
+
+    Args:
+        config: of the training that it is a version of; see :func:`simplified`.
+        suite: what it trains on.
+    """
+
+    def __init__(self, config: TrainConfig, suite: Suite) -> None:
+        config = simplified(config)
+        agent = build(config, suite)
+        self.state, self.statistics = agent.state, agent.statistics
+        self.replay = ListReplay(
+            suite.num_tasks,
+            suite.action_size,
+            config.replay,
+            window=config.loss.unroll + config.loss.n_step,
+        )
+        self._batch_size = config.optimizer.batch_size
+        self._rng = np.random.default_rng(config.seed)
+        self._key = jax.random.key(config.seed)
+        self._make_targets: Any = jax.jit(agent.learner.make_targets)
+        self._update: Any = jax.jit(agent.learner.update)
+        self._plan: Any = jax.jit(agent.learner.plan)
+
+    def act(self, normalizer: Normalizer, observation: np.ndarray, task: np.ndarray) -> np.ndarray:
+        """The search's best action for one observation of each task."""
+        self._key, key = jax.random.split(self._key)
+        plan = self._plan(key, self.state.model, normalizer, observation, task)
+        return np.asarray(plan.search.action)
+
+    def targets(self, normalizer: Normalizer, batch: Batch) -> Targets:
+        """The targets of a batch, complete."""
+        made = self._make_targets(self.state, normalizer, batch, self.state.updates)
+        return jax.block_until_ready(made)
+
+    def update(self, normalizer: Normalizer) -> dict[str, jax.Array]:
+        """One update, from sampling to priorities; returns its figures."""
+        batch, index = self.replay.sample(self._rng, self._batch_size)
+        targets = self.targets(normalizer, batch)
+        self.state, figures, priority = self._update(self.state, normalizer, batch, targets)
+        self.replay.update_priorities(index, np.asarray(priority))
+        return figures
