@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
@@ -27,13 +25,10 @@ from benchmarks.results import (
     short_names,
     tables,
 )
-from benchmarks.straightforward import ListReplay, Straightforward
-from ezm.config import CPU_SIZES, PRESETS, PlannerConfig, ReplayConfig, TrainConfig
+from ezm.config import CPU_SIZES, PRESETS, TrainConfig
 from ezm.errors import UserError
-from ezm.learning import build
 from ezm.options import parse
-from ezm.replay import Replay
-from ezm.tasks import Suite, TaskSpec, load_suite
+from ezm.tasks import load_suite
 
 
 def row(method: str, seed: int, steps: int, value: float, task: str = "left") -> Row:
@@ -394,84 +389,3 @@ def test_programs_take_turns() -> None:
 def test_planner_refuses(options: planner.Options, message: str) -> None:
     with pytest.raises(UserError, match=message):
         list(planner.measure(options))
-
-
-# -- throughput ---------------------------------------------------------------------------
-
-PAIR = Suite(
-    "pair",
-    (
-        TaskSpec("one", "test:one", 3, 2, 1, 40, (-1.0, 1.0)),
-        TaskSpec("two", "test:two", 4, 1, 1, 20, (0.0, 1.0)),
-    ),
-)
-TINY = replace(
-    CPU_SIZES["cartpole"],
-    model=replace(PRESETS["cpu"].model, latent_size=8, task_embedding_size=4, action_code_size=4),
-    planner=PlannerConfig(simulations=2, root_actions=2, policy_actions=1),
-    replay=ReplayConfig(capacity=200, alpha=0.7, beta=0.6),
-    loss=replace(PRESETS["cpu"].loss, searched_states=2, unroll=2, n_step=2, imagined_share=0.0),
-    optimizer=replace(PRESETS["cpu"].optimizer, batch_size=13),
-)
-
-
-def record_alike(*replays: Replay | ListReplay) -> None:
-    """The same 75 random steps of both tasks: episodes of many lengths and all ends; the last one runs."""
-    rng = np.random.default_rng(0)
-    for task in range(2):
-        over = True
-        for step in range(75):
-            observation, following = rng.normal(size=(2, PAIR.observation_size))
-            action, reward = rng.normal(size=PAIR.action_size), rng.normal()
-            terminated, truncated = (rng.random(2) < 0.15) & (step < 72)
-            for replay in replays:
-                if over:
-                    replay.begin(task, observation)
-                ends = bool(terminated), bool(truncated and not terminated)
-                replay.add(task, action, reward, following, *ends)
-            over = terminated or truncated
-
-
-@pytest.mark.parametrize("capacity", [200, 50])
-def test_the_straightforward_replay_holds_and_draws_the_same(capacity: int) -> None:
-    config = replace(TINY.replay, capacity=capacity)
-    ours = Replay(2, PAIR.observation_size, PAIR.action_size, config, window=4)
-    theirs = ListReplay(2, PAIR.action_size, config, window=4)
-    record_alike(ours, theirs)
-    for seed in range(5):
-        batch, slots = ours.sample(np.random.default_rng(seed), 101)
-        newest = np.array([len(rows) - 1 for rows in theirs.rows])
-        index = list(zip(batch.task.tolist(), (newest[batch.task] - batch.age).tolist()))
-        again = theirs.gather(index, batch.weight)
-        if capacity == 200:  # a ring that has turned has its rows in another order
-            again, drawn = theirs.sample(np.random.default_rng(seed), 101)
-            assert drawn == index
-        for expected, found in zip(batch, again, strict=True):
-            assert found.dtype == expected.dtype
-            np.testing.assert_allclose(found, expected, rtol=1e-5)
-        assert set(batch.length) == {1, 2, 3, 4} and set(batch.terminated) == {True, False}
-        priority = np.random.default_rng(seed).exponential(3.0, 101).astype(np.float32)
-        _, first = np.unique(np.stack(slots), axis=1, return_index=True)
-        ours.update_priorities((slots[0][first], slots[1][first]), priority[first])
-        theirs.update_priorities([index[i] for i in first], priority[first])
-    record_alike(ours, theirs)
-    for task in range(2):
-        priority = np.roll(ours.priority[task], -int(ours.rows[task]) % capacity)
-        np.testing.assert_allclose(theirs.priorities[task], priority[-len(theirs.rows[task]) :])
-
-
-def test_the_straightforward_targets_are_the_learners_with_mctx() -> None:
-    theirs = Straightforward(TINY, PAIR)
-    ours = Replay(2, PAIR.observation_size, PAIR.action_size, TINY.replay, window=4)
-    record_alike(ours, theirs.replay)
-    planner, loss = replace(TINY.planner, backend="mctx"), replace(TINY.loss, search_every=1)
-    agent = build(replace(TINY, planner=planner, loss=loss), PAIR)
-    normalizer = agent.statistics.normalizer()
-    batch, _ = ours.sample(np.random.default_rng(0), 13)
-    make_targets = jax.jit(agent.learner.make_targets)
-    expected = make_targets(agent.state, normalizer, batch, jnp.int32(0))
-    listed, _ = theirs.replay.sample(np.random.default_rng(0), 13)
-    found = theirs.targets(normalizer, listed)
-    assert found.policy.shape == (2, 13, 2)  # every state of every sample
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
