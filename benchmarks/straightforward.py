@@ -17,7 +17,7 @@ import numpy as np
 from ezm.config import ReplayConfig, TrainConfig
 from ezm.learning import Normalizer, build
 from ezm.learning.losses import Targets
-from ezm.replay import Batch
+from ezm.replay import Batch, Searches
 from ezm.tasks import Suite
 
 
@@ -41,10 +41,21 @@ class ListReplay:
         num_tasks, action_size: sizes of the suite.
         config: capacity and prioritisation.
         window: transitions per sample (unroll + n-step).
+        states: of a window, that have targets (unroll + 1).
+        root_actions: of each search, none of which is kept.
     """
 
-    def __init__(self, num_tasks: int, action_size: int, config: ReplayConfig, window: int) -> None:
+    def __init__(
+        self,
+        num_tasks: int,
+        action_size: int,
+        config: ReplayConfig,
+        window: int,
+        states: int = 1,
+        root_actions: int = 1,
+    ) -> None:
         self.config, self.window, self.action_size = config, window, action_size
+        self.states, self.root_actions = states, root_actions
         self.rows: list[list[Row]] = [[] for _ in range(num_tasks)]
         self.priorities: list[list[float]] = [[] for _ in range(num_tasks)]
         self.max_priority = [1.0] * num_tasks
@@ -100,6 +111,7 @@ class ListReplay:
         observations = [np.stack([row.observation for row in rows]) for rows, _ in windows]
         actions = [np.stack([row.action for row in rows[:-1]]) for rows, _ in windows]
         rewards = [np.array([row.reward for row in rows[:-1]], np.float32) for rows, _ in windows]
+        states = self.states, len(index)
         return Batch(
             observation=np.stack(observations, axis=1),
             action=np.stack(actions, axis=1),
@@ -109,6 +121,14 @@ class ListReplay:
             task=np.array([task for task, _ in index], np.int32),
             weight=weight.astype(np.float32),
             age=np.array([len(self.rows[task]) - 1 - row for task, row in index], np.int32),
+            searches=Searches(
+                np.zeros((*states, self.root_actions, self.action_size), np.float16),
+                np.zeros((*states, self.root_actions), np.float16),
+                np.zeros(states, np.float32),
+                np.zeros(states, np.float32),
+            ),
+            searched=np.zeros(states, bool),
+            renew=np.arange(np.prod(states), dtype=np.int32),
         )
 
     def _window(self, task: int, start: int) -> tuple[list[Row], int]:
@@ -129,11 +149,11 @@ class ListReplay:
 
 
 def simplified(config: TrainConfig) -> TrainConfig:
-    """The same training with mctx, and every sample searched."""
+    """The same training with mctx, and every state of every batch searched."""
     return replace(
         config,
         planner=replace(config.planner, backend="mctx"),
-        loss=replace(config.loss, search_every=1),
+        loss=replace(config.loss, reanalyze_ratio=1.0),
     )
 
 
@@ -154,6 +174,8 @@ class Straightforward:
             suite.action_size,
             config.replay,
             window=config.loss.unroll + config.loss.n_step,
+            states=config.loss.unroll + 1,
+            root_actions=agent.learner.kept_actions,
         )
         self._batch_size = config.optimizer.batch_size
         self._rng = np.random.default_rng(config.seed)

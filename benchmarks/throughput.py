@@ -102,7 +102,9 @@ class _Parts(NamedTuple):
 
 
 def _ours(config: TrainConfig, suite: Suite) -> Engine:
-    """The library's engine, driven as ``ezm.training.trainer`` does."""
+    """The library's engine, driven as ``ezm.training.trainer`` does: an action is that of the parameters before the
+    update that is under way.
+    """
     agent = build(config, suite)
     capacity = min(config.replay.capacity, max(config.steps, 2 * FILLED))
     replay = Replay(
@@ -111,23 +113,36 @@ def _ours(config: TrainConfig, suite: Suite) -> Engine:
         suite.action_size,
         replace(config.replay, capacity=capacity),
         window=config.loss.unroll + config.loss.n_step,
+        states=config.loss.unroll + 1,
+        root_actions=agent.learner.kept_actions,
     )
     pipeline = Pipeline(agent.learner, agent.state, replay, np.random.default_rng(config.seed))
     actor = Actor(agent.learner, config.seed)
+    before = pipeline.state
 
     def update(normalizer: Normalizer) -> None:
         if not pipeline.compiled:
             pipeline.compile(normalizer)
+        nonlocal before
+        before = pipeline.state
         pipeline.step(normalizer)
 
     def act(normalizer: Normalizer, observation: np.ndarray, task: np.ndarray) -> np.ndarray:
-        return actor.act(pipeline.state.model, normalizer, observation, task)
+        action, searches = actor.explore(before, normalizer, observation, task)
+        replay.store(task, replay.rows[task] - 1, searches, pipeline.updates)
+        return action
 
     return _Parts(replay, agent.statistics, update, act)
 
 
+def _uncached(config: TrainConfig, suite: Suite) -> Engine:
+    """The same, which searches every state of every batch anew."""
+    return _ours(replace(config, loss=replace(config.loss, reanalyze_ratio=1.0)), suite)
+
+
 VARIANTS: dict[str, Callable[[TrainConfig, Suite], Engine]] = {
     "ours": _ours,
+    "uncached": _uncached,
     "straightforward": Straightforward,
 }
 
@@ -151,7 +166,7 @@ class Training:
     def step(self) -> None:
         """The updates that the fixed ratio owes, and an environment step of every task.
 
-        It ends with all updates done, because their parameters chose the actions.
+        The last update may still be under way when it ends.
         """
         self.steps += 1
         while self.updates < int(self.steps * self._config.updates_per_step):

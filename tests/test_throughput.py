@@ -30,7 +30,7 @@ TINY = replace(
     model=replace(PRESETS["cpu"].model, latent_size=8, task_embedding_size=4, action_code_size=4),
     planner=PlannerConfig(simulations=2, root_actions=2, policy_actions=1),
     replay=ReplayConfig(capacity=200, alpha=0.7, beta=0.6),
-    loss=replace(PRESETS["cpu"].loss, searched_states=2, unroll=2, n_step=2, imagined_share=0.0),
+    loss=replace(PRESETS["cpu"].loss, unroll=2, n_step=2, imagined_share=0.0),
     optimizer=replace(PRESETS["cpu"].optimizer, batch_size=13),
 )
 
@@ -55,24 +55,25 @@ def record_alike(*replays: Replay | ListReplay) -> None:
 @pytest.mark.parametrize("capacity", [200, 50])
 def test_the_straightforward_replay_holds_and_draws_the_same(capacity: int) -> None:
     config = replace(TINY.replay, capacity=capacity)
-    ours = Replay(2, PAIR.observation_size, PAIR.action_size, config, window=4)
-    theirs = ListReplay(2, PAIR.action_size, config, window=4)
+    ours = Replay(2, PAIR.observation_size, PAIR.action_size, config, window=4, states=3)
+    theirs = ListReplay(2, PAIR.action_size, config, window=4, states=3)
     record_alike(ours, theirs)
     for seed in range(5):
-        batch, slots = ours.sample(np.random.default_rng(seed), 101)
+        batch, where = ours.sample(np.random.default_rng(seed), 101, renew=303)
         newest = np.array([len(rows) - 1 for rows in theirs.rows])
         index = list(zip(batch.task.tolist(), (newest[batch.task] - batch.age).tolist()))
         again = theirs.gather(index, batch.weight)
         if capacity == 200:  # a ring that has turned has its rows in another order
             again, drawn = theirs.sample(np.random.default_rng(seed), 101)
             assert drawn == index
-        for expected, found in zip(batch, again, strict=True):
+        for expected, found in zip(jax.tree.leaves(batch), jax.tree.leaves(again), strict=True):
             assert found.dtype == expected.dtype
             np.testing.assert_allclose(found, expected, rtol=1e-5)
         assert set(batch.length) == {1, 2, 3, 4} and set(batch.terminated) == {True, False}
         priority = np.random.default_rng(seed).exponential(3.0, 101).astype(np.float32)
-        _, first = np.unique(np.stack(slots), axis=1, return_index=True)
-        ours.update_priorities((slots[0][first], slots[1][first]), priority[first])
+        _, first = np.unique(np.stack(where[:2]), axis=1, return_index=True)
+        chosen = where._replace(task=where.task[first], slot=where.slot[first])
+        ours.update_priorities(chosen, priority[first])
         theirs.update_priorities([index[i] for i in first], priority[first])
     record_alike(ours, theirs)
     for task in range(2):
@@ -82,18 +83,18 @@ def test_the_straightforward_replay_holds_and_draws_the_same(capacity: int) -> N
 
 def test_the_straightforward_targets_are_the_learners_with_mctx() -> None:
     theirs = Straightforward(TINY, PAIR)
-    ours = Replay(2, PAIR.observation_size, PAIR.action_size, TINY.replay, window=4)
+    ours = Replay(2, PAIR.observation_size, PAIR.action_size, TINY.replay, window=4, states=3)
     record_alike(ours, theirs.replay)
-    planner, loss = replace(TINY.planner, backend="mctx"), replace(TINY.loss, search_every=1)
+    planner, loss = replace(TINY.planner, backend="mctx"), replace(TINY.loss, reanalyze_ratio=1.0)
     agent = build(replace(TINY, planner=planner, loss=loss), PAIR)
     normalizer = agent.statistics.normalizer()
-    batch, _ = ours.sample(np.random.default_rng(0), 13)
+    batch, _ = ours.sample(np.random.default_rng(0), 13, renew=39)
     make_targets = jax.jit(agent.learner.make_targets)
     expected = make_targets(agent.state, normalizer, batch, jnp.int32(0))
     listed, _ = theirs.replay.sample(np.random.default_rng(0), 13)
     found = theirs.targets(normalizer, listed)
-    assert found.policy.shape == (2, 13, 2)  # every state of every sample
-    for one, other in zip(found, expected, strict=True):
+    assert found.policy.shape == (3, 13, 2)  # every state of every sample
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
@@ -113,7 +114,7 @@ def test_a_turn_keeps_the_ratio_of_updates_to_steps(
     monkeypatch.setattr(throughput, "FILLED", 25)
     suite = load_suite("dmc:cartpole-balance,cartpole-swingup", episode_steps=10)
     statistics = RunningStatistics(suite.bodies, suite.observation_size)
-    replay = ListReplay(2, 1, TINY.replay, window=4)
+    replay = ListReplay(2, 1, TINY.replay, window=4, states=3)
     engine = throughput._Parts(replay, statistics, lambda _: None, lambda *_: np.zeros((2, 1)))
     config = replace(TINY, updates_per_step=updates_per_step)
     with closing(throughput.Training(engine, config, suite)) as training:
@@ -134,7 +135,9 @@ def test_variants_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def turn(self, seconds: float) -> None:
             calls.append((self.variant, seconds))
-            count = {"ours": 20, "straightforward": 5}[self.variant] + len(self.turns) ** 2
+            count = {"ours": 20, "uncached": 8, "straightforward": 5}[self.variant] + len(
+                self.turns
+            ) ** 2
             self.turns.append(throughput.Turn(2 * count, 9 * count, 2.0, 100.0 + len(calls)))
 
         def close(self) -> None: ...
@@ -143,7 +146,7 @@ def test_variants_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     options = throughput.Options("paper", "dmc:cartpole-balance", seconds=30.0)
     rows = list(throughput.measure(options, notes.append))
-    assert calls == [("ours", 10.0), ("straightforward", 10.0)] * 3
+    assert calls == [("ours", 10.0), ("uncached", 10.0), ("straightforward", 10.0)] * 3
     assert rows == [
         {
             "preset": "paper",
@@ -152,7 +155,11 @@ def test_variants_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
             "env_steps_per_s": 4.5 * updates,
             "peak_memory_mib": memory,
         }
-        for variant, updates, memory in (("ours", 21.0, 105.0), ("straightforward", 6.0, 106.0))
+        for variant, updates, memory in (
+            ("ours", 21.0, 107.0),
+            ("uncached", 9.0, 108.0),
+            ("straightforward", 6.0, 109.0),
+        )
     ]
     shown = Console(width=140)
     with shown.capture() as captured:
