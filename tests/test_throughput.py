@@ -83,7 +83,9 @@ def test_the_straightforward_replay_holds_and_draws_the_same(capacity: int) -> N
 
 def test_the_straightforward_targets_are_the_learners_with_mctx() -> None:
     theirs = Straightforward(TINY, PAIR)
-    ours = Replay(2, PAIR.observation_size, PAIR.action_size, TINY.replay, window=4, states=3)
+    ours = Replay(
+        2, PAIR.observation_size, PAIR.action_size, TINY.replay, window=4, states=3, root_actions=2
+    )
     record_alike(ours, theirs.replay)
     planner, loss = replace(TINY.planner, backend="mctx"), replace(TINY.loss, reanalyze_ratio=1.0)
     agent = build(replace(TINY, planner=planner, loss=loss), PAIR)
