@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -54,16 +55,20 @@ def finish(run: Path, environment: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def kill(run: Path, environment: dict[str, str], rows: int, seconds: float) -> None:
-    """SIGKILL, some seconds after so many rows have been measured."""
-    process = subprocess.Popen(command(run), env=environment, stdout=subprocess.DEVNULL)
+def stop(
+    run: Path, environment: dict[str, str], rows: int, seconds: float, signal: signal.Signals
+) -> int:
+    """Send a signal some seconds after so many rows have been measured; returns the exit code."""
+    process = subprocess.Popen(
+        command(run), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     path = run / "metrics.jsonl"
     while not path.exists() or path.read_bytes().count(b"\n") < rows:
-        assert process.poll() is None, "the run ended before it was killed"
+        assert process.poll() is None, "the run ended before it was stopped"
         time.sleep(0.005)
     time.sleep(seconds)
-    process.kill()
-    process.wait()
+    process.send_signal(signal)
+    return process.wait()
 
 
 def measured(run: Path) -> list[dict[str, Any]]:
@@ -117,6 +122,17 @@ def test_killed_at_random_moments(
     rng, run = random.Random(kills), tmp_path / "run"
     total = len(measured(whole))
     for _ in range(kills):
-        kill(run, environment, rng.randrange(total - 3), rng.uniform(0.0, 0.1))
+        stop(run, environment, rng.randrange(total - 3), rng.uniform(0.0, 0.1), signal.SIGKILL)
+    finish(run, environment)
+    assert_same(run, whole)
+
+
+def test_stopped_by_ctrl_c(whole: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """At a step without a checkpoint of its own, with a batch drawn ahead."""
+    run = tmp_path / "run"
+    rows = next(i for i, row in enumerate(measured(whole)) if row["step"] > 42)
+    assert stop(run, environment, rows, 0.0, signal.SIGINT) == 130
+    steps = RunFolder.open(run).checkpoint_steps()
+    assert steps[-1] >= 42 and steps[-1] % 20, steps
     finish(run, environment)
     assert_same(run, whole)

@@ -183,6 +183,9 @@ class Trainer:
             action, searches = self._actor.explore(
                 state, self._normalizer, observation, self._acting_as
             )
+            if not np.isfinite(action).all():
+                self._pipeline.settle()
+                raise Diverged(f"the agent's action is {action[~np.isfinite(action)][0]}")
             # What was searched for another task is no target of this one.
             own = np.flatnonzero(self._acting_as == tasks)
             self.replay.store(
@@ -321,14 +324,15 @@ class Trainer:
 
     def _keep_what_was_finite(self, error: Diverged) -> Diverged:
         """Save the learner as it was before the update that failed, and that update's batch."""
-        update = self._pipeline.diverged
-        assert update is not None
-        batch = self.run.path / "diverged.npz"
-        update.write(batch)
+        kept = f"the agent before it is kept at step {self.step:,}"
+        if (update := self._pipeline.diverged) is not None:
+            batch = self.run.path / "diverged.npz"
+            update.write(batch)
+            kept += f", the batch in {batch}"
         self.save(environments=False)
         return Diverged(
-            f"{error}: the agent before it is kept at step {self.step:,}, the batch in {batch}; go on with a smaller "
-            "--optimizer.learning-rate in a new run, or find what is wrong with the rewards"
+            f"{error}: {kept}; begin a new run with a smaller --optimizer.learning-rate, or find what is wrong with "
+            "the rewards"
         )
 
     def _go_on(self, checkpoint: Checkpoint) -> list[int]:
