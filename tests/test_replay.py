@@ -225,7 +225,7 @@ def test_round_trip_through_state() -> None:
     ours, theirs = (r.sample(np.random.default_rng(3), 50) for r in (original, copy))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert copy.nbytes == sum(x.nbytes for x in copy.state().values()) > 0
+    assert copy.nbytes > sum(x.nbytes for x in copy.state().values()) > 0
 
 
 def test_cut_episodes_become_truncated_ones() -> None:

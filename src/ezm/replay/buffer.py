@@ -117,8 +117,17 @@ class Replay:
 
     @property
     def nbytes(self) -> int:
-        """Bytes taken by all arrays."""
-        return sum(x.nbytes for x in self.state().values())
+        """Bytes taken once all rows are filled; the system gives them out as rows are written."""
+        return sum(x.nbytes for x in self.state().values()) + self._tree.nbytes
+
+    @staticmethod
+    def bytes_per_row(observation_size: int, action_size: int, root_actions: int) -> int:
+        """What a row takes, told before anything is."""
+        one = Replay(1, observation_size, action_size, ReplayConfig(capacity=1), 1, 1, root_actions)
+        other = Replay(
+            1, observation_size, action_size, ReplayConfig(capacity=1025), 1, 1, root_actions
+        )
+        return -(-(other.nbytes - one.nbytes) // 1024)
 
     def state(self) -> dict[str, np.ndarray]:
         """All arrays by name, to be saved; :meth:`load` takes them back."""

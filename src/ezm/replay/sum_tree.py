@@ -24,6 +24,11 @@ class SumTree:
             self._levels.append(_whole_groups(sums) if sums.shape[1] > 1 else sums)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes taken."""
+        return sum(level.nbytes for level in self._levels)
+
+    @property
     def totals(self) -> np.ndarray:
         """(K,) the sum of each task's masses."""
         return self._levels[-1][:, 0]

@@ -24,6 +24,7 @@ from ezm.replay import Replay, Searches
 from ezm.tasks import ParallelTasks, Suite, load_suite
 from ezm.training.actor import Actor, policy_for_episode
 from ezm.training.machine import machine
+from ezm.training.memory import check_that_it_fits, planned
 from ezm.training.metrics import MetricsLogger
 from ezm.training.pipeline import Pipeline
 from ezm.training.progress import TrainingProgress
@@ -56,6 +57,12 @@ class Trainer:
         self.metrics, self.progress = metrics, progress
         self.agent = build(config, suite)
         rows = min(config.replay.capacity, _rows_needed(config, suite))
+        kept = self.agent.learner.kept_actions
+        row = Replay.bytes_per_row(suite.observation_size, suite.action_size, kept)
+        parameters = self.agent.state.model.num_parameters()
+        self.memory = planned(suite.num_tasks * rows * row, parameters)
+        """What the run is going to take."""
+        check_that_it_fits(self.memory, rows, suite.num_tasks)
         self.replay = Replay(
             suite.num_tasks,
             suite.observation_size,
@@ -63,7 +70,7 @@ class Trainer:
             replace(config.replay, capacity=rows),
             window=config.loss.unroll + config.loss.n_step,
             states=config.loss.unroll + 1,
-            root_actions=self.agent.learner.kept_actions,
+            root_actions=kept,
         )
         self.rng = np.random.default_rng(config.seed)
         self.step = 0  # environment steps per task
@@ -122,6 +129,8 @@ class Trainer:
         self._normalizer = self.agent.statistics.normalizer()
         if self.step == 0:
             self._describe()
+        self.progress.message(str(self.memory))
+        if self.step == 0:
             self._evaluate(config.final_episodes, modes=("random",))
         self._acting_as = self._environments.task_ids.copy()
         if self._checkpoint is None:
@@ -236,8 +245,7 @@ class Trainer:
         )
         self.progress.message(
             f"{self.suite.num_tasks} tasks, {parameters / 1e6:.2f}M parameters, "
-            f"{self.config.steps:,} steps per task; replay {self.replay.nbytes / 2**20:.3g} MiB, "
-            f"parameters with optimiser and EMA {16 * parameters / 2**20:.3g} MiB"
+            f"{self.config.steps:,} steps per task"
         )
 
     def _log_episode(self, task: int, value: float, length: int, terminated: bool) -> None:

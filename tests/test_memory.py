@@ -1,0 +1,65 @@
+"""What a run says about memory, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ezm.config import ReplayConfig
+from ezm.errors import UserError
+from ezm.replay import Replay
+from ezm.training import memory
+from ezm.training.memory import Memory, check_that_it_fits
+
+
+@pytest.mark.parametrize("root_actions", [1, 16])
+def test_a_row_is_what_the_replay_takes(root_actions: int) -> None:
+    rows = 10_000
+    replay = Replay(3, 51, 19, ReplayConfig(capacity=rows), 10, 6, root_actions)
+    assert replay.nbytes == pytest.approx(
+        3 * rows * Replay.bytes_per_row(51, 19, root_actions), rel=0.01
+    )
+
+
+def test_the_published_replay_known_value() -> None:
+    """14 tasks of 1M rows: observations 177, actions 61 twice, once in half precision, and 44 bytes more."""
+    row = Replay.bytes_per_row(177, 61, 1)
+    assert row == pytest.approx(4 * 177 + 4 * 61 + 2 * 61 + 44, abs=2)
+    assert memory.size(14 * 1_000_000 * row) == "14.6 GiB"
+
+
+def test_what_does_not_fit_is_refused_with_what_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 9 * 2**30)
+    run = Memory(process=2**30, programs=2**30, replay=16 * 2**30, agent=0)
+    with pytest.raises(
+        UserError,
+        match=r"needs 17.0 GiB more memory, 16.0 GiB of it for 14 replays of 1,000,000 rows, and 9.0 GiB are "
+        r"free: --replay.capacity 500000 would do",
+    ):
+        check_that_it_fits(run, 1_000_000, 14)
+    check_that_it_fits(run._replace(replay=8 * 2**30), 500_000, 14)
+    with pytest.raises(UserError, match="a larger machine or a smaller model"):
+        check_that_it_fits(run._replace(agent=10 * 2**30), 1_000_000, 14)
+
+
+def test_a_systems_without_figures_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda: None)
+    check_that_it_fits(Memory(0, 0, 2**60, 0), 1, 1)
+
+
+def test_a_containers_limit_counts(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\n")
+    assert memory._control_group(tmp_path) == 450
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._control_group(tmp_path) is None
+    assert memory._control_group(tmp_path / "none") is None
+
+
+def test_the_announcement() -> None:
+    said = str(Memory(process=500 * 2**20, programs=2**30, replay=3 * 2**29, agent=2**20))
+    assert said == (
+        "memory: about 3.0 GiB (process 500 MiB, programs 1.0 GiB, replay 1.5 GiB, agent 1 MiB)"
+    )
