@@ -474,7 +474,7 @@ def test_presets_of_humanoids() -> None:
     """One task or several have bins of their own rewards; the suites with maze and reach the published ones."""
     single = defaults("cpu", "h1-walk")
     assert single == defaults("cpu", "hb:h1hand-sit_hard")
-    assert (single.action_repeat, single.model.reward_range) == (2, None)
+    assert (single.action_repeat, single.model.reward_range) == (4, None)
     whole = defaults("cpu", "h1")
-    assert (whole.action_repeat, whole.model.reward_range) == (2, (-299.0, 299.0))
+    assert (whole.action_repeat, whole.model.reward_range) == (4, (-299.0, 299.0))
     assert defaults("paper", "h1").action_repeat is None
