@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from ezm.config import TrainConfig
 from ezm.learning.learner import Learner, LearnerState, SuiteArrays, discounts, supports
@@ -52,20 +53,25 @@ def build(config: TrainConfig, suite: Suite) -> Agent:
     """An untrained agent for ``suite``; the same seed gives the same agent."""
     discount = discounts(config.loss.discount, [task.episode_steps for task in suite.tasks])
     value, reward = supports(config, [task.reward_range for task in suite.tasks], discount)
-    k_model, k_learner = jax.random.split(jax.random.key(config.seed))
-    model = WorldModel(
-        config.model,
-        num_tasks=suite.num_tasks,
-        observation_size=suite.observation_size,
-        action_size=suite.action_size,
-        value_support=value,
-        reward_support=reward,
-        key=k_model,
-    )
     learner = Learner(SuiteArrays(jnp.asarray(suite.action_mask), jnp.asarray(discount)), config)
+
+    @eqx.filter_jit  # hundreds of small arrays: one program instead of one for each
+    def untrained(key: PRNGKeyArray) -> LearnerState:
+        k_model, k_learner = jax.random.split(key)
+        model = WorldModel(
+            config.model,
+            num_tasks=suite.num_tasks,
+            observation_size=suite.observation_size,
+            action_size=suite.action_size,
+            value_support=value,
+            reward_support=reward,
+            key=k_model,
+        )
+        return learner.init(model, k_learner)
+
     return Agent(
         suite=suite,
         learner=learner,
-        state=learner.init(model, k_learner),
+        state=untrained(jax.random.key(config.seed)),
         statistics=RunningStatistics(suite.bodies, suite.observation_size),
     )
