@@ -134,12 +134,12 @@ class Replay:
         return {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
 
     def load(self, state: dict[str, np.ndarray]) -> None:
-        """Take over the arrays of another buffer; of a smaller one, where a run was given more steps."""
+        """Take over the arrays of another buffer, for good; of a smaller one, where a run was given more steps."""
         before, now = state["reward"].shape[1], self.config.capacity
         for name, value in state.items():
             mine = getattr(self, name)
-            if mine.ndim == 1:
-                mine[...] = value
+            if mine.shape == value.shape:
+                setattr(self, name, np.require(value, mine.dtype, "W"))  # no second copy in memory
                 continue
             for task, rows in enumerate(state["rows"]):
                 kept = np.arange(max(0, rows - min(before, now)), rows)
