@@ -11,6 +11,7 @@ and the values of its kind; a number that is not finite is written as null.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -110,9 +111,7 @@ class MetricsLogger:
         if not numbers:
             return
         if self._tensorboard_wanted:
-            writer = self._writer()
-            for tag, number in numbers.items():
-                writer.add_scalar(tag, number, row["step"])
+            self._mirror(numbers, row["step"])
         if self._wandb is not None:
             self._wandb.log({**numbers, "environment_steps": row["step"]})
 
@@ -142,22 +141,37 @@ class MetricsLogger:
             self._wandb.finish()
             self._wandb = None
 
-    def _writer(self) -> Any:
-        if self._tensorboard is None:
-            from tensorboardX import SummaryWriter
+    def _mirror(self, numbers: Mapping[str, float], step: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
 
-            self._tensorboard = SummaryWriter(
-                str(self._run.tensorboard_path),
-                purge_step=self._purge_step,
-                flush_secs=10,
-                # Event files are named by the second; two writers within one would share a file.
-                filename_suffix=f".{time.time_ns()}",
-            )
-        return self._tensorboard
+        values = [Summary.Value(tag=tag, simple_value=number) for tag, number in numbers.items()]
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+        try:
+            if self._tensorboard is None:
+                self._tensorboard = self._open_tensorboard()
+            self._tensorboard.write_event(event)
+            self._tensorboard.flush()
+        except OSError as error:
+            raise unwritable(self._run.tensorboard_path, error) from error
+
+    def _open_tensorboard(self) -> Any:
+        # Not SummaryWriter: where the disk is full its thread dies, and then it blocks for ever.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._run.tensorboard_path.mkdir(exist_ok=True)
+        # Event files are named by the second; two writers within one would share a file.
+        writer = EventsWriter(str(self._run.tensorboard_path / "events"), f".{time.time_ns()}")
+        if self._purge_step is not None:
+            start = SessionLog(status=SessionLog.START)
+            writer.write_event(Event(step=self._purge_step, session_log=start))
+        return writer
 
     def _close_tensorboard(self) -> None:
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            with contextlib.suppress(OSError):  # it was raised when the row was written
+                self._tensorboard.close()
             self._tensorboard = None
 
 
@@ -227,9 +241,17 @@ def _mend_last_line(path: Path) -> None:
 
 
 def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write all of `rows`, or nothing where the disk fills half-way."""
+    rest = memoryview(_lines(rows).encode())
     try:
-        with open(path, "ab") as file:
-            file.write(_lines(rows).encode())
+        with open(path, "ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except BaseException:
+                file.truncate(end)
+                raise
     except OSError as error:
         raise unwritable(path, error) from error
 

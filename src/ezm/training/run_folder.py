@@ -5,7 +5,7 @@
     runs/<name>/
         config.json           the configuration and the version of this layout
         metrics.jsonl         what was measured, one JSON object a line
-        checkpoints/<step>/   parameters, optimiser, replay and counters; the last two
+        checkpoints/<step>/   parameters, optimiser, replay and counters; see checkpoints.py
         tensorboard/          the same figures for TensorBoard
         report.html           made from config.json and metrics.jsonl
         lock                  held by the process that writes to the folder
@@ -21,28 +21,16 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ezm.errors import UserError
+from ezm.training.checkpoints import Checkpoint, Checkpoints, Saved
 
 FORMAT = 1
 """Version of the layout; raised when an older ezm could no longer read a run."""
-
-KEPT_CHECKPOINTS = 2
-
-
-class Checkpoint(NamedTuple):
-    """What :meth:`RunFolder.latest_checkpoint` found."""
-
-    step: int
-    arrays: Any
-    """Nested dictionaries and lists of numpy arrays, as saved (tuples come back as lists)."""
-    meta: dict[str, Any]
 
 
 def default_run_path(root: Path, suite: str, preset: str, seed: int) -> Path:
@@ -86,7 +74,7 @@ class RunFolder:
         self.path = path
         self.config = config
         """The configuration as it was given to :meth:`create`, plain values."""
-        self._checkpointer: Any = None
+        self._checkpoints = Checkpoints(path / "checkpoints")
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> RunFolder:
@@ -158,7 +146,7 @@ class RunFolder:
 
     @property
     def checkpoints_path(self) -> Path:
-        return self.path / "checkpoints"
+        return self._checkpoints.path
 
     @property
     def tensorboard_path(self) -> Path:
@@ -193,89 +181,17 @@ class RunFolder:
         finally:
             os.close(file)
 
-    def save_checkpoint(self, step: int, arrays: Any, meta: dict[str, Any]) -> None:
-        """Save a checkpoint and return once it is complete; the one before stays, older ones go.
-
-        A kill half-way leaves the earlier checkpoints as they were.
-
-        Args:
-            step: environment steps per task so far; counts from 0.
-            arrays: nested dictionaries and lists with string keys, of numpy or JAX arrays
-                (each with at least one element) or numbers.
-            meta: plain values, as JSON can hold them.
-        """
-        import jax
-        import numpy as np
-        import orbax.checkpoint as ocp
-
-        self.checkpoints_path.mkdir(exist_ok=True)
-        for unfinished in self.checkpoints_path.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(unfinished)  # left by a kill
-        self._orbax().save(
-            self._checkpoint_path(step),
-            # Numpy throughout: a checkpoint then restores without the devices that made it.
-            args=ocp.args.Composite(
-                arrays=ocp.args.PyTreeSave(jax.tree.map(np.asarray, arrays)),
-                meta=ocp.args.JsonSave(meta),
-            ),
-            force=True,
-        )
-        # Later steps belong to a future that was given up when the run went on from here.
-        earlier = [s for s in self.checkpoint_steps() if s <= step]
-        for other in self.checkpoint_steps():
-            if other not in earlier[-KEPT_CHECKPOINTS:]:
-                shutil.rmtree(self._checkpoint_path(other))
+    def save_checkpoint(self, step: int, arrays: Any, meta: dict[str, Any]) -> Saved:
+        """Save a checkpoint; see :meth:`Checkpoints.save`."""
+        return self._checkpoints.save(step, arrays, meta)
 
     def latest_checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint that can be read, or None where none was saved.
-
-        A broken one is passed over with a warning.
-
-        Raises:
-            UserError: there are checkpoints and none can be read.
-        """
-        import orbax.checkpoint as ocp
-
-        steps = self.checkpoint_steps()
-        for step in reversed(steps):
-            path = self._checkpoint_path(step)
-            try:
-                restored = self._orbax().restore(
-                    path,
-                    args=ocp.args.Composite(
-                        arrays=ocp.args.PyTreeRestore(), meta=ocp.args.JsonRestore()
-                    ),
-                )
-                return Checkpoint(step, restored["arrays"], restored["meta"])
-            except Exception as error:  # noqa: BLE001 - damage raises many kinds
-                reason = (str(error) or repr(error)).splitlines()[0][:200]
-                warnings.warn(f"checkpoint {path} is broken, passed over: {reason}", stacklevel=2)
-        if steps:
-            raise UserError(f"{self.checkpoints_path}: no checkpoint can be read; start a new run")
-        return None
+        """The newest checkpoint that can be read; see :meth:`Checkpoints.latest`."""
+        return self._checkpoints.latest()
 
     def checkpoint_steps(self) -> list[int]:
         """Steps of the saved checkpoints, oldest first."""
-        if not self.checkpoints_path.is_dir():
-            return []
-        names = (entry.name for entry in self.checkpoints_path.iterdir())
-        return sorted(int(name) for name in names if name.isdigit())
-
-    def _checkpoint_path(self, step: int) -> Path:
-        return self.checkpoints_path / f"{step:09d}"
-
-    def _orbax(self) -> Any:
-        if self._checkpointer is None:
-            import orbax.checkpoint as ocp
-
-            # Weights and observations hardly compress; without it saving takes half the time.
-            arrays = ocp.PyTreeCheckpointHandler(
-                use_ocdbt=True, use_zarr3=True, use_compression=False
-            )
-            self._checkpointer = ocp.Checkpointer(
-                ocp.CompositeCheckpointHandler(arrays=arrays, meta=ocp.JsonCheckpointHandler())
-            )
-        return self._checkpointer
+        return self._checkpoints.steps()
 
 
 def _write_config(path: Path, config: dict[str, Any]) -> None:
