@@ -59,7 +59,7 @@ class Train(TrainConfig):
     """Folder of the new run; None: a new one in runs/."""
     resume: Path | None = None
     """Go on with the run in this folder, with the options that it was started with; only --steps
-    may be given anew, and only grow."""
+    may be given anew, and only grow, and --devices."""
     device: Device = "auto"
     """What to compute on; auto: a GPU if there is one."""
     wandb: Flag = False
@@ -166,7 +166,9 @@ def _resume(options: Train) -> int:
     from ezm.training import trainer
 
     with _interruptible(options.resume):
-        finished = trainer.resume(options.resume, steps=options.steps, wandb=options.wandb)
+        finished = trainer.resume(
+            options.resume, steps=options.steps, devices=options.devices, wandb=options.wandb
+        )
     return _finish(options.resume, finished)
 
 
@@ -337,7 +339,7 @@ def _config(options: Train) -> TrainConfig:
 
 
 def _refuse_contradiction(config: TrainConfig, options: Train) -> None:
-    """Only the number of steps may change when a run goes on, and only grow.
+    """Only the numbers of steps, which only grow, and of devices may change when a run goes on.
 
     Raises:
         UserError: naming the first option that differs from the run's.
@@ -351,7 +353,7 @@ def _refuse_contradiction(config: TrainConfig, options: Train) -> None:
         )
     ours, theirs = _flat(to_dict(_config(options))), _flat(to_dict(config))
     for name, value in ours.items():
-        if name != "steps" and value != theirs[name]:
+        if name not in ("steps", "devices") and value != theirs[name]:
             option = "suite" if name == "suite" else f"--{name}"
             raise UserError(
                 f"{option} {value} contradicts --resume: the run was started with {theirs[name]}; "

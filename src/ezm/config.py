@@ -167,6 +167,8 @@ class TrainConfig:
     steps: int = 9_000
     """Environment (agent) steps per task."""
     seed: int = 0
+    devices: int = 1
+    """Devices of the learner: each takes an equal part of every batch. Acting needs one."""
     updates_per_step: float = 1.0
     """Learner updates for each step of all tasks together: the fixed ratio of the run."""
     random_steps: int = 1_000
@@ -341,6 +343,7 @@ def check(config: TrainConfig, num_tasks: int) -> None:
     """
     positive = {
         "steps": config.steps,
+        "devices": config.devices,
         "updates-per-step": config.updates_per_step,
         "evaluation-episodes": config.evaluation_episodes,
         "final-episodes": config.final_episodes,
@@ -376,6 +379,12 @@ def check(config: TrainConfig, num_tasks: int) -> None:
             config.optimizer.batch_size,
             config.optimizer.batch_size >= num_tasks,
             f"is less than the {num_tasks} tasks of the suite; use at least one sample per task",
+        ),
+        (
+            "optimizer.batch-size",
+            config.optimizer.batch_size,
+            config.optimizer.batch_size % config.devices == 0,
+            f"is no multiple of the {config.devices} devices, which take equal parts of it",
         ),
         (
             "replay.capacity",

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ezm.config import PlannerConfig, TrainConfig
 from ezm.learning.losses import Targets, unrolled_loss
 from ezm.learning.normalizer import Normalizer
+from ezm.learning.sharding import split
 from ezm.learning.targets import (
     best_alone,
     mixed_value,
@@ -183,6 +184,7 @@ class Learner:
                 ema.context(task, self.suite.action_mask),
                 self.suite.discount[task],
                 self.config.planner,
+                sharding=split(self.config.devices) if self.config.devices > 1 else None,
             )
             renewed = self.found(planned, task, state.q_range, state.updates)
             searched = searched.at[batch.renew].set(True)

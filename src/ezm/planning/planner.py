@@ -91,11 +91,13 @@ def plan(
     *,
     tree_model: WorldModel | None = None,
     guess: Float[Array, "batch action"] | None = None,
+    sharding: jax.sharding.Sharding | None = None,
 ) -> Plan:
     """Sample root actions from the policy at ``latent`` and search them.
 
     ``tree_model`` takes the model's place inside the tree, such as one of lower precision. A ``guess``, such as what
-    the previous step's plan meant to do now, takes the place of the second sample; one that is nan does not.
+    the previous step's plan meant to do now, takes the place of the second sample; one that is nan does not. With a
+    ``sharding`` each of its devices searches its part of the roots.
     """
     k_heads, k_actions, k_search = jax.random.split(key, 3)
     model = model.with_two_heads(k_heads)
@@ -111,6 +113,10 @@ def plan(
 
     def searched(roots: tuple[Array, Array, Candidates, Array, Context, Array]) -> SearchResult:
         key, latent, root, value, context, discount = roots
+        if sharding is not None:
+            latent, root, value, context, discount = jax.lax.with_sharding_constraint(
+                roots[1:], sharding
+            )
         latents = latent_model(inside, context, discount, config)
         return search(key, latents, latent, root, value, config)
 

@@ -3,12 +3,17 @@
 Making targets takes time of its own, and depends on the EMA parameters only. So a second thread makes the targets
 of the next batch from the EMA as it was before the current update: one update late, whatever the speed of either
 thread. The result is the same on every run.
+
+Where the learner has several devices, batches go to them in parts; :attr:`Pipeline.state` is what the first one holds, so
+whoever acts, evaluates or saves has to do with one device.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +23,7 @@ import numpy as np
 from ezm.errors import Diverged
 from ezm.learning import Learner, LearnerState, Normalizer
 from ezm.learning.losses import Targets
+from ezm.learning.sharding import first, layout
 from ezm.replay import Batch, Drawn, Replay
 
 
@@ -46,17 +52,39 @@ class Pipeline:
         state: the learner's state; :attr:`state` is the latest.
         replay: where batches come from.
         rng: draws the batches.
+
+    Raises:
+        UserError: JAX has fewer devices than the learner is to use.
     """
 
     def __init__(
         self, learner: Learner, state: LearnerState, replay: Replay, rng: np.random.Generator
     ):
-        self.state = state
         self._replay, self._rng = replay, rng
         self._batch_size = learner.config.optimizer.batch_size
         self._renewed = learner.config.loss.renewed(self._batch_size)
-        self._make_targets: Any = jax.jit(learner.make_targets)
-        self._update: Any = jax.jit(learner.update)
+        devices = learner.config.devices
+        self._layout = layout(devices) if devices > 1 else None
+        # Programs of several devices wait for each other: all devices have to begin them in the same order.
+        self._in_order: AbstractContextManager[Any] = nullcontext()
+        if self._layout is None:
+            self._make_targets: Any = jax.jit(learner.make_targets)
+            self._update: Any = jax.jit(learner.update)
+        else:
+            whole, batch, targets, priority = self._layout
+            self._make_targets = jax.jit(
+                learner.make_targets,
+                in_shardings=(whole, whole, batch, whole),
+                out_shardings=targets,
+            )
+            self._update = jax.jit(
+                learner.update,
+                in_shardings=(whole, whole, batch, targets),
+                out_shardings=(whole, whole, priority),
+            )
+            self._in_order = Lock()
+            state = jax.device_put(state, whole)
+        self._state = state
         self._prioritised = replay.config.alpha > 0.0
         self._thread = ThreadPoolExecutor(1, "ezm-targets")
         self._next: tuple[Batch, Drawn, Future[Targets]] | None = None
@@ -68,6 +96,11 @@ class Pipeline:
         """The update that was not finite, once there is one."""
 
     @property
+    def state(self) -> LearnerState:
+        """The learner's latest state, on the first device."""
+        return self._state if self._layout is None else first(self._state)
+
+    @property
     def compiled(self) -> bool:
         """Whether :meth:`compile` was called."""
         return isinstance(self._update, jax.stages.Compiled)
@@ -75,11 +108,12 @@ class Pipeline:
     def compile(self, normalizer: Normalizer) -> int:
         """Compile both programs side by side, ahead of the first update.
 
-        Returns their working memory in bytes: what a batch needs while it is learned, beside the parameters.
+        Returns their working memory in bytes: what a batch needs while it is learned, beside the parameters, on each
+        device.
         """
         batch, _ = self._sample(np.random.default_rng(0))
-        make = self._make_targets.lower(self.state, normalizer, batch, jnp.int32(0))
-        update = self._update.lower(self.state, normalizer, batch, make.out_info)
+        make = self._make_targets.lower(self._state, normalizer, batch, jnp.int32(0))
+        update = self._update.lower(self._state, normalizer, batch, make.out_info)
         targets = self._thread.submit(make.compile)
         self._update = update.compile()
         self._make_targets = targets.result()
@@ -100,8 +134,9 @@ class Pipeline:
             self._replay.store(*drawn.renewed, targets.renewed, self.updates)
         self._next = self._draw(normalizer)
         self.settle()
-        before = self.state
-        self.state, figures, priority = self._update(before, normalizer, batch, targets)
+        before = self._state
+        with self._in_order:
+            self._state, figures, priority = self._update(before, normalizer, batch, targets)
         self._last = Update(before, batch, targets, figures)
         self.updates += 1
         if self._prioritised:
@@ -120,14 +155,17 @@ class Pipeline:
         loss, norm = (float(last.figures[name]) for name in ("loss/total", "gradient_norm"))
         if np.isfinite(loss) and np.isfinite(norm):
             return
-        self.state, self.diverged = last.before, last
+        self._state, self.diverged = last.before, last
         self.updates -= 1
         raise Diverged(
             f"update {self.updates} gave the loss {loss:g} and a gradient of norm {norm:g}"
         )
 
     def _sample(self, rng: np.random.Generator) -> tuple[Batch, Drawn]:
-        return self._replay.sample(rng, self._batch_size, self._renewed)
+        batch, drawn = self._replay.sample(rng, self._batch_size, self._renewed)
+        if self._layout is not None:
+            batch = jax.device_put(batch, self._layout.batch)
+        return batch, drawn
 
     def _draw(self, normalizer: Normalizer) -> tuple[Batch, Drawn, Future[Targets]]:
         batch, drawn = self._sample(self._rng)
@@ -135,9 +173,11 @@ class Pipeline:
         self._drawn += 1
 
         def work(state: LearnerState) -> Targets:
-            return jax.block_until_ready(self._make_targets(state, normalizer, batch, number))
+            with self._in_order:
+                targets = self._make_targets(state, normalizer, batch, number)
+            return jax.block_until_ready(targets)
 
-        return batch, drawn, self._thread.submit(work, self.state)
+        return batch, drawn, self._thread.submit(work, self._state)
 
     def pending(self) -> dict[str, np.ndarray]:
         """The batch that was drawn ahead and its targets, as arrays to be saved; empty before the first update."""
@@ -153,12 +193,16 @@ class Pipeline:
             return
         batch, drawn = self._sample(np.random.default_rng(0))
         number = jnp.int32(0)
-        targets = jax.eval_shape(self._make_targets, self.state, normalizer, batch, number)
+        targets = jax.eval_shape(self._make_targets, self._state, normalizer, batch, number)
         structure = jax.tree.structure((batch, drawn, targets))
         leaves = [pending[name] for name in sorted(pending)]
         batch, drawn, made = jax.tree.unflatten(structure, leaves)
+        if self._layout is None:
+            made = jax.tree.map(jnp.asarray, made)
+        else:
+            batch, made = jax.device_put((batch, made), (self._layout.batch, self._layout.targets))
         done: Future[Targets] = Future()
-        done.set_result(jax.tree.map(jnp.asarray, made))
+        done.set_result(made)
         self._next = batch, drawn, done
         self._drawn += 1
 

@@ -20,6 +20,7 @@ from ezm.errors import Diverged, UserError
 from ezm.evaluation.diagnostics import Diagnostic
 from ezm.evaluation.evaluate import Act, Evaluator, Mode, random_policy
 from ezm.learning import Agent, LearnerState, Normalizer, build
+from ezm.learning.sharding import mesh
 from ezm.replay import Replay, Searches
 from ezm.tasks import ParallelTasks, Suite, load_suite
 from ezm.training.actor import Actor, policy_for_episode
@@ -126,6 +127,7 @@ class Trainer:
         self._evaluation_actor = Actor(self.agent.learner, config.seed + 1, evaluating=True)
         self._diagnostic = Diagnostic(self.agent.learner, self.suite)
         self._pipeline = Pipeline(self.agent.learner, self.agent.state, self.replay, self.rng)
+        self.agent.state = self._pipeline.state
         self._normalizer = self.agent.statistics.normalizer()
         if self.step == 0:
             self._describe()
@@ -416,27 +418,37 @@ def train(config: TrainConfig, path: Path, *, wandb: bool = False) -> bool:
     Raises:
         UserError: the configuration, the suite or the folder will not do.
     """
-    suite = suite_of(config)
-    check(config, suite.num_tasks)
+    suite = _possible(config)
     return _run(RunFolder.create(path, to_dict(config)), config, suite, wandb)
 
 
-def resume(path: Path, *, steps: int | None = None, wandb: bool = False) -> bool:
+def resume(
+    path: Path, *, steps: int | None = None, devices: int | None = None, wandb: bool = False
+) -> bool:
     """Go on with the run in ``path`` from its latest checkpoint.
 
     Args:
         path: the run's folder.
         steps: a new number of steps per task for the run; None: as it was.
+        devices: a new number of devices for the learner; None: as it was.
         wandb: also log to Weights & Biases.
 
     Raises:
-        UserError: ``path`` is no run, or another process works on it.
+        UserError: ``path`` is no run, or another process works on it, or there are fewer devices.
     """
     run = RunFolder.open(path)
     config: TrainConfig = from_dict(run.config)
-    config = replace(config, steps=steps or config.steps)
+    devices = config.devices if devices is None else devices
+    config = replace(config, steps=steps or config.steps, devices=devices)
+    return _run(run, config, _possible(config), wandb)
+
+
+def _possible(config: TrainConfig) -> Suite:
+    """The suite of a run that can be trained here; refused before anything is written."""
     suite = suite_of(config)
-    return _run(run, config, suite, wandb)
+    check(config, suite.num_tasks)
+    mesh(config.devices)
+    return suite
 
 
 def _run(run: RunFolder, config: TrainConfig, suite: Suite, wandb: bool) -> bool:
