@@ -208,11 +208,21 @@ class Checkpoints:
 
     def _orbax(self) -> Any:
         if self._checkpointer is None:
+            import numpy as np
             import orbax.checkpoint as ocp
+            from orbax.checkpoint import type_handlers
 
+            # Nothing changes while it is written: without a copy, a replay needs no place twice.
+            in_place = type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+            scalars = type_handlers.ScalarHandler()
             # Weights and observations hardly compress; without it saving takes half the time.
             arrays = ocp.PyTreeCheckpointHandler(
-                use_ocdbt=True, use_zarr3=True, use_compression=False
+                use_ocdbt=True,
+                use_zarr3=True,
+                use_compression=False,
+                type_handler_registry=type_handlers.create_type_handler_registry(
+                    (np.ndarray, in_place), (int, scalars), (float, scalars)
+                ),
             )
             self._checkpointer = ocp.Checkpointer(
                 ocp.CompositeCheckpointHandler(arrays=arrays, meta=ocp.JsonCheckpointHandler())

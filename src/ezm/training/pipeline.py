@@ -23,7 +23,7 @@ import numpy as np
 from ezm.errors import Diverged
 from ezm.learning import Learner, LearnerState, Normalizer
 from ezm.learning.losses import Targets
-from ezm.learning.sharding import first, layout
+from ezm.learning.sharding import Layout, first, layout
 from ezm.replay import Batch, Drawn, Replay
 
 
@@ -42,6 +42,22 @@ class Update(NamedTuple):
         )
         arrays = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in named}
         np.savez(path, allow_pickle=False, **arrays)
+
+
+def programs(learner: Learner, layout: Layout | None) -> tuple[Any, Any]:
+    """``learner.make_targets`` and ``learner.update``, to be compiled for one device or for several."""
+    if layout is None:
+        return jax.jit(learner.make_targets), jax.jit(learner.update)
+    whole, batch, targets, priority = layout
+    make_targets = jax.jit(
+        learner.make_targets, in_shardings=(whole, whole, batch, whole), out_shardings=targets
+    )
+    update = jax.jit(
+        learner.update,
+        in_shardings=(whole, whole, batch, targets),
+        out_shardings=(whole, whole, priority),
+    )
+    return make_targets, update
 
 
 class Pipeline:
@@ -66,25 +82,9 @@ class Pipeline:
         devices = learner.config.devices
         self._layout = layout(devices) if devices > 1 else None
         # Programs of several devices wait for each other: all devices have to begin them in the same order.
-        self._in_order: AbstractContextManager[Any] = nullcontext()
-        if self._layout is None:
-            self._make_targets: Any = jax.jit(learner.make_targets)
-            self._update: Any = jax.jit(learner.update)
-        else:
-            whole, batch, targets, priority = self._layout
-            self._make_targets = jax.jit(
-                learner.make_targets,
-                in_shardings=(whole, whole, batch, whole),
-                out_shardings=targets,
-            )
-            self._update = jax.jit(
-                learner.update,
-                in_shardings=(whole, whole, batch, targets),
-                out_shardings=(whole, whole, priority),
-            )
-            self._in_order = Lock()
-            state = jax.device_put(state, whole)
-        self._state = state
+        self._in_order: AbstractContextManager[Any] = Lock() if self._layout else nullcontext()
+        self._make_targets, self._update = programs(learner, self._layout)
+        self._state = state if self._layout is None else jax.device_put(state, self._layout.whole)
         self._prioritised = replay.config.alpha > 0.0
         self._thread = ThreadPoolExecutor(1, "ezm-targets")
         self._next: tuple[Batch, Drawn, Future[Targets]] | None = None
