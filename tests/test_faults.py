@@ -150,3 +150,36 @@ def test_a_learner_that_diverges(train: Train, tmp_path: Path) -> None:
     assert batch["['batch'].observation"].shape == (11, 4, 2)
     figures = [batch["['figures']['loss/total']"], batch["['figures']['gradient_norm']"]]
     assert not np.isfinite(figures).all()
+
+
+def test_a_full_disk(train: Train, tmp_path: Path, folder: Path) -> None:
+    """No file may grow beyond some kB: the first checkpoint cannot be written, and the run says so."""
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
+        "from ezm.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    run = tmp_path / "run"
+    environment = {
+        **os.environ,
+        "EZM_CACHE": str(folder / "cache"),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    arguments = [
+        "train",
+        "troubled:make",
+        *OPTIONS.split(),
+        "--out",
+        str(run),
+        "--replay.capacity=60000",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", limited, *arguments, "--model.latent-size=64"],
+        env=environment,
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    # Threads of the writing library may report too.
+    assert "error: cannot write checkpoint" in done.stderr

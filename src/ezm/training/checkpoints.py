@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import logging
 import os
@@ -29,6 +30,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from ezm.errors import UserError
 
@@ -101,11 +104,13 @@ class Checkpoints:
                 the checkpoint.
         """
         import jax
-        import numpy as np
 
         start = time.monotonic()
         # Numpy throughout: a checkpoint then restores without the devices that made it.
         arrays = jax.tree.map(np.asarray, arrays)
+        for leaf in jax.tree.leaves(arrays):  # Orbax would fail too, and leave threads that wait
+            if leaf.dtype == object or not leaf.size:
+                raise ValueError(f"arrays of {leaf.dtype} and shape {leaf.shape} cannot be saved")
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         try:
             self.path.mkdir(exist_ok=True)
@@ -208,7 +213,6 @@ class Checkpoints:
 
     def _orbax(self) -> Any:
         if self._checkpointer is None:
-            import numpy as np
             import orbax.checkpoint as ocp
             from orbax.checkpoint import type_handlers
 
@@ -228,6 +232,19 @@ class Checkpoints:
                 ocp.CompositeCheckpointHandler(arrays=arrays, meta=ocp.JsonCheckpointHandler())
             )
         return self._checkpointer
+
+
+def packed(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Arrays of any type and size, texts and empty ones too, as bytes: (n,) uint8."""
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+def unpacked(content: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays that :func:`packed` took."""
+    with np.load(io.BytesIO(content.tobytes())) as file:
+        return dict(file)
 
 
 def write_manifest(path: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import signal
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from ezm.learning.sharding import mesh
 from ezm.replay import Replay, Searches
 from ezm.tasks import ParallelTasks, Suite, load_suite
 from ezm.training.actor import Actor, policy_for_episode
+from ezm.training.checkpoints import packed, unpacked
 from ezm.training.machine import machine
 from ezm.training.memory import check_that_it_fits, planned
 from ezm.training.metrics import MetricsLogger
@@ -315,13 +315,13 @@ class Trainer:
         arrays = {
             "agent": self.agent.arrays(),
             "replay": self.replay.state(),
-            "pending": _packed(self._pipeline.pending()),
+            "pending": packed(self._pipeline.pending()),
             "normalizer": {"mean": self._normalizer.mean, "std": self._normalizer.std},
             "acting_as": self._acting_as,
         }
         if environments:
-            arrays["environments"] = _packed(self._environments.state())
-            arrays["evaluation"] = _packed(self._evaluator.state())
+            arrays["environments"] = packed(self._environments.state())
+            arrays["evaluation"] = packed(self._evaluator.state())
         meta = {
             "step": self.step,
             "seconds": self.seconds,
@@ -353,12 +353,12 @@ class Trainer:
         self._normalizer = Normalizer(
             jnp.asarray(saved["normalizer"]["mean"]), jnp.asarray(saved["normalizer"]["std"])
         )
-        self._pipeline.resume(_unpacked(saved["pending"]), self._normalizer)
+        self._pipeline.resume(unpacked(saved["pending"]), self._normalizer)
         if "environments" not in saved:
             self._environments.reset()
             return list(range(self.suite.num_tasks))
-        self._evaluator.load(_unpacked(saved["evaluation"]))
-        anew = self._environments.load(_unpacked(saved["environments"]))
+        self._evaluator.load(unpacked(saved["evaluation"]))
+        anew = self._environments.load(unpacked(saved["environments"]))
         if anew:
             names = ", ".join(self.suite.task_names[task] for task in anew)
             self.progress.message(f"new episodes of {names}, which cannot be restored")
@@ -487,18 +487,6 @@ def _load(agent: Agent, checkpoint: Checkpoint) -> None:
             f"checkpoint {checkpoint.step} was written by another version of ezm than "
             f"{ezm.__version__}, its networks differ: use that version, or start a new run"
         ) from error
-
-
-def _packed(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Arrays of any type and size, texts and empty ones too, as bytes: (n,) uint8."""
-    file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)
-    return np.frombuffer(file.getvalue(), np.uint8)
-
-
-def _unpacked(packed: np.ndarray) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(packed.tobytes())) as file:
-        return dict(file)
 
 
 def _rows_needed(config: TrainConfig, suite: Suite) -> int:
