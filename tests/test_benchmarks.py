@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import ablations, learning, planner
+from benchmarks import ablations, learning, planner, sharding
 from benchmarks.learning import Budget, Options, Run, compare, plan, run_random
 from benchmarks.picture import draw
 from benchmarks.results import (
@@ -389,3 +389,24 @@ def test_programs_take_turns() -> None:
 def test_planner_refuses(options: planner.Options, message: str) -> None:
     with pytest.raises(UserError, match=message):
         list(planner.measure(options))
+
+
+# -- several devices ---------------------------------------------------------------------------
+
+
+def test_sharding_times_each_number_of_devices_in_its_own_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    def process(command: list[str], env: dict[str, str], **_: Any) -> Any:
+        seen.append(env)
+        line = f'{{"devices": {command[3].split("=")[1]}, "update_ms": 2.0, "targets_ms": 1.0}}'
+        return subprocess.CompletedProcess(command, 0, stdout=line)
+
+    monkeypatch.setattr(sharding.subprocess, "run", process)
+    rows = sharding.measure(sharding.Options())
+    assert [each["devices"] for each in rows] == [1, 2, 8] and sharding.table(rows).row_count == 3
+    assert "--xla_force_host_platform_device_count=8" in seen[-1]["XLA_FLAGS"]
+    with pytest.raises(UserError, match="each at least 1"):
+        sharding.measure(sharding.Options(devices=(0,)))
