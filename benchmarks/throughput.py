@@ -14,8 +14,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -38,8 +36,9 @@ from ezm.learning.normalizer import RunningStatistics
 from ezm.replay import Replay
 from ezm.tasks import ParallelTasks, Suite
 from ezm.training.actor import Actor
+from ezm.training.machine import machine, peak_memory
 from ezm.training.pipeline import Pipeline
-from ezm.training.trainer import machine, suite_of
+from ezm.training.trainer import suite_of
 
 SUITES = {"cpu": "cartpole", "paper": "h1"}
 """What each preset is timed on."""
@@ -189,7 +188,7 @@ class Training:
             self.step()
         taken = time.perf_counter() - start
         env_steps = (self.steps - steps) * len(self._environments.task_ids)
-        return Turn(self.updates - updates, env_steps, taken, _peak_memory())
+        return Turn(self.updates - updates, env_steps, taken, peak_memory())
 
     def close(self) -> None:
         self._environments.close()
@@ -235,11 +234,6 @@ class Start(NamedTuple):
     """Until everything was compiled and the first update done."""
     gpu: Gpu | None
     """Of ours, where there is one."""
-
-
-def _peak_memory() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def config_of(preset: str, suite: str | None) -> TrainConfig:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,12 @@ def machine() -> dict[str, Any]:
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
     }
+
+
+def peak_memory() -> float:
+    """MiB that this process ever had resident at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _processor() -> str:

@@ -85,6 +85,8 @@ class Pipeline:
         self._in_order: AbstractContextManager[Any] = Lock() if self._layout else nullcontext()
         self._make_targets, self._update = programs(learner, self._layout)
         self._state = state if self._layout is None else jax.device_put(state, self._layout.whole)
+        self.compiled = False
+        """Whether :meth:`compile` was called."""
         self._prioritised = replay.config.alpha > 0.0
         self._thread = ThreadPoolExecutor(1, "ezm-targets")
         self._next: tuple[Batch, Drawn, Future[Targets]] | None = None
@@ -100,11 +102,6 @@ class Pipeline:
         """The learner's latest state, on the first device."""
         return self._state if self._layout is None else first(self._state)
 
-    @property
-    def compiled(self) -> bool:
-        """Whether :meth:`compile` was called."""
-        return isinstance(self._update, jax.stages.Compiled)
-
     def compile(self, normalizer: Normalizer) -> int:
         """Compile both programs side by side, ahead of the first update.
 
@@ -117,6 +114,7 @@ class Pipeline:
         targets = self._thread.submit(make.compile)
         self._update = update.compile()
         self._make_targets = targets.result()
+        self.compiled = True
         memory = (self._make_targets.memory_analysis(), self._update.memory_analysis())
         return sum(m.temp_size_in_bytes + m.output_size_in_bytes for m in memory if m)
 
@@ -129,7 +127,7 @@ class Pipeline:
         if self._next is None:
             self._next = self._draw(normalizer)
         batch, drawn, making = self._next
-        targets = making.result()
+        targets = self._wait(making)
         if self._renewed:
             self._replay.store(*drawn.renewed, targets.renewed, self.updates)
         self._next = self._draw(normalizer)
@@ -160,6 +158,9 @@ class Pipeline:
         raise Diverged(
             f"update {self.updates} gave the loss {loss:g} and a gradient of norm {norm:g}"
         )
+
+    def _wait(self, making: Future[Targets]) -> Targets:
+        return making.result()
 
     def _sample(self, rng: np.random.Generator) -> tuple[Batch, Drawn]:
         batch, drawn = self._replay.sample(rng, self._batch_size, self._renewed)

@@ -146,24 +146,28 @@ class Trainer:
             self._begin_episode(task, self._environments.observation[task])
 
     def _loop(self) -> None:
+        while self.step < self.config.steps and not self._stop:
+            self._advance()
+
+    def _advance(self) -> None:
+        """One step of every task, the updates owed for it, and what is due after so many steps."""
         config = self.config
-        while self.step < config.steps and not self._stop:
-            # Acting so need not wait for the updates of its own step, and runs beside the last of them.
-            acting = self.agent.state
-            figures = self._learn()
-            self._act(acting)
-            self.step += 1
-            if self.step % _NORMALIZER_EVERY == 0:
-                self._normalizer = self.agent.statistics.normalizer()
-            if figures is not None and self.step % _LOG_EVERY == 0:
-                self._log_training(figures)
-            self.progress.update(self.step, self._pipeline.updates, self.seconds)
-            if self.step % config.evaluate_every == 0 and self.step < config.steps:
-                self._evaluate(config.evaluation_episodes, modes=("search",))
-            if config.diagnose_every and self.step % config.diagnose_every == 0:
-                self._diagnose()
-            if self.step % config.checkpoint_every == 0:
-                self.save()
+        # Acting so need not wait for the updates of its own step, and runs beside the last of them.
+        acting = self.agent.state
+        figures = self._learn()
+        self._act(acting)
+        self.step += 1
+        if self.step % _NORMALIZER_EVERY == 0:
+            self._normalizer = self.agent.statistics.normalizer()
+        if figures is not None and self.step % _LOG_EVERY == 0:
+            self._log_training(figures)
+        self.progress.update(self.step, self._pipeline.updates, self.seconds)
+        if self.step % config.evaluate_every == 0 and self.step < config.steps:
+            self._evaluate(config.evaluation_episodes, modes=("search",))
+        if config.diagnose_every and self.step % config.diagnose_every == 0:
+            self._diagnose()
+        if self.step % config.checkpoint_every == 0:
+            self.save()
 
     # -- one step --------------------------------------------------------------------------
 
