@@ -1,4 +1,4 @@
-"""The command line: ``ezm train``, ``eval``, ``report``, ``tasks`` and ``demo``.
+"""The command line: ``ezm train``, ``eval``, ``report``, ``profile``, ``tasks`` and ``demo``.
 
 This module only wires: it parses options, prepares JAX and calls the library. Everything heavy is
 imported inside the command that needs it, so that help and mistakes answer at once.
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -26,7 +26,7 @@ from ezm.config import CPU_SIZES, PRESETS, TrainConfig, defaults, from_dict, to_
 from ezm.errors import UserError
 from ezm.options import nearest, parse, value_of
 from ezm.platform import Device, has_gpu, prepare_jax
-from ezm.terminal import print_results, print_table, write_report
+from ezm.terminal import print_profile, print_results, print_table, write_report
 
 INTERRUPTED = 130
 DEMO_SUITE = "cartpole"
@@ -35,7 +35,25 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)
-class Train(TrainConfig):
+class Options(TrainConfig):
+    """What a run is started with."""
+
+    suite: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SUITE")] = "cartpole"
+    """cartpole, walker, mixed, or a list of tasks: `dmc:walker-walk,cheetah-run`, `gym:Pendulum-v1`,
+    `my_pkg.tasks:make`. `ezm tasks` lists what there is. Not needed with --resume."""
+    preset: Literal["cpu", "paper"] = "cpu"
+    """Defaults of all other options: `cpu` learns on two cores, cartpole within minutes; `paper` has the
+    published sizes. Without this option: paper where there is a GPU, otherwise cpu."""
+    resume: Path | None = None
+    device: Device = "auto"
+    """What to compute on; auto: a GPU if there is one."""
+
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+@dataclass(frozen=True)
+class Train(Options):
     """Train one agent on all tasks of a suite.
 
     Ctrl-C stops after the current step and saves; a second one stops at once.
@@ -49,19 +67,11 @@ class Train(TrainConfig):
       ezm train dmc:cartpole-swingup  a single task
     """
 
-    suite: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SUITE")] = "cartpole"
-    """cartpole, walker, mixed, or a list of tasks: `dmc:walker-walk,cheetah-run`, `gym:Pendulum-v1`,
-    `my_pkg.tasks:make`. `ezm tasks` lists what there is. Not needed with --resume."""
-    preset: Literal["cpu", "paper"] = "cpu"
-    """Defaults of all other options: `cpu` learns on two cores, cartpole within minutes; `paper` has the
-    published sizes. Without this option: paper where there is a GPU, otherwise cpu."""
     out: Path | None = None
     """Folder of the new run; None: a new one in runs/."""
     resume: Path | None = None
     """Go on with the run in this folder, with the options that it was started with; only --steps
     may be given anew, and only grow, and --devices."""
-    device: Device = "auto"
-    """What to compute on; auto: a GPU if there is one."""
     wandb: Flag = False
     """Also log to Weights & Biases (needs the extra `wandb`)."""
 
@@ -96,6 +106,29 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Profile(Options):
+    """Train for some seconds and show where they went, as a table and in profile.json and profile.png.
+
+    It trains as `ezm train` does with the same options, in a temporary folder. Compilation and the random
+    phase are left out. For half of the time training runs as ever, which gives its steps/s. For the other
+    half each part is waited for, so that its seconds are its own: nothing but the targets then overlaps
+    with an update, and what lies between the two rates is what overlapping gives.
+
+    Typed as:
+      ezm profile cartpole
+      ezm profile h1 --preset paper --seconds 120 --out profiles
+      ezm profile --resume runs/RUN
+    """
+
+    seconds: float = 30.0
+    """Of training; one checkpoint and one evaluation come after them."""
+    out: Path = Path()
+    """Folder of profile.json and profile.png; the temporary folder is there too, and so the checkpoint."""
+    resume: Path | None = None
+    """Go on with a copy of the run in this folder: with its options, replay and parameters. It is not changed."""
+
+
+@dataclass(frozen=True)
 class Tasks:
     """List tasks: those of the named suites, or of the suites and tasks given."""
 
@@ -117,27 +150,36 @@ class Demo:
 
 def train(arguments: Sequence[str]) -> int:
     """``ezm train``. Returns the exit code."""
-    given = value_of("--resume", arguments)
-    if given is None:
-        options = _parse_new_run(arguments)
+    options = _parse_run(Train, "train", arguments)
+    if options.resume is None:
         return _train(_config(options), options)
-    from ezm.training.run_folder import RunFolder
-
-    config = from_dict(RunFolder.open(Path(given)).config)
-    options = parse(Train, "train", arguments, _options(config))
-    _refuse_contradiction(config, options)
+    if options.out is not None:
+        raise UserError(f"--out {options.out} contradicts --resume: the run stays where it is")
     return _resume(options)
 
 
-def _parse_new_run(arguments: Sequence[str]) -> Train:
+def _parse_run(kind: type[OptionsT], command: str, arguments: Sequence[str]) -> OptionsT:
+    """The options of a new run, or those of the run to be resumed."""
+    given = value_of("--resume", arguments)
+    if given is None:
+        return _parse_new_run(kind, command, arguments)
+    from ezm.training.run_folder import RunFolder
+
+    config = from_dict(RunFolder.open(Path(given)).config)
+    options: OptionsT = parse(kind, command, arguments, _options(kind, config))
+    _refuse_contradiction(config, options)
+    return options
+
+
+def _parse_new_run(kind: type[OptionsT], command: str, arguments: Sequence[str]) -> OptionsT:
     """The options of a new run, their defaults those of its preset and suite."""
     preset = value_of("--preset", arguments) or ("paper" if has_gpu() else "cpu")
     preset = preset if preset in PRESETS else "cpu"
     # A guess, so that --help shows the suite's own defaults; what counts is what the parser found.
     suite = next((argument for argument in arguments if argument in CPU_SIZES), "")
     while True:
-        given = _options(defaults(preset, suite), suite=tyro.MISSING)
-        options: Train = parse(Train, "train", arguments, given)
+        given = _options(kind, defaults(preset, suite), suite=tyro.MISSING)
+        options: OptionsT = parse(kind, command, arguments, given)
         if defaults(preset, suite) == defaults(preset, options.suite):
             return options
         suite = options.suite
@@ -248,6 +290,21 @@ def report(arguments: Sequence[str]) -> int:
     return 0
 
 
+def profile(arguments: Sequence[str]) -> int:
+    """``ezm profile``. Returns the exit code."""
+    options = _parse_run(Profile, "profile", arguments)
+    if not options.seconds > 0:
+        raise UserError(f"--seconds {options.seconds:g}: must be greater than 0")
+    prepare_jax(options.device)
+    from ezm.training import profile as profiling
+
+    found = profiling.profile(_config(options), options.seconds, options.out, options.resume)
+    print_profile(found)
+    for path in profiling.write_profile(found, options.out):
+        print(path)
+    return 0
+
+
 def tasks(arguments: Sequence[str]) -> int:
     """``ezm tasks``. Returns the exit code."""
     options = parse(Tasks, "tasks", arguments)
@@ -273,13 +330,14 @@ def demo(arguments: Sequence[str]) -> int:
 
     path = options.out or default_run_path(Path("runs"), "demo", "cpu", options.seed)
     config = dataclasses.replace(defaults("cpu", DEMO_SUITE), suite=DEMO_SUITE, seed=options.seed)
-    return _train(config, _options(config, out=path))
+    return _train(config, _options(Train, config, out=path))
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "eval": evaluate,
     "report": report,
+    "profile": profile,
     "tasks": tasks,
     "demo": demo,
 }
@@ -292,6 +350,7 @@ EfficientZero-Multitask: one model-based agent learns many control tasks.
   ezm train SUITE   train an agent; --resume RUN goes on with a stopped run
   ezm eval RUN      evaluate a trained agent: mean return and 95 % interval of every task
   ezm report RUN    write a run's report, one HTML page
+  ezm profile SUITE where the time of a run goes, as a table and a picture
   ezm tasks         list suites and tasks
   ezm --version
 
@@ -328,24 +387,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # -- options of ezm train ----------------------------------------------------------------------
 
 
-def _options(config: TrainConfig, **others: Any) -> Train:
-    return Train(**{**vars(config), **others})
+def _options(kind: type[OptionsT], config: TrainConfig, **others: Any) -> OptionsT:
+    return kind(**{**vars(config), **others})
 
 
-def _config(options: Train) -> TrainConfig:
+def _config(options: Options) -> TrainConfig:
     return TrainConfig(
         **{f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig)}
     )
 
 
-def _refuse_contradiction(config: TrainConfig, options: Train) -> None:
+def _refuse_contradiction(config: TrainConfig, options: Options) -> None:
     """Only the numbers of steps, which only grow, and of devices may change when a run goes on.
 
     Raises:
         UserError: naming the first option that differs from the run's.
     """
-    if options.out is not None:
-        raise UserError(f"--out {options.out} contradicts --resume: the run stays where it is")
     if options.steps < config.steps:
         raise UserError(
             f"--steps {options.steps} contradicts --resume: the run has {config.steps}, and steps "

@@ -14,6 +14,7 @@ from ezm.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from ezm.evaluation.figures import Reference
+    from ezm.training.profile import Occasion, Part, Profile
 
 
 def write_report(path: Path) -> Path:
@@ -57,6 +58,43 @@ def print_results(path: Path) -> None:
         [headings[key] for key in shown],
         [[cell(row[key]) for key in shown] for row in rows],
         "return per episode; mean and 95 % interval of the last evaluation",
+    )
+
+
+def print_profile(found: Profile) -> None:
+    """A table of the parts of a run's loop, what bounds it, its rates, and what comes on top of it."""
+    from ezm.training.profile import Part
+
+    wall = found.timed.seconds
+
+    def row(name: str, part: Part) -> list[str]:
+        each = [f"{1e3 * part.seconds / part.calls:.3g}", f"{part.calls:,}"] if part.calls else "--"
+        return [name, f"{part.seconds:.2f}", f"{part.seconds / wall:.1%}", *each]
+
+    print_table(
+        ["part", "seconds", "of the loop", "ms a call", "calls"],
+        [
+            *(row(name, part) for name, part in found.parts.items()),
+            row("unattributed", Part(found.unattributed)),
+            row("the loop", Part(wall)),
+            *(row(f"{name}, beside it", part) for name, part in found.beside.items()),
+        ],
+    )
+    print(f"bound by {found.bound}")
+    for title, pace in (("as in training", found.pace), ("part by part", found.timed)):
+        print(
+            f"{title}: {pace.env_steps_per_s:.1f} env steps/s, {pace.updates_per_s:.1f} updates/s"
+        )
+    print(f"a checkpoint: {_occasion(found.checkpoint)}")
+    print(f"an evaluation: {_occasion(found.evaluation)}")
+    print(f"peak memory: {found.peak_memory_mib:,.0f} MiB")
+
+
+def _occasion(occasion: Occasion) -> str:
+    written = "" if occasion.mib is None else f", {occasion.mib:.1f} MiB"
+    return (
+        f"{occasion.seconds:.2f} s{written}; every {occasion.every:,} steps per task, which adds "
+        f"{occasion.share:.1%} to the loop"
     )
 
 

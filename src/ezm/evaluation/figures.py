@@ -183,6 +183,38 @@ def binned(x: np.ndarray, y: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndar
     return means[0], means[1]
 
 
+def shares_figure(title: str, groups: Mapping[str, Mapping[str, float]], label: str) -> Figure:
+    """Shares as horizontal bars, each with its percentage.
+
+    Args:
+        title: of the figure.
+        groups: group -> name -> share (1 is all); from top to bottom, a colour for each group.
+        label: what the shares are of.
+    """
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    bars = [
+        (name, share, group, colour)
+        for (group, shares), colour in zip(groups.items(), TASK_COLOURS, strict=False)
+        for name, share in shares.items()
+    ]
+    figure, (axes,) = _panels([title], columns=1, height=0.26 * len(bars), head=0.7)
+    figure.subplots_adjust(left=0.2)
+    longest = max(share for _, share, *_ in bars)
+    for place, (_, share, group, colour) in enumerate(bars):
+        axes.barh(place, share, color=colour, height=0.7, label=group)
+        axes.text(share + longest / 100, place, f"{share:.1%}", va="center", fontsize=8, color=INK)
+    axes.set_yticks(range(len(bars)), [name for name, *_ in bars])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.08 * longest)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(visible=False)
+    axes.set_xlabel(label, fontsize=8, color=INK)
+    _legend(figure, [axes])
+    return figure
+
+
 def _interval_band(axes: Axes, curve: Mapping[int, Sequence[float]]) -> None:
     means = [mean_interval(returns) for returns in curve.values()]
     middle = np.array([m.mean for m in means])
