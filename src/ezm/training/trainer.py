@@ -25,7 +25,7 @@ from ezm.tasks import ParallelTasks, Suite, load_suite
 from ezm.training.actor import Actor, policy_for_episode
 from ezm.training.checkpoints import packed, unpacked
 from ezm.training.machine import machine
-from ezm.training.memory import check_that_it_fits, planned
+from ezm.training.memory import check_that_it_fits, planned, size
 from ezm.training.metrics import MetricsLogger
 from ezm.training.pipeline import Pipeline
 from ezm.training.progress import TrainingProgress
@@ -334,7 +334,8 @@ class Trainer:
             "acted": self._actor.steps,
             "evaluated": self._evaluation_actor.steps,
         }
-        self.run.save_checkpoint(self.step, arrays, meta)
+        saved = self.run.save_checkpoint(self.step, arrays, meta)
+        self.progress.message(f"checkpoint: {size(saved.bytes)} in {saved.seconds:.1f} s")
 
     def _keep_what_was_finite(self, error: Diverged) -> Diverged:
         """Save the learner as it was before the update that failed, and that update's batch."""
