@@ -1,6 +1,7 @@
 """metrics.jsonl: what is logged comes back, whatever happened to the process."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -149,3 +150,60 @@ def test_wandb_gets_the_same_numbers(run: RunFolder, monkeypatch: pytest.MonkeyP
         log.log("eval", 4, 1.0, task="a", mode="search", mean=1.0)
     assert session.rows == [{"eval_search/a": 1.0, "environment_steps": 4}]
     assert session.finished
+
+
+LOG_WITHOUT_SPACE = """
+import json, resource, sys
+from pathlib import Path
+from ezm.errors import UserError
+from ezm.training.metrics import MetricsLogger, read_metrics
+from ezm.training.run_folder import RunFolder
+
+run, row = RunFolder.create(Path(sys.argv[1]), {}), json.loads(sys.argv[2])
+errors, unlimited = [], resource.RLIM_INFINITY
+with MetricsLogger(run) as log:
+    log.log("diagnostic", 0, 0.0, **row)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, unlimited))
+    for step in range(1, 200):
+        try:
+            log.log("diagnostic", step, 0.0, **row)
+        except UserError as error:
+            errors.append(str(error))
+            if len(errors) == 20:
+                break
+    resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
+    before = len(read_metrics(run.metrics_path))
+    whole = run.metrics_path.read_bytes().endswith(bytes([10]))
+print(json.dumps([errors, whole, step, before]))
+"""
+
+
+def log_without_space(path: Path, row: dict) -> tuple[list[str], bool, int, int]:
+    """Rows until 20 failed: the errors, whether metrics.jsonl ends with a line, rows tried and in it."""
+    result = subprocess.run(
+        [sys.executable, "-c", LOG_WITHOUT_SPACE, str(path), json.dumps(row)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    errors, whole, step, rows = json.loads(result.stdout)
+    return errors, whole, step + 1, rows
+
+
+def test_a_row_without_space_is_an_error_and_leaves_no_half_line(tmp_path: Path) -> None:
+    # The limit falls into the middle of a row, of which the system then writes a part.
+    errors, whole, tried, rows = log_without_space(tmp_path / "run", {"text": "x" * 777})
+    assert all(f"cannot write to {tmp_path}/run/metrics.jsonl" in error for error in errors)
+    assert whole and len(errors) == 20 and rows == tried - 20 > 10
+    with MetricsLogger(RunFolder.open(tmp_path / "run"), tensorboard=False) as log:
+        log.log("train", tried, 0.0)
+    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == rows + 1
+
+
+def test_tensorboard_without_space_is_an_error_and_does_not_hang(tmp_path: Path) -> None:
+    # TensorBoard has the task's name once for each number, so that its file fills first.
+    row = {"task": "t" * 100, **{f"n{i}": 1.0 for i in range(20)}}
+    errors, whole, tried, rows = log_without_space(tmp_path / "run", row)
+    assert whole and 1 < rows <= tried and len(errors) == 20
+    assert f"cannot write to {tmp_path}/run/tensorboard" in errors[0]

@@ -173,10 +173,13 @@ class Checkpoints:
     @contextlib.contextmanager
     def _staging(self, step: int) -> Iterator[Path]:
         # A name of its own each time: threads of a failed save may still write to the last one.
-        with tempfile.TemporaryDirectory(
-            prefix=f"{step:09d}.", suffix=".tmp", dir=self.path, ignore_cleanup_errors=True
-        ) as staging:
-            yield Path(staging)
+        staging = Path(tempfile.mkdtemp(prefix=f"{step:09d}.", suffix=".tmp", dir=self.path))
+        try:
+            yield staging
+        except BaseException:
+            _remove_for_good(staging)
+            raise
+        shutil.rmtree(staging, ignore_errors=True)  # the checkpoint is complete by now
 
     def _write(self, path: Path, arrays: Any, meta: dict[str, Any]) -> int:
         """Write a checkpoint and its manifest to the new folder `path`. Returns its size in bytes."""
@@ -308,6 +311,20 @@ def _sync(folder: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def _remove_for_good(folder: Path) -> None:
+    """Remove a folder that tensorstore's threads may still write to, and make anew, after an error.
+
+    Done once it has been away for 0.2 s; after 5 s the rest is left to the next save.
+    """
+    end = time.monotonic() + 5
+    gone = time.monotonic()
+    while time.monotonic() < min(gone + 0.2, end):
+        if folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            gone = time.monotonic()
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager
