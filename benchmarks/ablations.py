@@ -38,7 +38,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "task embedding, full scale": ("--model.task-embedding-scale", "1"),
     "shared replay": ("--replay.no-per-task",),
     "no temporal consistency": ("--loss.consistency", "off"),
-    "cosine consistency": ("--loss.consistency", "cosine", "--loss.consistency-weight", "5"),
+    "cosine consistency": (
+        *("--loss.consistency", "cosine", "--loss.consistency-weight", "5"),
+        *("--model.projector-size", "128"),
+    ),
     "no path consistency": ("--loss.no-path-consistency",),
     "value target: n-step only": ("--loss.imagined-share", "0"),
     "value target: search": ("--loss.imagined-share", "0", "--loss.value-target", "search"),

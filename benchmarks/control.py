@@ -28,7 +28,7 @@ from ezm.evaluation.statistics import format_return
 from ezm.learning.agent import build
 from ezm.tasks import load_suite
 from ezm.training.run_folder import RunFolder
-from ezm.training.trainer import load_agent
+from ezm.training.runs import load_agent
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,8 @@ def _run(options: Options, rows: Connection) -> None:
     from ezm.training.metrics import MetricsLogger
     from ezm.training.progress import TrainingProgress
     from ezm.training.run_folder import RunFolder
-    from ezm.training.trainer import Trainer, suite_of
+    from ezm.training.runs import suite_of
+    from ezm.training.trainer import Trainer
 
     steps = options.rows * options.turns + _LEARNED
     base = defaults("cpu", "h1hand")

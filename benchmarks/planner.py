@@ -30,7 +30,9 @@ from ezm.config import PRESETS, ModelConfig, PlannerConfig
 from ezm.errors import UserError
 from ezm.planning import plan, rounds
 from ezm.world_model import Context, Support, WorldModel
-from ezm.world_model.inference import Precision, for_one_robot, with_precision
+from ezm.world_model.inference import for_one_robot
+from ezm.world_model.layers import Precision
+from ezm.world_model.precision import with_weights
 
 MODELS: dict[str, ModelConfig] = {
     "0.5M": replace(PRESETS["cpu"].model, latent_size=152),
@@ -115,7 +117,7 @@ def programs(case: Case) -> dict[str, Callable[[], Any]]:
     key = jax.random.key(2)
     if batch == 1:
         model = for_one_robot(model, key)
-    cast = model if precision == "float32" else with_precision(model, precision)
+    cast = model if precision == "float32" else with_weights(model, precision)
 
     def search(config: PlannerConfig, model: WorldModel, tree: WorldModel, latent: Array) -> Array:
         context = model.context(task, masks)

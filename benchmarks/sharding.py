@@ -29,7 +29,7 @@ from ezm.learning import build
 from ezm.learning.sharding import layout
 from ezm.replay import Replay
 from ezm.training.pipeline import programs
-from ezm.training.trainer import suite_of
+from ezm.training.runs import suite_of
 
 SUITE = "cartpole"
 FILLED = 500
@@ -86,7 +86,8 @@ def row(devices: int, repeats: int) -> Row:
     batch, _ = replay.sample(rng, size, loss.renewed(size))
     state, normalizer = agent.state, agent.statistics.normalizer()
     where = layout(devices) if devices > 1 else None
-    make_targets, update = programs(agent.learner, where)
+    make_targets = programs(agent.learner, where)[0]
+    update = jax.jit(agent.learner.update)
     if where is not None:
         state, normalizer = jax.device_put((state, normalizer), where.whole)
         batch = jax.device_put(batch, where.batch)

@@ -38,7 +38,7 @@ from ezm.tasks import ParallelTasks, Suite
 from ezm.training.actor import Actor
 from ezm.training.machine import machine, peak_memory
 from ezm.training.pipeline import Pipeline
-from ezm.training.trainer import suite_of
+from ezm.training.runs import suite_of
 
 SUITES = {"cpu": "cartpole", "paper": "h1"}
 """What each preset is timed on."""

@@ -18,7 +18,7 @@ from ezm import platform
 from ezm.config import PRESETS, TrainConfig, defaults, from_dict, to_dict
 from ezm.errors import UserError
 from ezm.evaluation import reference
-from ezm.training import trainer
+from ezm.training import runs
 from ezm.training.metrics import MetricsLogger, read_metrics
 from ezm.training.run_folder import RunFolder
 
@@ -47,7 +47,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[TrainConfig, Path]]:
         calls.append((config, path))
         return False
 
-    monkeypatch.setattr(trainer, "train", train)
+    monkeypatch.setattr(runs, "train", train)
     return calls
 
 
@@ -276,7 +276,7 @@ def test_an_interrupt_says_how_to_go_on(
         new_run(path)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "train", train)
+    monkeypatch.setattr(runs, "train", train)
     assert ezm.cli.main(["train", "cartpole", "--out", "my run"]) == 130
     assert capsys.readouterr().err == "stopped; go on with: ezm train --resume 'my run'\n"
 

@@ -23,7 +23,8 @@ from ezm.learning.agent import Agent, build
 from ezm.tasks import load_suite
 from ezm.training.actor import Actor
 from ezm.training.run_folder import RunFolder
-from ezm.world_model.inference import for_one_robot, with_precision
+from ezm.world_model.inference import for_one_robot
+from ezm.world_model.precision import with_weights
 
 CPU = PRESETS["cpu"]
 CONFIG: TrainConfig = replace(
@@ -173,7 +174,7 @@ def test_warm_start_plans_on_where_the_last_plan_ended(agent: Agent) -> None:
 
 def test_lower_precision_plans_nearly_the_same(agent: Agent) -> None:
     model = noisy(agent).state.model
-    half = with_precision(model, "bfloat16")
+    half = with_weights(model, "bfloat16")
     assert half.dynamics.first.weight.dtype == "bfloat16"
     assert half.dynamics.first.bias.dtype == half.task_embedding.dtype == "float32"
     x = jax.random.normal(jax.random.key(2), (7, half.dynamics.first.weight.shape[0]))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ezm.config import PRESETS
-from ezm.training.trainer import train
+from ezm.training.runs import train
 
 STEPS = 50
 

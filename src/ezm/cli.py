@@ -195,20 +195,20 @@ def _train(config: TrainConfig, options: Train) -> int:
             "preset paper: the published widths and depths come to 15M parameters, the paper says "
             "about 16M; docs/presets.md says what is left open"
         )
-    from ezm.training import trainer
+    from ezm.training import runs
 
     with _interruptible(path):
-        finished = trainer.train(config, path, wandb=options.wandb)
+        finished = runs.train(config, path, wandb=options.wandb)
     return _finish(path, finished)
 
 
 def _resume(options: Train) -> int:
     assert options.resume is not None
     prepare_jax(options.device)
-    from ezm.training import trainer
+    from ezm.training import runs
 
     with _interruptible(options.resume):
-        finished = trainer.resume(
+        finished = runs.resume(
             options.resume, steps=options.steps, devices=options.devices, wandb=options.wandb
         )
     return _finish(options.resume, finished)
@@ -229,7 +229,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     from ezm.evaluation.scores import scores
     from ezm.evaluation.statistics import mean_interval
     from ezm.training.actor import Actor
-    from ezm.training.trainer import load_agent, suite_of
+    from ezm.training.runs import load_agent, suite_of
 
     agent, step = load_agent(run)
     config = from_dict(run.config)

@@ -34,7 +34,7 @@ class ModelConfig:
     head_layers: int = 2
     """Hidden layers of the reward, value and policy heads, each latent_size wide."""
     projector_size: int = 1024
-    """Hidden width of the projector and predictor (cosine consistency only)."""
+    """Hidden width of the projector and predictor, which "cosine" consistency needs; 0: there are none."""
     latent_norm: bool = False
     """LayerNorm (no scale, no bias) on every latent that h and g return."""
     value_heads: int = 5
@@ -169,6 +169,9 @@ class TrainConfig:
     seed: int = 0
     devices: int = 1
     """Devices of the learner: each takes an equal part of every batch. Acting needs one."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the factors of matrix products while learning; weights and sums are float32. auto: bfloat16 where the
+    device multiplies it in hardware."""
     updates_per_step: float = 1.0
     """Learner updates for each step of all tasks together: the fixed ratio of the run."""
     random_steps: int = 1_000
@@ -220,7 +223,7 @@ PRESETS: dict[str, TrainConfig] = {
             blocks=1,
             reward_blocks=0,
             head_layers=1,
-            projector_size=128,
+            projector_size=0,
             latent_norm=True,
             value_heads=2,
             bins=31,
@@ -393,6 +396,12 @@ def check(config: TrainConfig, num_tasks: int) -> None:
             f"must exceed twice the window of {window} steps",
         ),
         ("model.bins", config.model.bins, config.model.bins >= 3, "must be at least 3"),
+        (
+            "model.projector-size",
+            config.model.projector_size,
+            config.model.projector_size > 0 or config.loss.consistency != "cosine",
+            "must be greater than 0 with --loss.consistency cosine, 64 for instance",
+        ),
         (
             "loss.reanalyze-ratio",
             config.loss.reanalyze_ratio,

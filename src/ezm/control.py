@@ -26,8 +26,10 @@ from ezm.learning.agent import Agent
 from ezm.planning import rounds
 from ezm.tasks.spec import nearest
 from ezm.training.run_folder import RunFolder
-from ezm.training.trainer import load_agent
-from ezm.world_model.inference import Precision, for_one_robot, with_precision
+from ezm.training.runs import load_agent
+from ezm.world_model.inference import for_one_robot
+from ezm.world_model.layers import Precision
+from ezm.world_model.precision import with_weights
 
 _WARM_UP, _TIMED = 5, 50
 
@@ -36,7 +38,7 @@ class Planner:
     """Plans for one observation at a time, by programs that are compiled before the first call.
 
     Args:
-        agent: a trained agent, see :func:`ezm.training.trainer.load_agent`.
+        agent: a trained agent, see :func:`ezm.training.runs.load_agent`.
         simulations: of each search; default: as in training.
         budget_ms: milliseconds that a call may take; the search gets as many rounds of Sequential
             Halving as fit, measured here and now at the 99th percentile. At most ``simulations``.
@@ -84,7 +86,7 @@ class Planner:
         self._learner = agent.learner
         self._key = jax.random.key(seed)
         root = for_one_robot(agent.state.model, self._key)
-        tree = root if precision == "float32" else with_precision(root, precision)
+        tree = root if precision == "float32" else with_weights(root, precision)
         # One flat list: to take a model apart at each call would cost a tenth of a millisecond.
         self._arrays, self._structure = jax.tree.flatten(
             (root, tree, agent.statistics.normalizer())

@@ -26,6 +26,7 @@ from ezm.learning.targets import (
 from ezm.planning import Plan, imagined_value, log_importance, plan
 from ezm.replay import Batch, Searches
 from ezm.world_model import Context, Support, WorldModel
+from ezm.world_model.precision import fast_precision, with_products
 
 _Q_RANGE_RATE = 0.02
 
@@ -37,6 +38,7 @@ class LearnerState(eqx.Module):
     ema: WorldModel
     """Slow copy of the model, from which all targets come."""
     optimizer: optax.OptState
+    """None where only targets are made or actions chosen: an update writes over it."""
     q_range: Float[Array, " tasks"]
     """Typical spread of Q over the root actions, per task."""
     updates: Int[Array, ""]
@@ -159,7 +161,8 @@ class Learner:
         """
         config = self.config.loss
         k_heads, k_plan = jax.random.split(jax.random.fold_in(state.key, index))
-        ema = state.ema.with_two_heads(k_heads)
+        model = with_products(state.ema, fast_precision(self.config.precision))
+        ema = model.with_two_heads(k_heads)
         context = ema.context(batch.task, self.suite.action_mask)
         discount = self.suite.discount[batch.task]
         observation = normalizer(batch.observation, batch.task)
@@ -179,7 +182,7 @@ class Learner:
             task = jnp.tile(batch.task, states)[batch.renew]
             planned = plan(
                 k_plan,
-                state.ema,
+                model,
                 latents[:states].reshape(-1, latents.shape[-1])[batch.renew],
                 ema.context(task, self.suite.action_mask),
                 self.suite.discount[task],
@@ -228,6 +231,44 @@ class Learner:
             renewed=renewed,
         )
 
+    def updates(
+        self, state: LearnerState, normalizer: Normalizer, batches: Batch, targets: Targets
+    ) -> tuple[LearnerState, dict[str, Array], Float[Array, " batches"]]:
+        """A gradient step for each of the batches, which lie one behind the other along the batch axis.
+
+        Returns the state, each step's figures, and new priorities. A loss or gradient that is not finite ends it:
+        the state then is that before the step, and its ``updates`` tell how many there were.
+        """
+        size = self.config.optimizer.batch_size
+        times = batches.task.shape[0] // size
+
+        def split(x: Array, axis: int) -> Array:
+            """(..., times * size, ...) -> (times, ..., size, ...)."""
+            parts = x.reshape(*x.shape[:axis], times, size, *x.shape[axis + 1 :])
+            return jnp.moveaxis(parts, axis, 0)
+
+        steps = ("observation", "action", "reward"), ("value", "actions", "policy", "searched")
+        samples = ("length", "terminated", "task", "weight")
+        of_batch = {name: split(getattr(batches, name), 1) for name in steps[0]}
+        of_batch |= {name: split(getattr(batches, name), 0) for name in samples}
+        of_targets = {name: split(getattr(targets, name), 1) for name in (*steps[1], "latent")}
+
+        def step(carry: tuple[LearnerState, Array], parts: tuple[Any, Any]) -> tuple[Any, Any]:
+            before, good = carry
+            batch, target = batches._replace(**parts[0]), targets._replace(**parts[1])
+            after, figures, priority = self.update(before, normalizer, batch, target)
+            finite = jnp.isfinite(figures["loss/total"]) & jnp.isfinite(figures["gradient_norm"])
+            good = good & finite
+            kept = jax.tree.map(
+                lambda new, old: jnp.where(good, new, old), _numbers(after), _numbers(before)
+            )
+            return (eqx.combine(kept, before), good), (figures, priority)
+
+        carry, (figures, priority) = jax.lax.scan(
+            step, (state, jnp.bool_(True)), (of_batch, of_targets)
+        )
+        return carry[0], figures, priority.reshape(-1)
+
     def update(
         self, state: LearnerState, normalizer: Normalizer, batch: Batch, targets: Targets
     ) -> tuple[LearnerState, dict[str, Array], Float[Array, " batch"]]:
@@ -235,8 +276,10 @@ class Learner:
         config = self.config
         observation = normalizer(batch.observation[: config.loss.unroll + 1], batch.task)
         discount = self.suite.discount[batch.task]
+        precision = fast_precision(config.precision)
 
         def loss(model: WorldModel) -> Any:
+            model = with_products(model, precision)
             context = model.context(batch.task, self.suite.action_mask)
             return unrolled_loss(model, observation, batch, targets, context, discount, config.loss)
 
@@ -260,6 +303,11 @@ class Learner:
         }
         state = LearnerState(model, ema, optimizer, q_range, state.updates + 1, state.key)
         return state, figures, priority
+
+
+def _numbers(state: LearnerState) -> LearnerState:
+    """All that an update changes; the key stays."""
+    return eqx.filter(state, lambda x: eqx.is_array(x) and jnp.issubdtype(x.dtype, jnp.number))
 
 
 def _repeat(context: Context, times: int) -> Context:

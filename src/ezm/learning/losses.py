@@ -72,8 +72,7 @@ def policy_loss(
     weights: Float[Array, "states batch R"],
 ) -> Float[Array, "states batch"]:
     """-sum_k w_k log pi(a_k): with all weight on one action, the paper's -log pi(best action)."""
-    spread = jax.tree.map(lambda x: x[..., None, :], policy)
-    return -(spread.log_prob(actions) * weights).sum(-1)
+    return -policy.mean_log_prob(actions, weights)
 
 
 def cosine_distance(x: Array, y: Array) -> Array:
@@ -100,14 +99,17 @@ def unrolled_loss(
     """
     unroll, weight = config.unroll, batch.weight
     mask = masks(batch, unroll)
-    latents, rewards = [model.represent(observation[0], context)], []
+    everywhere = jax.tree.map(lambda x: jnp.broadcast_to(x, (unroll + 1, *x.shape)), context)
+    leaving = everywhere[:unroll]
+    code = model.code(batch.action[:unroll], leaving)
+    latents = [model.represent(observation[0], context)]
     for i in range(unroll):
-        latent, reward = model.step(latents[-1], batch.action[i], context)
-        rewards.append(reward)
+        latent = model.next(latents[-1], code[i], context)
         keep = config.latent_gradient
         latents.append(keep * latent + (1.0 - keep) * jax.lax.stop_gradient(latent))
-    z, reward_logits = jnp.stack(latents), jnp.stack(rewards)
-    everywhere = jax.tree.map(lambda x: jnp.broadcast_to(x, (unroll + 1, *x.shape)), context)
+    z = jnp.stack(latents)
+    # One call for all steps: only the dynamics have to go step by step.
+    reward_logits = model.reward_logits(z[:unroll], code, leaving)
     value_logits, policy = model.predict(z, everywhere)
 
     reward_target = model.reward_support.two_hot(batch.reward[:unroll])
@@ -123,7 +125,8 @@ def unrolled_loss(
 
     consistency = jnp.zeros(())
     if config.consistency == "cosine":
-        encoded = model.represent(observation[1:], jax.tree.map(lambda x: x[1:], everywhere))
+        assert model.projector is not None and model.predictor is not None
+        encoded = model.represent(observation[1:], leaving)
         target = jax.lax.stop_gradient(model.projector(encoded))
         predicted = model.predictor(model.projector(z[1:]))
         consistency = _mean(cosine_distance(predicted, target) * mask.transition, weight)

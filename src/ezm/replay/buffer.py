@@ -194,9 +194,9 @@ class Replay:
         self.rows[task] += 1
 
     def sample(
-        self, rng: np.random.Generator, batch_size: int, renew: int = 0
+        self, rng: np.random.Generator, batch_size: int, renew: int = 0, batches: int = 1
     ) -> tuple[Batch, Drawn]:
-        """A batch, and where it came from.
+        """A batch, and where it came from; or several, one behind the other along the batch axis.
 
         Every task gives ``batch_size / K`` samples (the remainder goes to tasks drawn at random), or, with
         ``per_task`` off, as many as its share of all priorities.
@@ -204,8 +204,17 @@ class Replay:
         Args:
             rng: draws.
             batch_size: B windows.
-            renew: N of the batch's states, those whose searches are oldest, are marked to be searched anew.
+            renew: N of all states, those whose searches are oldest, are marked to be searched anew.
+            batches: how many are drawn.
         """
+        drawn = [self._draw(rng, batch_size) for _ in range(batches)]
+        task, slot, weight = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
+        return self._gather(task, slot, weight, renew)
+
+    def _draw(
+        self, rng: np.random.Generator, batch_size: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Task, slot and importance weight of the windows of a batch."""
         totals = self._tree.totals
         if self.config.per_task:
             counts = np.full(self.num_tasks, batch_size // self.num_tasks)
@@ -215,7 +224,7 @@ class Replay:
             counts = rng.multinomial(batch_size, totals / totals.sum())
         task = np.repeat(np.arange(self.num_tasks), counts)
         slot = self._tree.draw(rng, task)
-        return self._gather(task, slot, self._importance(task, slot), renew)
+        return task, slot, self._importance(task, slot)
 
     def _mass(self, priority: np.ndarray) -> np.ndarray:
         """Unnormalised sampling probability, float64."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import jax
@@ -81,6 +82,8 @@ class Actor:
     ) -> tuple[np.ndarray, Searches]:
         """The search's best action for each observation (E, A), and what training keeps of the search (E, ...)."""
         self.steps += 1
+        # Meanwhile an update may write over the optimizer's state.
+        state = replace(state, optimizer=None)
         action, searches = self._explore(
             self._key, jnp.int32(self.steps), state, normalizer, observation, task
         )

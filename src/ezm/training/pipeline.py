@@ -1,8 +1,8 @@
-"""The learner's pipeline: the targets of the next batch are made while a batch is learned.
+"""The learner's pipeline: the targets of the next batches are made while a step's batches are learned.
 
-Making targets takes time of its own, and depends on the EMA parameters only. So a second thread makes the targets
-of the next batch from the EMA as it was before the current update: one update late, whatever the speed of either
-thread. The result is the same on every run.
+All updates that a step of the environments owes are one program, and the targets of all their batches another. Making
+targets depends on the EMA parameters only. So a second thread makes those of the next step from the EMA as it was before
+this step's updates: one step late, whatever the speed of either thread. The result is the same on every run.
 
 Where the learner has several devices, batches go to them in parts; :attr:`Pipeline.state` is what the first one holds, so
 whoever acts, evaluates or saves has to do with one device.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -26,38 +27,45 @@ from ezm.learning.losses import Targets
 from ezm.learning.sharding import Layout, first, layout
 from ezm.replay import Batch, Drawn, Replay
 
+_TASK = Batch._fields.index("task")
 
-class Update(NamedTuple):
-    """An update that may still be under way."""
 
-    before: LearnerState
+class Updates(NamedTuple):
+    """The updates of a step, which may still be under way."""
+
     batch: Batch
     targets: Targets
     figures: dict[str, jax.Array]
+    """Of each update."""
 
     def write(self, path: Path) -> None:
-        """Write batch and targets to an .npz file, for who wants to know what went wrong."""
-        named = jax.tree_util.tree_leaves_with_path(
-            {"batch": self.batch, "targets": self.targets, "figures": self.figures}
-        )
+        """Write batches and targets to an .npz file, for who wants to know what went wrong."""
+        named = jax.tree_util.tree_leaves_with_path(self._asdict())
         arrays = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in named}
         np.savez(path, allow_pickle=False, **arrays)
 
 
 def programs(learner: Learner, layout: Layout | None) -> tuple[Any, Any]:
-    """``learner.make_targets`` and ``learner.update``, to be compiled for one device or for several."""
+    """``learner.make_targets`` and ``learner.updates``, to be compiled for one device or for several.
+
+    The second takes the optimizer's state apart from all else, and writes the new one over it.
+    """
+
+    def updates(optimizer: Any, state: LearnerState, *arguments: Any) -> Any:
+        return learner.updates(replace(state, optimizer=optimizer), *arguments)
+
     if layout is None:
-        return jax.jit(learner.make_targets), jax.jit(learner.update)
+        return jax.jit(learner.make_targets), jax.jit(updates, donate_argnums=0)
     whole, batch, targets, priority = layout
     make_targets = jax.jit(
         learner.make_targets, in_shardings=(whole, whole, batch, whole), out_shardings=targets
     )
-    update = jax.jit(
-        learner.update,
-        in_shardings=(whole, whole, batch, targets),
+    return make_targets, jax.jit(
+        updates,
+        in_shardings=(whole, whole, whole, batch, targets),
         out_shardings=(whole, whole, priority),
+        donate_argnums=0,
     )
-    return make_targets, update
 
 
 class Pipeline:
@@ -65,7 +73,7 @@ class Pipeline:
 
     Args:
         learner: the pure functions.
-        state: the learner's state; :attr:`state` is the latest.
+        state: the learner's state, which is this object's from now on; :attr:`state` is the latest.
         replay: where batches come from.
         rng: draws the batches.
 
@@ -83,102 +91,133 @@ class Pipeline:
         self._layout = layout(devices) if devices > 1 else None
         # Programs of several devices wait for each other: all devices have to begin them in the same order.
         self._in_order: AbstractContextManager[Any] = Lock() if self._layout else nullcontext()
-        self._make_targets, self._update = programs(learner, self._layout)
+        self._make_targets, self._updates = programs(learner, self._layout)
         self._state = state if self._layout is None else jax.device_put(state, self._layout.whole)
-        self.compiled = False
-        """Whether :meth:`compile` was called."""
+        self._compiled: dict[int, tuple[Any, Any]] = {}  # by updates a step
         self._prioritised = replay.config.alpha > 0.0
         self._thread = ThreadPoolExecutor(1, "ezm-targets")
         self._next: tuple[Batch, Drawn, Future[Targets]] | None = None
         self.updates = int(state.updates)
         """Updates done, counted here so that asking does not wait for the device."""
         self._drawn = self.updates
-        self._last: Update | None = None
-        self.diverged: Update | None = None
-        """The update that was not finite, once there is one."""
+        self._last: Updates | None = None
+        self.diverged: Updates | None = None
+        """The updates of which one was not finite, once there is one."""
+
+    @property
+    def compiled(self) -> bool:
+        """Whether :meth:`compile` was called."""
+        return bool(self._compiled)
 
     @property
     def state(self) -> LearnerState:
         """The learner's latest state, on the first device."""
         return self._state if self._layout is None else first(self._state)
 
-    def compile(self, normalizer: Normalizer) -> int:
-        """Compile both programs side by side, ahead of the first update.
+    def compile(self, normalizer: Normalizer, updates: int = 1) -> int:
+        """Compile both programs side by side, for so many updates a step, ahead of the first.
 
-        Returns their working memory in bytes: what a batch needs while it is learned, beside the parameters, on each
-        device.
+        Returns their working memory in bytes: what the batches of a step need while they are learned, beside the
+        parameters, on each device.
         """
-        batch, _ = self._sample(np.random.default_rng(0))
-        make = self._make_targets.lower(self._state, normalizer, batch, jnp.int32(0))
-        update = self._update.lower(self._state, normalizer, batch, make.out_info)
+        batch, _ = self._sample(np.random.default_rng(0), updates)
+        rest = replace(self._state, optimizer=None)
+        make = self._make_targets.lower(rest, normalizer, batch, jnp.int32(0))
+        update = self._updates.lower(self._state.optimizer, rest, normalizer, batch, make.out_info)
         targets = self._thread.submit(make.compile)
-        self._update = update.compile()
-        self._make_targets = targets.result()
-        self.compiled = True
-        memory = (self._make_targets.memory_analysis(), self._update.memory_analysis())
+        learned = update.compile()
+        self._compiled[updates] = compiled = targets.result(), learned
+        memory = [program.memory_analysis() for program in compiled]
         return sum(m.temp_size_in_bytes + m.output_size_in_bytes for m in memory if m)
 
-    def step(self, normalizer: Normalizer) -> dict[str, jax.Array]:
-        """One update; returns its figures, which may still be under way.
+    def step(
+        self, normalizer: Normalizer, updates: int = 1, then: int | None = None
+    ) -> dict[str, jax.Array]:
+        """Some updates; returns each one's figures, which may still be under way.
+
+        Args:
+            normalizer: of observations.
+            updates: how many, unless some were drawn in the step before.
+            then: how many are drawn for the next step; None: as many.
 
         Raises:
-            Diverged: as :meth:`settle`, of the update before.
+            Diverged: as :meth:`settle`, of the step before.
         """
         if self._next is None:
-            self._next = self._draw(normalizer)
+            self._next = self._draw(normalizer, updates)
         batch, drawn, making = self._next
+        updates = len(drawn.task) // self._batch_size
         targets = self._wait(making)
         if self._renewed:
             self._replay.store(*drawn.renewed, targets.renewed, self.updates)
-        self._next = self._draw(normalizer)
-        self.settle()
         before = self._state
+        self._next = self._draw(normalizer, updates if then is None else then)
+        self.settle()
         with self._in_order:
-            self._state, figures, priority = self._update(before, normalizer, batch, targets)
-        self._last = Update(before, batch, targets, figures)
-        self.updates += 1
+            self._state, figures, priority = self._learn(
+                updates,
+                before.optimizer,
+                replace(before, optimizer=None),
+                normalizer,
+                batch,
+                targets,
+            )
+        self._last = Updates(batch, targets, figures)
+        self.updates += updates
         if self._prioritised:
             self._replay.update_priorities(drawn, np.asarray(priority))
         return figures
 
     def settle(self) -> None:
-        """Wait for the last update and check it.
+        """Wait for the last updates and check them.
 
         Raises:
-            Diverged: its loss or gradient is not finite. :attr:`state` is that before it, and :attr:`diverged` is it.
+            Diverged: a loss or gradient is not finite. :attr:`state` is that before it, and :attr:`diverged` has it.
         """
         last, self._last = self._last, None
         if last is None:
             return
-        loss, norm = (float(last.figures[name]) for name in ("loss/total", "gradient_norm"))
-        if np.isfinite(loss) and np.isfinite(norm):
+        loss, norm = (np.asarray(last.figures[name]) for name in ("loss/total", "gradient_norm"))
+        bad = np.flatnonzero(~(np.isfinite(loss) & np.isfinite(norm)))
+        if not len(bad):
             return
-        self._state, self.diverged = last.before, last
-        self.updates -= 1
+        first = bad[0]
+        self.diverged = last
+        self.updates += int(first) - len(loss)
         raise Diverged(
-            f"update {self.updates} gave the loss {loss:g} and a gradient of norm {norm:g}"
+            f"update {self.updates} gave the loss {loss[first]:g} and a gradient of norm {norm[first]:g}"
         )
 
     def _wait(self, making: Future[Targets]) -> Targets:
         return making.result()
 
-    def _sample(self, rng: np.random.Generator) -> tuple[Batch, Drawn]:
-        batch, drawn = self._replay.sample(rng, self._batch_size, self._renewed)
+    def _make(self, updates: int, *arguments: Any) -> Targets:
+        compiled = self._compiled.get(updates)
+        made: Targets = (compiled[0] if compiled else self._make_targets)(*arguments)
+        return made
+
+    def _learn(self, updates: int, *arguments: Any) -> Any:
+        compiled = self._compiled.get(updates)
+        return (compiled[1] if compiled else self._updates)(*arguments)
+
+    def _sample(self, rng: np.random.Generator, updates: int) -> tuple[Batch, Drawn]:
+        renewed = updates * self._renewed
+        batch, drawn = self._replay.sample(rng, self._batch_size, renewed, updates)
         if self._layout is not None:
             batch = jax.device_put(batch, self._layout.batch)
         return batch, drawn
 
-    def _draw(self, normalizer: Normalizer) -> tuple[Batch, Drawn, Future[Targets]]:
-        batch, drawn = self._sample(self._rng)
+    def _draw(self, normalizer: Normalizer, updates: int) -> tuple[Batch, Drawn, Future[Targets]]:
+        batch, drawn = self._sample(self._rng, updates)
         number = jnp.int32(self._drawn)
-        self._drawn += 1
+        self._drawn += updates
 
         def work(state: LearnerState) -> Targets:
             with self._in_order:
-                targets = self._make_targets(state, normalizer, batch, number)
+                targets = self._make(updates, state, normalizer, batch, number)
             return jax.block_until_ready(targets)
 
-        return batch, drawn, self._thread.submit(work, self._state)
+        return batch, drawn, self._thread.submit(work, replace(self._state, optimizer=None))
 
     def pending(self) -> dict[str, np.ndarray]:
         """The batch that was drawn ahead and its targets, as arrays to be saved; empty before the first update."""
@@ -192,11 +231,14 @@ class Pipeline:
         """Go on with what :meth:`pending` saved. The replay must hold its data again."""
         if not pending:
             return
-        batch, drawn = self._sample(np.random.default_rng(0))
+        names = sorted(pending)
+        leaves = [pending[name] for name in names]
+        updates = len(leaves[_TASK]) // self._batch_size
+        batch, drawn = self._sample(np.random.default_rng(0), updates)
         number = jnp.int32(0)
-        targets = jax.eval_shape(self._make_targets, self._state, normalizer, batch, number)
+        rest = replace(self._state, optimizer=None)
+        targets = jax.eval_shape(self._make_targets, rest, normalizer, batch, number)
         structure = jax.tree.structure((batch, drawn, targets))
-        leaves = [pending[name] for name in sorted(pending)]
         batch, drawn, made = jax.tree.unflatten(structure, leaves)
         if self._layout is None:
             made = jax.tree.map(jnp.asarray, made)
@@ -205,7 +247,7 @@ class Pipeline:
         done: Future[Targets] = Future()
         done.set_result(made)
         self._next = batch, drawn, done
-        self._drawn += 1
+        self._drawn += updates
 
     def close(self) -> None:
         """Wait for the targets under way and stop the thread."""

@@ -30,7 +30,8 @@ from ezm.training.machine import machine, peak_memory
 from ezm.training.metrics import MetricsLogger
 from ezm.training.progress import TrainingProgress
 from ezm.training.run_folder import RunFolder, unwritable, write_atomically
-from ezm.training.trainer import Trainer, suite_of
+from ezm.training.runs import suite_of
+from ezm.training.trainer import Trainer
 
 _WARM_UP = 3  # updates before the clock starts, behind which everything is compiled
 _TARGETS = "targets"  # made in a thread of their own
@@ -289,14 +290,14 @@ class _Profiled(Trainer):
             ("acting (search)", self._actor, "explore"),
             ("sampling", self.replay, "sample"),
             ("waiting for targets", self._pipeline, "_wait"),
-            ("gradient step", self._pipeline, "_update"),
+            ("gradient step", self._pipeline, "_learn"),
             ("reading the loss", self._pipeline, "settle"),
             ("storing searches", self.replay, "store"),
             ("priorities", self.replay, "update_priorities"),
             ("replay writes", self.replay, "add", "begin"),
             ("observation statistics", self.agent.statistics, "add", "normalizer"),
             ("metrics", self.metrics, "log"),
-            (_TARGETS, self._pipeline, "_make_targets"),
+            (_TARGETS, self._pipeline, "_make"),
         ):
             for method in methods:
                 watch.watch(name, owner, method)

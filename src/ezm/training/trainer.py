@@ -7,21 +7,19 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 import ezm
-from ezm.config import TrainConfig, check, from_dict, to_dict
+from ezm.config import TrainConfig
 from ezm.errors import Diverged, UserError
 from ezm.evaluation.diagnostics import Diagnostic
 from ezm.evaluation.evaluate import Act, Evaluator, Mode, random_policy
 from ezm.learning import Agent, LearnerState, Normalizer, build
-from ezm.learning.sharding import mesh
 from ezm.replay import Replay, Searches
-from ezm.tasks import ParallelTasks, Suite, load_suite
+from ezm.tasks import ParallelTasks, Suite
 from ezm.training.actor import Actor, policy_for_episode
 from ezm.training.checkpoints import packed, unpacked
 from ezm.training.machine import machine
@@ -175,15 +173,17 @@ class Trainer:
         """The updates that the fixed ratio owes for the coming step."""
         if self.step < self.config.random_steps:
             return None
-        if not self._pipeline.compiled:
-            self.progress.message("compiling the learner (once; cached for later runs)")
-            memory = self._pipeline.compile(self._normalizer)
-            self.progress.message(f"a batch takes {memory / 2**20:.3g} MiB while it is learned")
+        pipeline, config = self._pipeline, self.config
+        due = config.updates_by(self.step + 1)
+        then = max(1, config.updates_by(self.step + 2) - due)
         figures = None
-        owed = self.config.updates_by(self.step + 1)
-        while self._pipeline.updates < owed and not self._stop:
-            figures = self._pipeline.step(self._normalizer)
-        self.agent.state = self._pipeline.state
+        while (owed := due - pipeline.updates) > 0:
+            if not pipeline.compiled:
+                self.progress.message("compiling the learner (once; cached for later runs)")
+                memory = pipeline.compile(self._normalizer, owed)
+                self.progress.message(f"learning takes {memory / 2**20:.3g} MiB more")
+            figures = pipeline.step(self._normalizer, owed, then)
+        self.agent.state = pipeline.state
         return figures
 
     def _act(self, state: LearnerState) -> None:
@@ -268,7 +268,7 @@ class Trainer:
             self.progress.episode(name, float(value))
 
     def _log_training(self, figures: dict[str, Any]) -> None:
-        values = {name: float(value) for name, value in figures.items()}
+        values = {name: float(value[-1]) for name, value in figures.items()}
         self.metrics.log("train", self.step, self.seconds, updates=self._pipeline.updates, **values)
 
     def _evaluate(self, episodes: int, modes: tuple[Mode, ...]) -> None:
@@ -375,7 +375,7 @@ class Trainer:
         if checkpoint is None:
             self.metrics.truncate(0, -1)
             return
-        _load(self.agent, checkpoint)
+        take_over(self.agent, checkpoint)
         self.replay.load(checkpoint.arrays["replay"])
         self._checkpoint = checkpoint
         self.step = checkpoint.meta["step"]
@@ -403,88 +403,12 @@ class Trainer:
             signal.signal(signal.SIGINT, before)
 
 
-def suite_of(config: TrainConfig) -> Suite:
-    """The suite that a run trains on.
+def take_over(agent: Agent, checkpoint: Checkpoint) -> None:
+    """Give an agent what a checkpoint of its configuration holds.
 
     Raises:
-        UserError: as :func:`ezm.tasks.load_suite`.
+        UserError: it is from another version.
     """
-    return load_suite(
-        config.suite,
-        action_repeat=config.action_repeat,
-        protocol=config.protocol,
-        meshes=config.meshes,
-    )
-
-
-def train(config: TrainConfig, path: Path, *, wandb: bool = False) -> bool:
-    """Start a run in the new folder ``path``. Returns False where Ctrl-C stopped it.
-
-    Raises:
-        UserError: the configuration, the suite or the folder will not do.
-    """
-    suite = _possible(config)
-    return _run(RunFolder.create(path, to_dict(config)), config, suite, wandb)
-
-
-def resume(
-    path: Path, *, steps: int | None = None, devices: int | None = None, wandb: bool = False
-) -> bool:
-    """Go on with the run in ``path`` from its latest checkpoint.
-
-    Args:
-        path: the run's folder.
-        steps: a new number of steps per task for the run; None: as it was.
-        devices: a new number of devices for the learner; None: as it was.
-        wandb: also log to Weights & Biases.
-
-    Raises:
-        UserError: ``path`` is no run, or another process works on it, or there are fewer devices.
-    """
-    run = RunFolder.open(path)
-    config: TrainConfig = from_dict(run.config)
-    devices = config.devices if devices is None else devices
-    config = replace(config, steps=steps or config.steps, devices=devices)
-    return _run(run, config, _possible(config), wandb)
-
-
-def _possible(config: TrainConfig) -> Suite:
-    """The suite of a run that can be trained here; refused before anything is written."""
-    suite = suite_of(config)
-    check(config, suite.num_tasks)
-    mesh(config.devices)
-    return suite
-
-
-def _run(run: RunFolder, config: TrainConfig, suite: Suite, wandb: bool) -> bool:
-    with ExitStack() as stack:
-        stack.enter_context(run.lock())
-        if config != from_dict(run.config):
-            run.replace_config(to_dict(config))
-        metrics = stack.enter_context(MetricsLogger(run, wandb=wandb))
-        progress = stack.enter_context(TrainingProgress(suite.task_names, config.steps))
-        trainer = Trainer(config, suite, run, metrics, progress)
-        trainer.restore()
-        return trainer.train()
-
-
-def load_agent(run: RunFolder) -> tuple[Agent, int]:
-    """The agent of a run's latest checkpoint, and its environment steps per task.
-
-    Raises:
-        UserError: the run has no checkpoint yet, or it is from another version.
-    """
-    config: TrainConfig = from_dict(run.config)
-    suite = suite_of(config)
-    checkpoint = run.latest_checkpoint()
-    if checkpoint is None:
-        raise UserError(f"{run.path} has no checkpoint yet: train it further first")
-    agent = build(config, suite)
-    _load(agent, checkpoint)
-    return agent, checkpoint.step
-
-
-def _load(agent: Agent, checkpoint: Checkpoint) -> None:
     try:
         agent.load(checkpoint.arrays["agent"])
     except (ValueError, KeyError) as error:

@@ -2,16 +2,78 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any, Literal
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+Precision = Literal["float32", "bfloat16"]
 
+
+@jax.custom_vjp
 def layer_norm(x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
     """LayerNorm without scale and bias: the linear layer that follows has its own."""
-    x = x - x.mean(-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-5)
+    return _normalized(x)[0]
+
+
+def _normalized(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    mean = x.mean(-1, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + 1e-5)
+    y = (x - mean) * scale
+    return y, (y, scale)
+
+
+def _normalized_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array]:
+    # Two means of the incoming gradient; what jax.grad makes of the above takes twice as many passes.
+    y, scale = saved
+    along = (g * y).mean(-1, keepdims=True)
+    return (scale * (g - g.mean(-1, keepdims=True) - y * along),)
+
+
+layer_norm.defvjp(_normalized, _normalized_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def matmul(
+    x: Float[Array, "*batch inputs"], weight: Float[Array, "inputs outputs"], precision: Any
+) -> Float[Array, "*batch outputs"]:
+    """x @ weight with factors of a precision, forward and backward, and sums in float32."""
+    return _dot(x.astype(precision), weight.astype(precision))
+
+
+def _dot(x: Array, y: Array) -> Array:
+    return jnp.dot(x, y, preferred_element_type=jnp.float32)
+
+
+def _matmul_forward(x: Array, weight: Array, precision: Any) -> tuple[Array, tuple[Array, Array]]:
+    saved = x.astype(precision), weight.astype(precision)
+    return _dot(*saved), saved
+
+
+def _matmul_backward(precision: Any, saved: tuple[Array, Array], out: Array) -> tuple[Array, Array]:
+    x, weight = saved
+    rows, g = x.reshape(-1, x.shape[-1]), out.astype(precision)
+    columns = g.reshape(-1, g.shape[-1])
+    if weight.dtype == jnp.bfloat16:
+        of_weight = jax.lax.platform_dependent(
+            rows, columns, cpu=_rows_by_rows, default=lambda x, y: _dot(x.T, y)
+        )
+    else:
+        of_weight = _dot(rows.T, columns)
+    return _dot(g, weight.T), of_weight
+
+
+def _rows_by_rows(x: Array, y: Array) -> Array:
+    """x.T @ y with x.T laid out row by row: XLA's bfloat16 product of a CPU is four times as fast so (JAX 0.10)."""
+    transposed = jax.lax.optimization_barrier(x.T)
+    return _dot(with_layout_constraint(transposed, Layout((0, 1))), y)
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 class Linear(eqx.Module):
@@ -26,11 +88,17 @@ class Linear(eqx.Module):
         self.bias = jnp.zeros(outputs)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        # As precise as the weight: see ezm.world_model.inference.
-        return (
-            jnp.dot(x.astype(self.weight.dtype), self.weight, preferred_element_type=x.dtype)
-            + self.bias
-        )
+        return matmul(x, self.weight, self.weight.dtype) + self.bias
+
+
+class Rounded(eqx.Module):
+    """A :class:`Linear` whose product has factors of another precision than its weight."""
+
+    linear: Linear
+    precision: Precision = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        return matmul(x, self.linear.weight, self.precision) + self.linear.bias
 
 
 class Residual(eqx.Module):
@@ -82,14 +150,15 @@ def residual_blocks(num: int, size: int, key: PRNGKeyArray) -> tuple[Residual, .
 
 
 class Ensemble(eqx.Module):
-    """Several MLPs of one shape on the same input, in one vectorised call."""
+    """Several MLPs of one shape on the same input."""
 
     stacked: MLP  # its arrays carry a leading axis of members
 
     @property
     def members(self) -> int:
         """How many there are."""
-        return self.stacked.output.bias.shape[0]
+        leaf: Array = jax.tree.leaves(self.stacked)[0]
+        return leaf.shape[0]
 
     def pick(self, index: Int[Array, " picked"]) -> Ensemble:
         """Some of the members."""
@@ -102,11 +171,12 @@ class Ensemble(eqx.Module):
         )
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "members *batch outputs"]:
-        return eqx.filter_vmap(lambda mlp: mlp(x))(self.stacked)
+        # A product each: XLA's batched ones are slower on a CPU, their gradients most of all.
+        return self.separate()(x)
 
 
 class Separate(eqx.Module):
-    """An :class:`Ensemble` whose members are called one by one: faster where there are few rows."""
+    """An :class:`Ensemble` whose members' arrays are apart, so that no call has to slice them."""
 
     parts: tuple[MLP, ...]
 

@@ -74,8 +74,8 @@ class WorldModel(eqx.Module):
     prediction: tuple[Residual, ...]
     value_heads: Ensemble | Separate
     policy_head: MLP
-    projector: MLP
-    predictor: MLP
+    projector: MLP | None
+    predictor: MLP | None
     value_support: Support
     reward_support: Support
     config: ModelConfig = eqx.field(static=True)
@@ -118,8 +118,10 @@ class WorldModel(eqx.Module):
         self.policy_head = MLP(
             size, size, config.head_layers, 2 * action_size, next(keys), zero=True
         )
-        self.projector = MLP(size, config.projector_size, 2, size, next(keys))
-        self.predictor = MLP(size, config.projector_size, 1, size, next(keys))
+        self.projector = self.predictor = None
+        if config.projector_size:
+            self.projector = MLP(size, config.projector_size, 2, size, next(keys))
+            self.predictor = MLP(size, config.projector_size, 1, size, next(keys))
 
     def context(
         self, task: Int[Array, "*batch"], action_masks: Float[Array, "tasks action"]
@@ -152,10 +154,33 @@ class WorldModel(eqx.Module):
         context: Context,
     ) -> tuple[Float[Array, "*batch latent"], Float[Array, "*batch bins"]]:
         """g and r: the next latent state, and the logits of the reward on the way there."""
+        code = self.code(action, context)
+        return self.next(latent, code, context), self.reward_logits(latent, code, context)
+
+    def code(
+        self, action: Float[Array, "*batch action"], context: Context
+    ) -> Float[Array, "*batch code"]:
+        """What dynamics and reward see of an action."""
         action = action * context.action_mask
-        code = jnp.tanh(self.action_in(jnp.concatenate((action, context.embedding), axis=-1)))
-        reward = self.reward_head(self.reward_trunk(latent, context.embedding, code))
-        return self._latent(self.dynamics(latent, context.embedding, code)), reward
+        return jnp.tanh(self.action_in(jnp.concatenate((action, context.embedding), axis=-1)))
+
+    def next(
+        self,
+        latent: Float[Array, "*batch latent"],
+        code: Float[Array, "*batch code"],
+        context: Context,
+    ) -> Float[Array, "*batch latent"]:
+        """g: the latent state after an action, see :meth:`code`."""
+        return self._latent(self.dynamics(latent, context.embedding, code))
+
+    def reward_logits(
+        self,
+        latent: Float[Array, "*batch latent"],
+        code: Float[Array, "*batch code"],
+        context: Context,
+    ) -> Float[Array, "*batch bins"]:
+        """r: the logits of the reward of an action in a latent state."""
+        return self.reward_head(self.reward_trunk(latent, context.embedding, code))
 
     def _trunk(self, latent: Array, context: Context) -> Array:
         x = self.prediction_in(jnp.concatenate((latent, context.embedding), axis=-1))

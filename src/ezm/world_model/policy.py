@@ -49,6 +49,23 @@ class Gaussian(eqx.Module):
         )
         return ((normal - jnp.log1p(-jnp.square(action))) * self.mask).sum(-1)
 
+    def mean_log_prob(
+        self, actions: Float[Array, "*batch R action"], weights: Float[Array, "*batch R"]
+    ) -> Float[Array, "*batch"]:
+        """sum_k w_k log_prob(a_k), from the weights' sum and the actions' weighted mean and variance alone.
+
+        Each is known before the policy is, so a gradient need not pass through R densities.
+        """
+        actions = jnp.clip(actions, -MAX_ACTION, MAX_ACTION)
+        raw, share = jnp.arctanh(actions), weights[..., None]
+        total = weights.sum(-1)[..., None]
+        mean = (share * raw).sum(-2) / jnp.maximum(total, 1e-8)
+        variance = (share * jnp.square(raw - mean[..., None, :])).sum(-2)
+        squash = (share * jnp.log1p(-jnp.square(actions))).sum(-2)
+        distance = (variance + total * jnp.square(mean - self.mean)) * jnp.exp(-2.0 * self.log_std)
+        normal = -0.5 * (distance + total * (2.0 * self.log_std + np.log(2.0 * np.pi)))
+        return ((normal - squash) * self.mask).sum(-1)
+
     def entropy(self) -> Float[Array, "*batch"]:
         """Entropy of the Gaussian before the tanh, over the task's own dimensions."""
         per_dimension = self.log_std + 0.5 * np.log(2.0 * np.pi * np.e)

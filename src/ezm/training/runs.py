@@ -1,0 +1,98 @@
+"""Runs as a user sees them: start one, go on with one, take its agent."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from ezm.config import TrainConfig, check, from_dict, to_dict
+from ezm.errors import UserError
+from ezm.learning import Agent, build
+from ezm.learning.sharding import mesh
+from ezm.tasks import Suite, load_suite
+from ezm.training.metrics import MetricsLogger
+from ezm.training.progress import TrainingProgress
+from ezm.training.run_folder import RunFolder
+from ezm.training.trainer import Trainer, take_over
+
+
+def suite_of(config: TrainConfig) -> Suite:
+    """The suite that a run trains on.
+
+    Raises:
+        UserError: as :func:`ezm.tasks.load_suite`.
+    """
+    return load_suite(
+        config.suite,
+        action_repeat=config.action_repeat,
+        protocol=config.protocol,
+        meshes=config.meshes,
+    )
+
+
+def train(config: TrainConfig, path: Path, *, wandb: bool = False) -> bool:
+    """Start a run in the new folder ``path``. Returns False where Ctrl-C stopped it.
+
+    Raises:
+        UserError: the configuration, the suite or the folder will not do.
+    """
+    suite = _possible(config)
+    return _run(RunFolder.create(path, to_dict(config)), config, suite, wandb)
+
+
+def resume(
+    path: Path, *, steps: int | None = None, devices: int | None = None, wandb: bool = False
+) -> bool:
+    """Go on with the run in ``path`` from its latest checkpoint.
+
+    Args:
+        path: the run's folder.
+        steps: a new number of steps per task for the run; None: as it was.
+        devices: a new number of devices for the learner; None: as it was.
+        wandb: also log to Weights & Biases.
+
+    Raises:
+        UserError: ``path`` is no run, or another process works on it, or there are fewer devices.
+    """
+    run = RunFolder.open(path)
+    config: TrainConfig = from_dict(run.config)
+    devices = config.devices if devices is None else devices
+    config = replace(config, steps=steps or config.steps, devices=devices)
+    return _run(run, config, _possible(config), wandb)
+
+
+def _possible(config: TrainConfig) -> Suite:
+    """The suite of a run that can be trained here; refused before anything is written."""
+    suite = suite_of(config)
+    check(config, suite.num_tasks)
+    mesh(config.devices)
+    return suite
+
+
+def _run(run: RunFolder, config: TrainConfig, suite: Suite, wandb: bool) -> bool:
+    with ExitStack() as stack:
+        stack.enter_context(run.lock())
+        if config != from_dict(run.config):
+            run.replace_config(to_dict(config))
+        metrics = stack.enter_context(MetricsLogger(run, wandb=wandb))
+        progress = stack.enter_context(TrainingProgress(suite.task_names, config.steps))
+        trainer = Trainer(config, suite, run, metrics, progress)
+        trainer.restore()
+        return trainer.train()
+
+
+def load_agent(run: RunFolder) -> tuple[Agent, int]:
+    """The agent of a run's latest checkpoint, and its environment steps per task.
+
+    Raises:
+        UserError: the run has no checkpoint yet, or it is from another version.
+    """
+    config: TrainConfig = from_dict(run.config)
+    suite = suite_of(config)
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None:
+        raise UserError(f"{run.path} has no checkpoint yet: train it further first")
+    agent = build(config, suite)
+    take_over(agent, checkpoint)
+    return agent, checkpoint.step

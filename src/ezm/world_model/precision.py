@@ -1,0 +1,49 @@
+"""Lower precision: of the products that training computes, or of the weights that a planner reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import equinox as eqx
+import jax
+
+from ezm.world_model.layers import Linear, Precision, Rounded
+from ezm.world_model.model import WorldModel
+
+
+def fast_precision(precision: Precision | Literal["auto"]) -> Precision:
+    """What "auto" stands for here: bfloat16 on accelerators and on processors that multiply its matrices in hardware."""
+    if precision != "auto":
+        return precision
+    if jax.default_backend() != "cpu":
+        return "bfloat16"
+    try:
+        return "bfloat16" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "float32"
+    except OSError:
+        return "float32"
+
+
+def with_products(model: WorldModel, precision: Precision) -> WorldModel:
+    """The factors of all matrix products in another precision, forward and backward.
+
+    Weights, their gradients, sums, biases and activations stay float32.
+    """
+    if precision == "float32":
+        return model
+    return _each_linear(model, lambda layer: Rounded(layer, precision))
+
+
+def with_weights(model: WorldModel, precision: Precision) -> WorldModel:
+    """The weight matrices in another precision, and so the products' factors; not to be trained any more."""
+    return _each_linear(
+        model, lambda x: eqx.tree_at(lambda y: y.weight, x, x.weight.astype(precision))
+    )
+
+
+def _each_linear(model: WorldModel, change: Callable[[Linear], Linear | Rounded]) -> WorldModel:
+    def changed(layer: object) -> object:
+        return change(layer) if isinstance(layer, Linear) else layer
+
+    return jax.tree.map(changed, model, is_leaf=lambda x: isinstance(x, Linear))
