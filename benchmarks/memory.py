@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.memory`` trains the preset ``cpu`` on 23 made-up tasks with the sizes of HumanoidBench's (9 with 51
 observations and 19 actions, 14 with 151 and 61), whose replay of 50,000 rows a task is filled three times over, with a
-checkpoint each time, and learns at the end. The environments of the real suites add what ``ezm train`` counts as the process.
+checkpoint each time, and learns at the end. Until then actions are random, and made-up searches are stored with them.
+The environments of the real suites add what ``ezm train`` counts as the process.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def _run(options: Options, rows: Connection) -> None:
     from ezm.platform import prepare_jax
 
     prepare_jax("cpu")
+    from ezm.replay import Searches
     from ezm.training.metrics import MetricsLogger
     from ezm.training.progress import TrainingProgress
     from ezm.training.run_folder import RunFolder
@@ -115,8 +117,17 @@ def _run(options: Options, rows: Connection) -> None:
     )
     suite = suite_of(config)
     check(config, suite.num_tasks)
+    root = (suite.num_tasks, config.planner.root_actions)
+    one = np.ones(suite.num_tasks)
+    searches = Searches(np.ones((*root, suite.action_size)), np.ones(root), one, one)
 
     class Watched(Trainer):
+        def _act(self, searching: Any) -> None:
+            # Random steps have no searches: what acting would store takes its place.
+            tasks = np.arange(suite.num_tasks)
+            self.replay.store(tasks, self.replay.rows[tasks] - 1, searches, 0)
+            super()._act(searching)
+
         def save(self, *, environments: bool = True) -> None:
             self.note(f"before checkpoint {self.step:,}")
             super().save(environments=environments)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -148,25 +148,32 @@ class ListReplay:
             self.max_priority[task] = max(self.max_priority[task], value)
 
 
-def simplified(config: TrainConfig) -> TrainConfig:
-    """The same training with mctx, and every state of every batch searched."""
+def simplified(config: TrainConfig, precision: Literal["auto", "float32"]) -> TrainConfig:
+    """The same training with mctx, every state of every batch searched, and JAX's own precision."""
     return replace(
         config,
+        precision=precision,
         planner=replace(config.planner, backend="mctx"),
         loss=replace(config.loss, reanalyze_ratio=1.0),
     )
 
 
 class Straightforward:
-    """An agent, its replay, and what it does in turn: :meth:`act` and :meth:`update`.
+    """An agent, its replay, and what it does in turn: :meth:`update` and :meth:`act`.
 
     Args:
         config: of the training that it is a version of; see :func:`simplified`.
         suite: what it trains on.
+        precision: of matrix products while learning.
     """
 
-    def __init__(self, config: TrainConfig, suite: Suite) -> None:
-        config = simplified(config)
+    def __init__(
+        self,
+        config: TrainConfig,
+        suite: Suite,
+        precision: Literal["auto", "float32"] = "float32",
+    ) -> None:
+        config = simplified(config, precision)
         agent = build(config, suite)
         self.state, self.statistics = agent.state, agent.statistics
         self.replay = ListReplay(
@@ -183,6 +190,14 @@ class Straightforward:
         self._make_targets: Any = jax.jit(agent.learner.make_targets)
         self._update: Any = jax.jit(agent.learner.update)
         self._plan: Any = jax.jit(agent.learner.plan)
+
+    def step(
+        self, normalizer: Normalizer, observation: np.ndarray, task: np.ndarray, updates: int
+    ) -> np.ndarray:
+        """So many updates, and an action for each observation."""
+        for _ in range(updates):
+            self.update(normalizer)
+        return self.act(normalizer, observation, task)
 
     def act(self, normalizer: Normalizer, observation: np.ndarray, task: np.ndarray) -> np.ndarray:
         """The search's best action for one observation of each task."""

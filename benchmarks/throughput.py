@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol, TypedDict
 
@@ -33,7 +34,7 @@ from ezm.config import TrainConfig, check, defaults
 from ezm.errors import UserError
 from ezm.learning import Normalizer, build
 from ezm.learning.normalizer import RunningStatistics
-from ezm.replay import Replay
+from ezm.replay import Replay, Searches
 from ezm.tasks import ParallelTasks, Suite
 from ezm.training.actor import Actor
 from ezm.training.machine import machine, peak_memory
@@ -86,23 +87,22 @@ class Engine(Protocol):
     @property
     def statistics(self) -> RunningStatistics: ...
 
-    def update(self, normalizer: Normalizer) -> Any: ...
-
-    def act(
-        self, normalizer: Normalizer, observation: np.ndarray, task: np.ndarray
-    ) -> np.ndarray: ...
+    def step(
+        self, normalizer: Normalizer, observation: np.ndarray, task: np.ndarray, updates: int
+    ) -> np.ndarray:
+        """So many updates, and an action for each observation."""
+        ...
 
 
 class _Parts(NamedTuple):
     replay: Replay
     statistics: RunningStatistics
-    update: Callable[[Normalizer], Any]
-    act: Callable[[Normalizer, np.ndarray, np.ndarray], np.ndarray]
+    step: Callable[[Normalizer, np.ndarray, np.ndarray, int], np.ndarray]
 
 
 def _ours(config: TrainConfig, suite: Suite) -> Engine:
-    """The library's engine, driven as ``ezm.training.trainer`` does: an action is that of the parameters before the
-    update that is under way.
+    """The library's engine, driven as ``ezm.training.trainer`` does: actions are those of the parameters before the
+    updates.
     """
     agent = build(config, suite)
     capacity = min(config.replay.capacity, max(config.steps, 2 * FILLED))
@@ -117,21 +117,20 @@ def _ours(config: TrainConfig, suite: Suite) -> Engine:
     )
     pipeline = Pipeline(agent.learner, agent.state, replay, np.random.default_rng(config.seed))
     actor = Actor(agent.learner, config.seed)
-    before = pipeline.state
 
-    def update(normalizer: Normalizer) -> None:
-        if not pipeline.compiled:
-            pipeline.compile(normalizer)
-        nonlocal before
-        before = pipeline.state
-        pipeline.step(normalizer)
+    def step(
+        normalizer: Normalizer, observation: np.ndarray, task: np.ndarray, updates: int
+    ) -> np.ndarray:
+        action, searches = actor.explore(pipeline.state, normalizer, observation, task)
+        if updates:
+            if not pipeline.compiled:
+                pipeline.compile(normalizer, updates)
+            pipeline.step(normalizer, updates)
+        found = Searches(*map(np.asarray, searches))
+        replay.store(task, replay.rows[task] - 1, found, pipeline.updates)
+        return np.asarray(action)
 
-    def act(normalizer: Normalizer, observation: np.ndarray, task: np.ndarray) -> np.ndarray:
-        action, searches = actor.explore(before, normalizer, observation, task)
-        replay.store(task, replay.rows[task] - 1, searches, pipeline.updates)
-        return action
-
-    return _Parts(replay, agent.statistics, update, act)
+    return _Parts(replay, agent.statistics, step)
 
 
 def _uncached(config: TrainConfig, suite: Suite) -> Engine:
@@ -143,7 +142,9 @@ VARIANTS: dict[str, Callable[[TrainConfig, Suite], Engine]] = {
     "ours": _ours,
     "uncached": _uncached,
     "straightforward": Straightforward,
+    "straightforward, mixed": partial(Straightforward, precision="auto"),
 }
+"""Mixed: in the precision that ours has."""
 
 
 class Training:
@@ -168,11 +169,10 @@ class Training:
         The last update may still be under way when it ends.
         """
         self.steps += 1
-        while self.updates < int(self.steps * self._config.updates_per_step):
-            self._engine.update(self._normalizer)
-            self.updates += 1
-        tasks = self._environments.task_ids
-        self._take(self._engine.act(self._normalizer, self._environments.observation, tasks))
+        owed = int(self.steps * self._config.updates_per_step) - self.updates
+        observation, tasks = self._environments.observation, self._environments.task_ids
+        self._take(self._engine.step(self._normalizer, observation, tasks, owed))
+        self.updates += owed
         if self.steps % _NORMALIZER_EVERY == 0:
             self._normalizer = self._engine.statistics.normalizer()
 

@@ -51,6 +51,26 @@ def test_padded_dimensions_contribute_nothing() -> None:
     assert not np.any(samples[:, 2:]) and np.all(samples[:, :2])
 
 
+def test_mean_log_prob_is_the_weighted_mean_of_densities() -> None:
+    """In value and gradient, also where the policy is far narrower than the actions are apart."""
+    rng = np.random.default_rng(0)
+    for log_std in (-0.5, -6.0):
+        policy = gaussian([0.3, -0.8, 1.0], [log_std, 0.2, 0.0], [1.0, 1.0, 0.0])
+        actions = rng.uniform(-1, 1, (5, 3)).astype(np.float32)
+        weights = np.float32([0.5, 0.0, 0.2, 0.2, 0.1])
+
+        def plain(p: Gaussian, actions: np.ndarray, weights: np.ndarray) -> jax.Array:
+            spread = jax.tree.map(lambda x: x[None], p)
+            return (spread.log_prob(actions) * weights).sum()
+
+        expected = jax.jit(jax.value_and_grad(plain))(policy, actions, weights)
+        found = jax.jit(jax.value_and_grad(Gaussian.mean_log_prob))(policy, actions, weights)
+        for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=1e-5)
+        nothing = jax.jit(Gaussian.mean_log_prob)(policy, actions, np.zeros(5, np.float32))
+        assert float(nothing) == 0.0
+
+
 def test_no_gradient_reaches_padded_dimensions() -> None:
     policy = gaussian([0.3, 0.7], [-1.0, 0.2], [1.0, 0.0])
 

@@ -88,7 +88,7 @@ def test_the_straightforward_targets_are_the_learners_with_mctx() -> None:
     )
     record_alike(ours, theirs.replay)
     planner, loss = replace(TINY.planner, backend="mctx"), replace(TINY.loss, reanalyze_ratio=1.0)
-    agent = build(replace(TINY, planner=planner, loss=loss), PAIR)
+    agent = build(replace(TINY, precision="float32", planner=planner, loss=loss), PAIR)
     normalizer = agent.statistics.normalizer()
     batch, _ = ours.sample(np.random.default_rng(0), 13, renew=39)
     make_targets = jax.jit(agent.learner.make_targets)
@@ -104,8 +104,8 @@ def test_our_engine_learns_and_acts() -> None:
     engine = throughput._ours(TINY, PAIR)
     record_alike(engine.replay)
     normalizer = engine.statistics.normalizer()
-    engine.update(normalizer)
-    action = engine.act(normalizer, np.zeros((2, PAIR.observation_size), np.float32), np.arange(2))
+    observation, task = np.zeros((2, PAIR.observation_size), np.float32), np.arange(2)
+    action = engine.step(normalizer, observation, task, 2)
     assert action.shape == (2, PAIR.action_size) and np.isfinite(action).all()
 
 
@@ -117,7 +117,7 @@ def test_a_turn_keeps_the_ratio_of_updates_to_steps(
     suite = load_suite("dmc:cartpole-balance,cartpole-swingup", episode_steps=10)
     statistics = RunningStatistics(suite.bodies, suite.observation_size)
     replay = ListReplay(2, 1, TINY.replay, window=4, states=3)
-    engine = throughput._Parts(replay, statistics, lambda _: None, lambda *_: np.zeros((2, 1)))
+    engine = throughput._Parts(replay, statistics, lambda *_: np.zeros((2, 1)))
     config = replace(TINY, updates_per_step=updates_per_step)
     with closing(throughput.Training(engine, config, suite)) as training:
         assert [len(rows) for rows in replay.rows] == [25 + 3] * 2  # three episodes began
@@ -137,9 +137,8 @@ def test_variants_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def turn(self, seconds: float) -> None:
             calls.append((self.variant, seconds))
-            count = {"ours": 20, "uncached": 8, "straightforward": 5}[self.variant] + len(
-                self.turns
-            ) ** 2
+            pace = dict(zip(throughput.VARIANTS, (20, 8, 5, 7), strict=True))
+            count = pace[self.variant] + len(self.turns) ** 2
             self.turns.append(throughput.Turn(2 * count, 9 * count, 2.0, 100.0 + len(calls)))
 
         def close(self) -> None: ...
@@ -148,7 +147,7 @@ def test_variants_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     options = throughput.Options("paper", "dmc:cartpole-balance", seconds=30.0)
     rows = list(throughput.measure(options, notes.append))
-    assert calls == [("ours", 10.0), ("uncached", 10.0), ("straightforward", 10.0)] * 3
+    assert calls == [(variant, 10.0) for variant in throughput.VARIANTS] * 3
     assert rows == [
         {
             "preset": "paper",
@@ -158,9 +157,10 @@ def test_variants_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
             "peak_memory_mib": memory,
         }
         for variant, updates, memory in (
-            ("ours", 21.0, 107.0),
-            ("uncached", 9.0, 108.0),
-            ("straightforward", 6.0, 109.0),
+            ("ours", 21.0, 109.0),
+            ("uncached", 9.0, 110.0),
+            ("straightforward", 6.0, 111.0),
+            ("straightforward, mixed", 8.0, 112.0),
         )
     ]
     shown = Console(width=140)

@@ -236,8 +236,8 @@ class Learner:
     ) -> tuple[LearnerState, dict[str, Array], Float[Array, " batches"]]:
         """A gradient step for each of the batches, which lie one behind the other along the batch axis.
 
-        Returns the state, each step's figures, and new priorities. A loss or gradient that is not finite ends it:
-        the state then is that before the step, and its ``updates`` tell how many there were.
+        Returns the state, each step's figures, and new priorities. Where a loss or gradient is not finite, the state is
+        the given one: all steps are made or none.
         """
         size = self.config.optimizer.batch_size
         times = batches.task.shape[0] // size
@@ -253,21 +253,18 @@ class Learner:
         of_batch |= {name: split(getattr(batches, name), 0) for name in samples}
         of_targets = {name: split(getattr(targets, name), 1) for name in (*steps[1], "latent")}
 
-        def step(carry: tuple[LearnerState, Array], parts: tuple[Any, Any]) -> tuple[Any, Any]:
-            before, good = carry
+        def step(state: LearnerState, parts: tuple[Any, Any]) -> tuple[LearnerState, Any]:
             batch, target = batches._replace(**parts[0]), targets._replace(**parts[1])
-            after, figures, priority = self.update(before, normalizer, batch, target)
-            finite = jnp.isfinite(figures["loss/total"]) & jnp.isfinite(figures["gradient_norm"])
-            good = good & finite
-            kept = jax.tree.map(
-                lambda new, old: jnp.where(good, new, old), _numbers(after), _numbers(before)
-            )
-            return (eqx.combine(kept, before), good), (figures, priority)
+            state, figures, priority = self.update(state, normalizer, batch, target)
+            return state, (figures, priority)
 
-        carry, (figures, priority) = jax.lax.scan(
-            step, (state, jnp.bool_(True)), (of_batch, of_targets)
+        after, (figures, priority) = jax.lax.scan(step, state, (of_batch, of_targets))
+        finite = jnp.isfinite(figures["loss/total"]) & jnp.isfinite(figures["gradient_norm"])
+        good = finite.all()
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old), _numbers(after), _numbers(state)
         )
-        return carry[0], figures, priority.reshape(-1)
+        return eqx.combine(kept, state), figures, priority.reshape(-1)
 
     def update(
         self, state: LearnerState, normalizer: Normalizer, batch: Batch, targets: Targets
@@ -295,7 +292,7 @@ class Learner:
         q_range = state.q_range + rate * (targets.q_spread - state.q_range)
         figures = {
             **{f"loss/{name}": part for name, part in parts.items()},
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
             "target/value": targets.value.mean(),
             "target/searched": targets.searched.mean(),
             "target/policy_peak": targets.policy.max(-1).mean(where=targets.searched),

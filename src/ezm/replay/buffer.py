@@ -207,24 +207,21 @@ class Replay:
             renew: N of all states, those whose searches are oldest, are marked to be searched anew.
             batches: how many are drawn.
         """
-        drawn = [self._draw(rng, batch_size) for _ in range(batches)]
-        task, slot, weight = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
+        totals = self._tree.totals
+        counts = [self._counts(rng, batch_size, totals) for _ in range(batches)]
+        task = np.concatenate([np.repeat(np.arange(self.num_tasks), count) for count in counts])
+        slot = self._tree.draw(rng, task)
+        one = [slice(i * batch_size, (i + 1) * batch_size) for i in range(batches)]
+        weight = np.concatenate([self._importance(task[batch], slot[batch]) for batch in one])
         return self._gather(task, slot, weight, renew)
 
-    def _draw(
-        self, rng: np.random.Generator, batch_size: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Task, slot and importance weight of the windows of a batch."""
-        totals = self._tree.totals
-        if self.config.per_task:
-            counts = np.full(self.num_tasks, batch_size // self.num_tasks)
-            extra = rng.permutation(self.num_tasks)[: batch_size % self.num_tasks]
-            counts[extra] += 1
-        else:
-            counts = rng.multinomial(batch_size, totals / totals.sum())
-        task = np.repeat(np.arange(self.num_tasks), counts)
-        slot = self._tree.draw(rng, task)
-        return task, slot, self._importance(task, slot)
+    def _counts(self, rng: np.random.Generator, batch_size: int, totals: np.ndarray) -> np.ndarray:
+        """How many windows of a batch each task gives."""
+        if not self.config.per_task:
+            return rng.multinomial(batch_size, totals / totals.sum())
+        counts = np.full(self.num_tasks, batch_size // self.num_tasks)
+        counts[rng.permutation(self.num_tasks)[: batch_size % self.num_tasks]] += 1
+        return counts
 
     def _mass(self, priority: np.ndarray) -> np.ndarray:
         """Unnormalised sampling probability, float64."""

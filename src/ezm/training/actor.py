@@ -79,15 +79,18 @@ class Actor:
         normalizer: Normalizer,
         observation: np.ndarray,
         task: np.ndarray,
-    ) -> tuple[np.ndarray, Searches]:
-        """The search's best action for each observation (E, A), and what training keeps of the search (E, ...)."""
+    ) -> tuple[Array, Searches]:
+        """The search's best action for each observation (E, A), and what training keeps of the search (E, ...).
+
+        Both may still be under way.
+        """
         self.steps += 1
-        # Meanwhile an update may write over the optimizer's state.
-        state = replace(state, optimizer=None)
-        action, searches = self._explore(
+        # An update may write over the optimizer's state; and fewer arrays are passed faster.
+        state = replace(state, optimizer=None, ema=state.model)
+        found: tuple[Array, Searches] = self._explore(
             self._key, jnp.int32(self.steps), state, normalizer, observation, task
         )
-        return np.asarray(action), jax.tree.map(np.asarray, searches)
+        return found
 
     def policy(
         self, model: WorldModel, normalizer: Normalizer, mode: Literal["search", "policy"]

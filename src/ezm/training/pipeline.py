@@ -144,23 +144,19 @@ class Pipeline:
             Diverged: as :meth:`settle`, of the step before.
         """
         if self._next is None:
-            self._next = self._draw(normalizer, updates)
+            rest = replace(self._state, optimizer=None)
+            self._next = self._draw(rest, normalizer, updates)
         batch, drawn, making = self._next
         updates = len(drawn.task) // self._batch_size
         targets = self._wait(making)
         if self._renewed:
             self._replay.store(*drawn.renewed, targets.renewed, self.updates)
-        before = self._state
-        self._next = self._draw(normalizer, updates if then is None else then)
         self.settle()
+        before, rest = self._state, replace(self._state, optimizer=None)
+        self._next = self._draw(rest, normalizer, updates if then is None else then)
         with self._in_order:
             self._state, figures, priority = self._learn(
-                updates,
-                before.optimizer,
-                replace(before, optimizer=None),
-                normalizer,
-                batch,
-                targets,
+                updates, before.optimizer, rest, normalizer, batch, targets
             )
         self._last = Updates(batch, targets, figures)
         self.updates += updates
@@ -172,7 +168,8 @@ class Pipeline:
         """Wait for the last updates and check them.
 
         Raises:
-            Diverged: a loss or gradient is not finite. :attr:`state` is that before it, and :attr:`diverged` has it.
+            Diverged: a loss or gradient is not finite. :attr:`state` is that before these updates, and
+                :attr:`diverged` has them.
         """
         last, self._last = self._last, None
         if last is None:
@@ -181,11 +178,11 @@ class Pipeline:
         bad = np.flatnonzero(~(np.isfinite(loss) & np.isfinite(norm)))
         if not len(bad):
             return
-        first = bad[0]
         self.diverged = last
-        self.updates += int(first) - len(loss)
+        self.updates -= len(loss)
+        first = bad[0]
         raise Diverged(
-            f"update {self.updates} gave the loss {loss[first]:g} and a gradient of norm {norm[first]:g}"
+            f"update {self.updates + first} gave the loss {loss[first]:g} and a gradient of norm {norm[first]:g}"
         )
 
     def _wait(self, making: Future[Targets]) -> Targets:
@@ -207,17 +204,19 @@ class Pipeline:
             batch = jax.device_put(batch, self._layout.batch)
         return batch, drawn
 
-    def _draw(self, normalizer: Normalizer, updates: int) -> tuple[Batch, Drawn, Future[Targets]]:
+    def _draw(
+        self, state: LearnerState, normalizer: Normalizer, updates: int
+    ) -> tuple[Batch, Drawn, Future[Targets]]:
         batch, drawn = self._sample(self._rng, updates)
         number = jnp.int32(self._drawn)
         self._drawn += updates
 
-        def work(state: LearnerState) -> Targets:
+        def work() -> Targets:
             with self._in_order:
                 targets = self._make(updates, state, normalizer, batch, number)
             return jax.block_until_ready(targets)
 
-        return batch, drawn, self._thread.submit(work, replace(self._state, optimizer=None))
+        return batch, drawn, self._thread.submit(work)
 
     def pending(self) -> dict[str, np.ndarray]:
         """The batch that was drawn ahead and its targets, as arrays to be saved; empty before the first update."""

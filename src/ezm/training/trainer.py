@@ -17,7 +17,7 @@ from ezm.config import TrainConfig
 from ezm.errors import Diverged, UserError
 from ezm.evaluation.diagnostics import Diagnostic
 from ezm.evaluation.evaluate import Act, Evaluator, Mode, random_policy
-from ezm.learning import Agent, LearnerState, Normalizer, build
+from ezm.learning import Agent, Normalizer, build
 from ezm.replay import Replay, Searches
 from ezm.tasks import ParallelTasks, Suite
 from ezm.training.actor import Actor, policy_for_episode
@@ -150,10 +150,10 @@ class Trainer:
     def _advance(self) -> None:
         """One step of every task, the updates owed for it, and what is due after so many steps."""
         config = self.config
-        # Acting so need not wait for the updates of its own step, and runs beside the last of them.
-        acting = self.agent.state
+        # Both begin with the same parameters. A device takes up what it is given in that order, so the search comes first.
+        searching = self._search()
         figures = self._learn()
-        self._act(acting)
+        self._act(searching)
         self.step += 1
         if self.step % _NORMALIZER_EVERY == 0:
             self._normalizer = self.agent.statistics.normalizer()
@@ -186,18 +186,23 @@ class Trainer:
         self.agent.state = pipeline.state
         return figures
 
-    def _act(self, state: LearnerState) -> None:
+    def _search(self) -> tuple[Any, Searches] | None:
+        """Begin the search for the next action of every task; None while actions are random."""
+        if self.step < self.config.random_steps:
+            return None
+        observation = self._environments.observation
+        return self._actor.explore(self.agent.state, self._normalizer, observation, self._acting_as)
+
+    def _act(self, searching: tuple[Any, Searches] | None) -> None:
         """One step of every task, recorded."""
         environments = self._environments
-        observation, tasks = environments.observation, environments.task_ids
-        if self.step < self.config.random_steps:
+        tasks = environments.task_ids
+        if searching is None:
             shape = (len(tasks), self.suite.action_size)
             action = self.rng.uniform(-1.0, 1.0, shape).astype(np.float32)
             action *= self.suite.action_mask[tasks]
         else:
-            action, searches = self._actor.explore(
-                state, self._normalizer, observation, self._acting_as
-            )
+            action, searches = np.asarray(searching[0]), Searches(*map(np.asarray, searching[1]))
             if not np.isfinite(action).all():
                 self._pipeline.settle()
                 raise Diverged(f"the agent's action is {action[~np.isfinite(action)][0]}")
