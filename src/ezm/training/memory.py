@@ -12,7 +12,7 @@ _PROGRAMS = 1_000 * 2**20
 """What compiling and the compiled programs add to a process that has built everything else: 0.6 to 1.1 GiB was
 measured for the presets' programs on a CPU."""
 _COPIES = 6
-"""Parameters, EMA, two moments; parameters and EMA of the update before, for acting and for a learner that diverges."""
+"""Parameters, EMA, two moments; parameters and EMA of the step before, for acting and the targets under way."""
 
 
 class Memory(NamedTuple):
