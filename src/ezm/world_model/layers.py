@@ -28,7 +28,7 @@ def _normalized(x: Array) -> tuple[Array, tuple[Array, Array]]:
 
 
 def _normalized_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array]:
-    # Two means of the incoming gradient; what jax.grad makes of the above takes twice as many passes.
+    # Two means of the incoming gradient; what jax.grad makes of the above takes more passes.
     y, scale = saved
     along = (g * y).mean(-1, keepdims=True)
     return (scale * (g - g.mean(-1, keepdims=True) - y * along),)
