@@ -18,6 +18,8 @@ from ezm import platform
 from ezm.config import PRESETS, TrainConfig, defaults, from_dict, to_dict
 from ezm.errors import UserError
 from ezm.evaluation import reference
+from ezm.platform import prepare_jax
+from ezm.terminal import print_results
 from ezm.training import runs
 from ezm.training.metrics import MetricsLogger, read_metrics
 from ezm.training.run_folder import RunFolder
@@ -34,8 +36,8 @@ TINY = """
 def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that run in this process leave its variables and JAX alone, and write here."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ezm.cli, "prepare_jax", lambda device: None)
-    monkeypatch.setattr(ezm.cli, "has_gpu", lambda: False)
+    monkeypatch.setattr(platform, "prepare_jax", lambda device: None)
+    monkeypatch.setattr(platform, "has_gpu", lambda: False)
 
 
 @pytest.fixture
@@ -128,7 +130,7 @@ def test_the_paper_preset_says_how_large_it_is(
 def test_with_a_gpu_the_default_is_the_paper_preset(
     started: list[tuple[TrainConfig, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ezm.cli, "has_gpu", lambda: True)
+    monkeypatch.setattr(platform, "has_gpu", lambda: True)
     ezm.cli.main(["train", "walker"])
     ezm.cli.main(["train", "walker", "--preset", "cpu"])
     assert [config.preset for config, _ in started] == ["paper", "cpu"]
@@ -232,13 +234,13 @@ def test_a_gpu_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(variable, os.environ.get(variable, ""))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     with pytest.raises(UserError, match="--device gpu: JAX finds no GPU here"):
-        platform.prepare_jax("gpu")
+        prepare_jax("gpu")
 
 
 def test_variables_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {"MUJOCO_GL": "egl", "EZM_CACHE": "/cache"}
     monkeypatch.setattr(platform.os, "environ", environment)
-    platform.prepare_jax("cpu")
+    prepare_jax("cpu")
     assert environment["MUJOCO_GL"] == "egl"
     assert environment["JAX_PLATFORMS"] == "cpu"
     assert environment["JAX_COMPILATION_CACHE_DIR"] == "/cache/jax"
@@ -293,7 +295,7 @@ def test_results_stand_beside_random_actions_and_sac(
         for step, mode, value in ((0, "random", 10.0), (90, "search", 800.0)):
             for task in ("a", "b"):
                 metrics.log("eval", step, 1.0, task=task, mode=mode, returns=[value, value + 2])
-    ezm.cli.print_results(tmp_path / "run")
+    print_results(tmp_path / "run")
     heading, first, second = capsys.readouterr().out.splitlines()[:3]
     assert heading.split("  ")[0] == "task" and heading.rstrip().endswith("SAC, same steps")
     assert first.split() == ["a", "11", "801", "±", "13", "432"]

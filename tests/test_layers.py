@@ -20,6 +20,7 @@ LAYERS = [
     {"evaluation", "training"},
     {"control"},
     {"options", "platform", "terminal"},
+    {"commands"},
     {"cli"},
     {"__main__"},
     {"__init__"},

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 import ezm.cli
+import ezm.platform
 from ezm.training import trainer
 from ezm.training.profile import Occasion, Pace, Part, Profile, Stopwatch
 from ezm.training.run_folder import RunFolder
@@ -61,8 +62,8 @@ PARTS = {
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ezm.cli, "prepare_jax", lambda device: None)
-    monkeypatch.setattr(ezm.cli, "has_gpu", lambda: False)
+    monkeypatch.setattr(ezm.platform, "prepare_jax", lambda device: None)
+    monkeypatch.setattr(ezm.platform, "has_gpu", lambda: False)
 
 
 class Owner:

@@ -15,6 +15,7 @@ import pytest
 from test_learner import CONFIG, SUITE, experience
 
 import ezm.cli
+import ezm.platform
 from ezm.config import TrainConfig, check, to_dict
 from ezm.errors import UserError
 from ezm.learning import sharding
@@ -197,7 +198,7 @@ def test_devices_that_cannot_share_a_batch_are_refused() -> None:
 @pytest.fixture
 def too_many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> int:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ezm.cli, "prepare_jax", lambda device: None)
+    monkeypatch.setattr(ezm.platform, "prepare_jax", lambda device: None)
     return 64 * len(jax.devices())
 
 

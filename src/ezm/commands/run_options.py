@@ -1,0 +1,104 @@
+"""The options that a run is started with, or goes on with: those of ``ezm train`` and ``ezm profile``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from ezm import platform
+from ezm.config import CPU_SIZES, PRESETS, TrainConfig, defaults, from_dict, to_dict
+from ezm.errors import UserError
+from ezm.options import parse, value_of
+from ezm.platform import Device
+
+
+@dataclass(frozen=True)
+class Options(TrainConfig):
+    """What a run is started with."""
+
+    suite: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SUITE")] = "cartpole"
+    """cartpole, walker, mixed, or a list of tasks: `dmc:walker-walk,cheetah-run`, `gym:Pendulum-v1`,
+    `my_pkg.tasks:make`. `ezm tasks` lists what there is. Not needed with --resume."""
+    preset: Literal["cpu", "paper"] = "cpu"
+    """Defaults of all other options: `cpu` learns on two cores, cartpole within minutes; `paper` has the
+    published sizes. Without this option: paper where there is a GPU, otherwise cpu."""
+    resume: Path | None = None
+    device: Device = "auto"
+    """What to compute on; auto: a GPU if there is one."""
+
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+def parse_run(kind: type[OptionsT], command: str, arguments: Sequence[str]) -> OptionsT:
+    """The options of a new run, or those of the run to be resumed."""
+    given = value_of("--resume", arguments)
+    if given is None:
+        return _parse_new_run(kind, command, arguments)
+    from ezm.training.run_folder import RunFolder
+
+    config = from_dict(RunFolder.open(Path(given)).config)
+    options: OptionsT = parse(kind, command, arguments, with_defaults(kind, config))
+    _refuse_contradiction(config, options)
+    return options
+
+
+def _parse_new_run(kind: type[OptionsT], command: str, arguments: Sequence[str]) -> OptionsT:
+    """The options of a new run, their defaults those of its preset and suite."""
+    preset = value_of("--preset", arguments) or ("paper" if platform.has_gpu() else "cpu")
+    preset = preset if preset in PRESETS else "cpu"
+    # A guess, so that --help shows the suite's own defaults; what counts is what the parser found.
+    suite = next((argument for argument in arguments if argument in CPU_SIZES), "")
+    while True:
+        given = with_defaults(kind, defaults(preset, suite), suite=tyro.MISSING)
+        options: OptionsT = parse(kind, command, arguments, given)
+        if defaults(preset, suite) == defaults(preset, options.suite):
+            return options
+        suite = options.suite
+
+
+def with_defaults(kind: type[OptionsT], config: TrainConfig, **others: Any) -> OptionsT:
+    """A command's options with the values of a configuration, ``others`` beside them."""
+    return kind(**{**vars(config), **others})
+
+
+def config_of(options: Options) -> TrainConfig:
+    """The configuration alone, without what else the command was told."""
+    return TrainConfig(
+        **{f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig)}
+    )
+
+
+def _refuse_contradiction(config: TrainConfig, options: Options) -> None:
+    """Only the numbers of steps, which only grow, and of devices may change when a run goes on.
+
+    Raises:
+        UserError: naming the first option that differs from the run's.
+    """
+    if options.steps < config.steps:
+        raise UserError(
+            f"--steps {options.steps} contradicts --resume: the run has {config.steps}, and steps "
+            "can only grow"
+        )
+    ours, theirs = _flat(to_dict(config_of(options))), _flat(to_dict(config))
+    for name, value in ours.items():
+        if name not in ("steps", "devices") and value != theirs[name]:
+            option = "suite" if name == "suite" else f"--{name}"
+            raise UserError(
+                f"{option} {value} contradicts --resume: the run was started with {theirs[name]}; "
+                "leave it out or start a new run"
+            )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        name = prefix + name.replace("_", "-")
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat

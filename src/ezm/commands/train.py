@@ -1,0 +1,131 @@
+"""``ezm train`` and ``ezm demo``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ezm import platform
+from ezm.commands.run_options import Options, config_of, parse_run, with_defaults
+from ezm.config import PRESETS, TrainConfig, defaults
+from ezm.errors import UserError
+from ezm.options import parse
+from ezm.terminal import print_results, write_report
+
+DEMO_SUITE = "cartpole"
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@dataclass(frozen=True)
+class Train(Options):
+    """Train one agent on all tasks of a suite.
+
+    Ctrl-C stops after the current step and saves; a second one stops at once.
+
+    Ablations, one option each:
+      --model.no-task-embedding       the networks do not know the task
+      --replay.no-per-task            one replay for all tasks instead of one for each
+      --loss.consistency off          no temporal consistency
+      --loss.no-path-consistency      no path consistency
+      --loss.value-target n_step      or search, or mixed (the published one)
+      ezm train dmc:cartpole-swingup  a single task
+    """
+
+    out: Path | None = None
+    """Folder of the new run; None: a new one in runs/."""
+    resume: Path | None = None
+    """Go on with the run in this folder, with the options that it was started with; only --steps
+    may be given anew, and only grow, and --devices."""
+    wandb: Flag = False
+    """Also log to Weights & Biases (needs the extra `wandb`)."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train one agent on the four cartpole tasks (minutes on two cores), and show what it learned."""
+
+    seed: int = 0
+    out: Path | None = None
+    """Folder of the new run; None: a new one in runs/."""
+
+
+def train(arguments: Sequence[str]) -> int:
+    """``ezm train``. Returns the exit code."""
+    options = parse_run(Train, "train", arguments)
+    if options.resume is None:
+        return _train(config_of(options), options)
+    if options.out is not None:
+        raise UserError(f"--out {options.out} contradicts --resume: the run stays where it is")
+    return _resume(options)
+
+
+def _train(config: TrainConfig, options: Train) -> int:
+    from ezm.training.run_folder import default_run_path
+
+    platform.prepare_jax(options.device)
+    path = options.out or default_run_path(Path("runs"), config.suite, config.preset, config.seed)
+    if config.model == PRESETS["paper"].model:
+        print(
+            "preset paper: the published widths and depths come to 15M parameters, the paper says "
+            "about 16M; docs/presets.md says what is left open"
+        )
+    from ezm.training import runs
+
+    with _interruptible(path):
+        finished = runs.train(config, path, wandb=options.wandb)
+    return _finish(path, finished)
+
+
+def _resume(options: Train) -> int:
+    assert options.resume is not None
+    platform.prepare_jax(options.device)
+    from ezm.training import runs
+
+    with _interruptible(options.resume):
+        finished = runs.resume(
+            options.resume, steps=options.steps, devices=options.devices, wandb=options.wandb
+        )
+    return _finish(options.resume, finished)
+
+
+def demo(arguments: Sequence[str]) -> int:
+    """``ezm demo``. Returns the exit code."""
+    options = parse(Demo, "demo", arguments)
+    from ezm.training.run_folder import default_run_path
+
+    path = options.out or default_run_path(Path("runs"), "demo", "cpu", options.seed)
+    config = dataclasses.replace(defaults("cpu", DEMO_SUITE), suite=DEMO_SUITE, seed=options.seed)
+    return _train(config, with_defaults(Train, config, out=path))
+
+
+@contextlib.contextmanager
+def _interruptible(path: Path) -> Iterator[None]:
+    """Say how to go on where Ctrl-C ends the run at once."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_stopped(path)) from None
+
+
+def _stopped(path: Path) -> str:
+    if not (path / "config.json").exists():
+        return "stopped"
+    return f"stopped; go on with: ezm train --resume {shlex.quote(str(path))}"
+
+
+def _finish(path: Path, finished: bool) -> int:
+    """Results and report of a run; or, where it was stopped, how to go on."""
+    if not finished:
+        raise KeyboardInterrupt(_stopped(path))
+    page = write_report(path)
+    print_results(path)
+    print(f"report: {page}")
+    return 0
