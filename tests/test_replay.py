@@ -219,13 +219,44 @@ def test_round_trip_through_state() -> None:
     original, copy = buffer(capacity=15), buffer(capacity=15)
     record(original, episodes)
     original.update_priorities(drawn(np.zeros(3, int), [2, 3, 4]), np.array([0.5, 3.0, 9.0]))
-    copy.load({name: x.copy() for name, x in original.state().items()})
+    copy.load(jax.tree.map(np.copy, original.state()))
     for replay in (original, copy):  # both go on in the same way
         record(replay, [(5, "terminated")], first=3)
     ours, theirs = (r.sample(np.random.default_rng(3), 50) for r in (original, copy))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert copy.nbytes > sum(x.nbytes for x in copy.state().values()) > 0
+    assert copy.nbytes > sum(x.nbytes for x in jax.tree.leaves(copy.state())) > 0
+
+
+def test_state_has_the_filled_rows_alone_and_makes_no_copies() -> None:
+    replay = buffer(capacity=40, num_tasks=2)
+    record(replay, [(8, "truncated")])
+    state = replay.state()
+    assert [len(ring) for ring in state["observation"]] == [9, 1]  # Orbax takes nothing empty
+    assert all(np.shares_memory(x, replay.observation) for x in state["observation"])
+    record(replay, [(60, "running")], first=1)
+    assert [len(ring) for ring in replay.state()["end"]] == [40, 1]
+
+
+def test_load_empties_what_it_takes() -> None:
+    replay = buffer(capacity=15)
+    record(replay, [(9, "terminated")])
+    state = replay.state()
+    buffer(capacity=15).load(state)
+    assert not state
+
+
+@pytest.mark.parametrize("before", [10, 15])
+def test_load_takes_whole_rings_of_earlier_versions(before: int) -> None:
+    """Filled or not, of the same capacity or of a smaller one."""
+    episodes = [(5, "terminated"), (7, "truncated")]
+    original, copy = buffer(capacity=before), buffer(capacity=15)
+    record(original, episodes)
+    copy.load({k: v for k, v in vars(original).items() if isinstance(v, np.ndarray)})
+    kept = np.arange(14 - min(before, 14), 14)
+    for name in ("observation", "priority", "end"):
+        ours, theirs = getattr(original, name)[0], getattr(copy, name)[0]
+        np.testing.assert_array_equal(theirs[kept % 15], ours[kept % before])
 
 
 def test_cut_episodes_become_truncated_ones() -> None:

@@ -118,7 +118,7 @@ class Replay:
     @property
     def nbytes(self) -> int:
         """Bytes taken once all rows are filled; the system gives them out as rows are written."""
-        return sum(x.nbytes for x in self.state().values()) + self._tree.nbytes
+        return sum(x.nbytes for x in self._arrays().values()) + self._tree.nbytes
 
     @staticmethod
     def bytes_per_row(observation_size: int, action_size: int, root_actions: int) -> int:
@@ -129,21 +129,41 @@ class Replay:
         )
         return -(-(other.nbytes - one.nbytes) // 1024)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """All arrays by name, to be saved; :meth:`load` takes them back."""
+    def _arrays(self) -> dict[str, np.ndarray]:
         return {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
 
-    def load(self, state: dict[str, np.ndarray]) -> None:
-        """Take over the arrays of another buffer, for good; of a smaller one, where a run was given more steps."""
-        before, now = state["reward"].shape[1], self.config.capacity
-        for name, value in state.items():
-            mine = getattr(self, name)
-            if mine.shape == value.shape:
-                setattr(self, name, np.require(value, mine.dtype, "W"))  # no second copy in memory
+    def state(self) -> dict[str, Any]:
+        """All arrays by name, to be saved; :meth:`load` takes them back.
+
+        Of those with rows, a list with the rows that each task has filled: views, and none so large that
+        saving it takes a copy.
+        """
+        filled = np.clip(self.rows, 1, self.config.capacity)
+        return {
+            name: value if value.ndim == 1 else [ring[:n] for ring, n in zip(value, filled)]
+            for name, value in self._arrays().items()
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state` gave, of a smaller buffer too, where a run was given more steps.
+
+        ``state`` is emptied on the way, so that memory need not hold everything twice.
+        """
+        now, filled = self.config.capacity, state["rows"].copy()
+        for name in list(state):
+            mine, saved = getattr(self, name), state.pop(name)
+            if mine.ndim == 1:
+                mine[:] = saved
                 continue
-            for task, rows in enumerate(state["rows"]):
-                kept = np.arange(max(0, rows - min(before, now)), rows)
-                mine[task, kept % now] = value[task, kept % before]
+            saved = list(saved)
+            for task, rows in enumerate(filled):
+                ring, saved[task] = saved[task], None
+                before = len(ring)
+                if before == now or rows <= before <= now:
+                    mine[task, :before] = ring
+                else:
+                    kept = np.arange(max(0, rows - min(before, now)), rows)
+                    mine[task, kept % now] = ring[kept % before]
         self._tree = SumTree(self._mass(self.priority))
 
     def cut_episode(self, task: int) -> None:

@@ -219,8 +219,20 @@ class Checkpoints:
             import orbax.checkpoint as ocp
             from orbax.checkpoint import type_handlers
 
-            # Nothing changes while it is written: without a copy, a replay needs no place twice.
-            in_place = type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+            class InPlace(type_handlers.NumpyHandler):
+                """Numpy arrays without a second copy of all of them, neither saved nor restored."""
+
+                def __init__(self) -> None:
+                    super().__init__(deepcopy_host_arrays=False)  # nothing changes meanwhile
+
+                async def deserialize(self, infos: Any, args: Any = None) -> list[np.ndarray]:
+                    # All at once, the files' contents would lie beside the arrays made of them.
+                    args = args or [ocp.RestoreArgs()] * len(infos)
+                    one_by_one = []
+                    for info, arg in zip(infos, args, strict=True):
+                        one_by_one += await super().deserialize([info], [arg])
+                    return one_by_one
+
             scalars = type_handlers.ScalarHandler()
             # Weights and observations hardly compress; without it saving takes half the time.
             arrays = ocp.PyTreeCheckpointHandler(
@@ -228,7 +240,7 @@ class Checkpoints:
                 use_zarr3=True,
                 use_compression=False,
                 type_handler_registry=type_handlers.create_type_handler_registry(
-                    (np.ndarray, in_place), (int, scalars), (float, scalars)
+                    (np.ndarray, InPlace()), (int, scalars), (float, scalars)
                 ),
             )
             self._checkpointer = ocp.Checkpointer(

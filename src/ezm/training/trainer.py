@@ -381,7 +381,7 @@ class Trainer:
             self.metrics.truncate(0, -1)
             return
         take_over(self.agent, checkpoint)
-        self.replay.load(checkpoint.arrays["replay"])
+        self.replay.load(checkpoint.arrays.pop("replay"))
         self._checkpoint = checkpoint
         self.step = checkpoint.meta["step"]
         self._seconds_before = checkpoint.meta["seconds"]
