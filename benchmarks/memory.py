@@ -3,12 +3,14 @@
 ``python -m benchmarks.memory`` trains the preset ``cpu`` on 23 made-up tasks with the sizes of HumanoidBench's (9 with 51
 observations and 19 actions, 14 with 151 and 61), whose replay of 50,000 rows a task is filled three times over, with a
 checkpoint each time, and learns at the end. Until then actions are random, and made-up searches are stored with them.
+Programs are compiled, as in a first run: where they are cached, 0.6 GiB less are taken.
 The environments of the real suites add what ``ezm train`` counts as the process.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -89,11 +91,12 @@ def _status() -> tuple[float, float]:
     return now / 1024, peak / 1024
 
 
-def _run(options: Options, rows: Connection) -> None:
-    """The run, in a process of its own; sends rows."""
+def _run(options: Options, folder: Path, rows: Connection) -> None:
+    """The run, in a process of its own and in `folder`; sends rows."""
     from ezm.config import check, defaults, to_dict
     from ezm.platform import prepare_jax
 
+    os.environ["EZM_CACHE"] = str(folder / "cache")
     prepare_jax("cpu")
     from ezm.replay import Searches
     from ezm.training.metrics import MetricsLogger
@@ -146,29 +149,29 @@ def _run(options: Options, rows: Connection) -> None:
                 )
             )
 
-    with tempfile.TemporaryDirectory() as folder:
-        run = RunFolder.create(Path(folder) / "run", to_dict(config))
-        with (
-            MetricsLogger(run, tensorboard=False) as metrics,
-            TrainingProgress(suite.task_names, steps) as progress,
-        ):
-            trainer = Watched(config, suite, run, metrics, progress)
-            trainer.train()
-            trainer.note("at the end")
+    run = RunFolder.create(folder / "run", to_dict(config))
+    with (
+        MetricsLogger(run, tensorboard=False) as metrics,
+        TrainingProgress(suite.task_names, steps) as progress,
+    ):
+        trainer = Watched(config, suite, run, metrics, progress)
+        trainer.train()
+        trainer.note("at the end")
 
 
 def measure(options: Options) -> Iterator[Row]:
     """A row before and after each checkpoint, and one at the end."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(options, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        while True:
-            yield ours.recv()
-    except EOFError:  # the process is done
-        process.join()
+    with tempfile.TemporaryDirectory() as folder:
+        process = context.Process(target=_run, args=(options, Path(folder), theirs), daemon=True)
+        process.start()
+        theirs.close()
+        try:
+            while True:
+                yield ours.recv()
+        except EOFError:  # the process is done
+            process.join()
     if process.exitcode:
         raise UserError(f"the run ended with exit code {process.exitcode}: see above")
 

@@ -154,6 +154,8 @@ class OptimizerConfig:
     weight_decay: float = 2e-5
     gradient_clip: float = 5.0
     batch_size: int = 512
+    batch_uses: int = 1
+    """Gradient steps with each batch and its targets, among those that a step of the environments owes."""
     ema: float = 0.01
     """Fraction of the new parameters that enters the EMA copy at each update."""
 
@@ -362,6 +364,7 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         "loss.unroll": config.loss.unroll,
         "loss.n-step": config.loss.n_step,
         "optimizer.batch-size": config.optimizer.batch_size,
+        "optimizer.batch-uses": config.optimizer.batch_uses,
         "optimizer.learning-rate": config.optimizer.learning_rate,
         "model.latent-size": config.model.latent_size,
         "model.task-embedding-scale": config.model.task_embedding_scale,

@@ -232,20 +232,26 @@ class Learner:
         )
 
     def updates(
-        self, state: LearnerState, normalizer: Normalizer, batches: Batch, targets: Targets
-    ) -> tuple[LearnerState, dict[str, Array], Float[Array, " batches"]]:
-        """A gradient step for each of the batches, which lie one behind the other along the batch axis.
+        self,
+        state: LearnerState,
+        normalizer: Normalizer,
+        batches: Batch,
+        targets: Targets,
+        times: int,
+    ) -> tuple[LearnerState, dict[str, Array], Float[Array, " samples"]]:
+        """So many gradient steps with the batches in turn, which lie one behind the other along the batch axis.
 
-        Returns the state, each step's figures, and new priorities. Where a loss or gradient is not finite, the state is
-        the given one: all steps are made or none.
+        Returns the state, each step's figures, and new priorities of all samples. Where a loss or gradient is not finite,
+        the state is the given one: all steps are made or none.
         """
         size = self.config.optimizer.batch_size
-        times = batches.task.shape[0] // size
+        drawn = batches.task.shape[0] // size
+        turn = np.arange(times) % drawn
 
         def split(x: Array, axis: int) -> Array:
-            """(..., times * size, ...) -> (times, ..., size, ...)."""
-            parts = x.reshape(*x.shape[:axis], times, size, *x.shape[axis + 1 :])
-            return jnp.moveaxis(parts, axis, 0)
+            """(..., drawn * size, ...) -> (times, ..., size, ...)."""
+            parts = x.reshape(*x.shape[:axis], drawn, size, *x.shape[axis + 1 :])
+            return jnp.moveaxis(parts, axis, 0)[turn]
 
         steps = ("observation", "action", "reward"), ("value", "actions", "policy", "searched")
         samples = ("length", "terminated", "task", "weight")
@@ -264,7 +270,8 @@ class Learner:
         kept = jax.tree.map(
             lambda new, old: jnp.where(good, new, old), _numbers(after), _numbers(state)
         )
-        return eqx.combine(kept, state), figures, priority.reshape(-1)
+        last = times - 1 - (times - 1 - np.arange(drawn)) % drawn  # of each batch's turns
+        return eqx.combine(kept, state), figures, priority[last].reshape(-1)
 
     def update(
         self, state: LearnerState, normalizer: Normalizer, batch: Batch, targets: Targets

@@ -8,6 +8,7 @@ episode: past its last row (or past the newest row of an episode that still runs
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -234,6 +235,16 @@ class Replay:
         one = [slice(i * batch_size, (i + 1) * batch_size) for i in range(batches)]
         weight = np.concatenate([self._importance(task[batch], slot[batch]) for batch in one])
         return self._gather(task, slot, weight, renew)
+
+    def example(self, batch_size: int, renew: int = 0, batches: int = 1) -> tuple[Batch, Drawn]:
+        """What :meth:`sample` will return, of the same sizes and with made-up content, whatever is stored."""
+        config = replace(self.config, capacity=self.window + 2)
+        sizes = (self.observation.shape[-1], self.action.shape[-1], config, self.window)
+        other = Replay(self.num_tasks, *sizes, self.states, self.search_weights.shape[-1])
+        for task in range(self.num_tasks):
+            other.begin(task, np.zeros_like(other.observation[0, 0]))
+            other.add(task, other.action[0, 0], 0.0, other.observation[0, 0], False, True)
+        return other.sample(np.random.default_rng(0), batch_size, renew, batches)
 
     def _counts(self, rng: np.random.Generator, batch_size: int, totals: np.ndarray) -> np.ndarray:
         """How many windows of a batch each task gives."""

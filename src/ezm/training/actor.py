@@ -58,6 +58,23 @@ class Actor:
 
         self._plan, self._explore = jax.jit(both), jax.jit(explore)
 
+    def compile(
+        self,
+        state: LearnerState,
+        normalizer: Normalizer,
+        observation: np.ndarray,
+        task: np.ndarray,
+        *,
+        exploring: bool,
+    ) -> None:
+        """Compile :meth:`explore`, or :meth:`act`, for batches of this size ahead of the first call."""
+        rest = self._key, jnp.int32(0)
+        if exploring:
+            planned = self._explore(*rest, _acting(state), normalizer, observation, task)
+        else:
+            planned = self._plan(*rest, state.model, normalizer, observation, task)
+        jax.block_until_ready(planned)
+
     def act(
         self,
         model: WorldModel,
@@ -85,10 +102,8 @@ class Actor:
         Both may still be under way.
         """
         self.steps += 1
-        # An update may write over the optimizer's state; and fewer arrays are passed faster.
-        state = replace(state, optimizer=None, ema=state.model)
         found: tuple[Array, Searches] = self._explore(
-            self._key, jnp.int32(self.steps), state, normalizer, observation, task
+            self._key, jnp.int32(self.steps), _acting(state), normalizer, observation, task
         )
         return found
 
@@ -101,6 +116,11 @@ class Actor:
             return self.act(model, normalizer, observation, task, mode)
 
         return act
+
+
+def _acting(state: LearnerState) -> LearnerState:
+    """What acting takes: an update may write over the optimizer's state, and fewer arrays are passed faster."""
+    return replace(state, optimizer=None, ema=state.model)
 
 
 def policy_for_episode(

@@ -27,8 +27,6 @@ from ezm.learning.losses import Targets
 from ezm.learning.sharding import Layout, first, layout
 from ezm.replay import Batch, Drawn, Replay
 
-_TASK = Batch._fields.index("task")
-
 
 class Updates(NamedTuple):
     """The updates of a step, which may still be under way."""
@@ -55,7 +53,7 @@ def programs(learner: Learner, layout: Layout | None) -> tuple[Any, Any]:
         return learner.updates(replace(state, optimizer=optimizer), *arguments)
 
     if layout is None:
-        return jax.jit(learner.make_targets), jax.jit(updates, donate_argnums=0)
+        return jax.jit(learner.make_targets), jax.jit(updates, donate_argnums=0, static_argnums=5)
     whole, batch, targets, priority = layout
     make_targets = jax.jit(
         learner.make_targets, in_shardings=(whole, whole, batch, whole), out_shardings=targets
@@ -65,7 +63,17 @@ def programs(learner: Learner, layout: Layout | None) -> tuple[Any, Any]:
         in_shardings=(whole, whole, whole, batch, targets),
         out_shardings=(whole, whole, priority),
         donate_argnums=0,
+        static_argnums=5,
     )
+
+
+class _Ahead(NamedTuple):
+    """What is drawn for the next step."""
+
+    updates: int
+    batch: Batch
+    drawn: Drawn
+    targets: Future[Targets]
 
 
 class Pipeline:
@@ -86,6 +94,7 @@ class Pipeline:
     ):
         self._replay, self._rng = replay, rng
         self._batch_size = learner.config.optimizer.batch_size
+        self._batch_uses = learner.config.optimizer.batch_uses
         self._renewed = learner.config.loss.renewed(self._batch_size)
         devices = learner.config.devices
         self._layout = layout(devices) if devices > 1 else None
@@ -96,7 +105,7 @@ class Pipeline:
         self._compiled: dict[int, tuple[Any, Any]] = {}  # by updates a step
         self._prioritised = replay.config.alpha > 0.0
         self._thread = ThreadPoolExecutor(1, "ezm-targets")
-        self._next: tuple[Batch, Drawn, Future[Targets]] | None = None
+        self._next: _Ahead | None = None
         self.updates = int(state.updates)
         """Updates done, counted here so that asking does not wait for the device."""
         self._drawn = self.updates
@@ -120,10 +129,12 @@ class Pipeline:
         Returns their working memory in bytes: what the batches of a step need while they are learned, beside the
         parameters, on each device.
         """
-        batch, _ = self._sample(np.random.default_rng(0), updates)
+        batch, _ = self._example(updates)
         rest = replace(self._state, optimizer=None)
         make = self._make_targets.lower(rest, normalizer, batch, jnp.int32(0))
-        update = self._updates.lower(self._state.optimizer, rest, normalizer, batch, make.out_info)
+        update = self._updates.lower(
+            self._state.optimizer, rest, normalizer, batch, make.out_info, updates
+        )
         targets = self._thread.submit(make.compile)
         learned = update.compile()
         self._compiled[updates] = compiled = targets.result(), learned
@@ -146,8 +157,7 @@ class Pipeline:
         if self._next is None:
             rest = replace(self._state, optimizer=None)
             self._next = self._draw(rest, normalizer, updates)
-        batch, drawn, making = self._next
-        updates = len(drawn.task) // self._batch_size
+        updates, batch, drawn, making = self._next
         targets = self._wait(making)
         if self._renewed:
             self._replay.store(*drawn.renewed, targets.renewed, self.updates)
@@ -195,19 +205,23 @@ class Pipeline:
 
     def _learn(self, updates: int, *arguments: Any) -> Any:
         compiled = self._compiled.get(updates)
-        return (compiled[1] if compiled else self._updates)(*arguments)
+        return compiled[1](*arguments) if compiled else self._updates(*arguments, updates)
 
-    def _sample(self, rng: np.random.Generator, updates: int) -> tuple[Batch, Drawn]:
-        renewed = updates * self._renewed
-        batch, drawn = self._replay.sample(rng, self._batch_size, renewed, updates)
+    def _sizes(self, updates: int) -> tuple[int, int, int]:
+        """Samples of a batch, states to be searched anew in all batches, and batches."""
+        batches = -(-updates // self._batch_uses)
+        return self._batch_size, batches * self._renewed, batches
+
+    def _example(self, updates: int) -> tuple[Batch, Drawn]:
+        return self._placed(*self._replay.example(*self._sizes(updates)))
+
+    def _placed(self, batch: Batch, drawn: Drawn) -> tuple[Batch, Drawn]:
         if self._layout is not None:
             batch = jax.device_put(batch, self._layout.batch)
         return batch, drawn
 
-    def _draw(
-        self, state: LearnerState, normalizer: Normalizer, updates: int
-    ) -> tuple[Batch, Drawn, Future[Targets]]:
-        batch, drawn = self._sample(self._rng, updates)
+    def _draw(self, state: LearnerState, normalizer: Normalizer, updates: int) -> _Ahead:
+        batch, drawn = self._placed(*self._replay.sample(self._rng, *self._sizes(updates)))
         number = jnp.int32(self._drawn)
         self._drawn += updates
 
@@ -216,27 +230,25 @@ class Pipeline:
                 targets = self._make(updates, state, normalizer, batch, number)
             return jax.block_until_ready(targets)
 
-        return batch, drawn, self._thread.submit(work)
+        return _Ahead(updates, batch, drawn, self._thread.submit(work))
 
     def pending(self) -> dict[str, np.ndarray]:
         """The batch that was drawn ahead and its targets, as arrays to be saved; empty before the first update."""
         if self._next is None:
             return {}
-        batch, drawn, making = self._next
+        updates, batch, drawn, making = self._next
         leaves = map(np.asarray, jax.tree.leaves((batch, drawn, making.result())))
-        return {f"{i:03d}": leaf for i, leaf in enumerate(leaves)}
+        return {f"{i:03d}": leaf for i, leaf in enumerate([np.asarray(updates), *leaves])}
 
     def resume(self, pending: dict[str, np.ndarray], normalizer: Normalizer) -> None:
-        """Go on with what :meth:`pending` saved. The replay must hold its data again."""
+        """Go on with what :meth:`pending` saved."""
         if not pending:
             return
-        names = sorted(pending)
-        leaves = [pending[name] for name in names]
-        updates = len(leaves[_TASK]) // self._batch_size
-        batch, drawn = self._sample(np.random.default_rng(0), updates)
-        number = jnp.int32(0)
+        number, *leaves = (pending[name] for name in sorted(pending))
+        updates = int(number)
+        batch, drawn = self._example(updates)
         rest = replace(self._state, optimizer=None)
-        targets = jax.eval_shape(self._make_targets, rest, normalizer, batch, number)
+        targets = jax.eval_shape(self._make_targets, rest, normalizer, batch, jnp.int32(0))
         structure = jax.tree.structure((batch, drawn, targets))
         batch, drawn, made = jax.tree.unflatten(structure, leaves)
         if self._layout is None:
@@ -245,7 +257,7 @@ class Pipeline:
             batch, made = jax.device_put((batch, made), (self._layout.batch, self._layout.targets))
         done: Future[Targets] = Future()
         done.set_result(made)
-        self._next = batch, drawn, done
+        self._next = _Ahead(updates, batch, drawn, done)
         self._drawn += updates
 
     def close(self) -> None:

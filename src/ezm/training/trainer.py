@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -75,6 +76,8 @@ class Trainer:
         self.step = 0  # environment steps per task
         self._seconds_before = 0.0
         self._stop = False
+        self._ready = False
+        """Whether all programs are compiled."""
         self._checkpoint: Checkpoint | None = None
         """What the run goes on from, until it does."""
 
@@ -95,6 +98,7 @@ class Trainer:
             stack.enter_context(self._interruptible())
             self._open(stack)
             stack.callback(self._pipeline.close)
+            stack.callback(self._compiling.result)
             try:
                 self._loop()
                 self.save()
@@ -127,11 +131,13 @@ class Trainer:
         self._pipeline = Pipeline(self.agent.learner, self.agent.state, self.replay, self.rng)
         self.agent.state = self._pipeline.state
         self._normalizer = self.agent.statistics.normalizer()
+        thread = stack.enter_context(ThreadPoolExecutor(1, "ezm-compile"))
+        self._compiling = thread.submit(self._compile)
         if self.step == 0:
             self._describe()
         self.progress.message(str(self.memory))
         if self.step == 0:
-            self._evaluate(config.final_episodes, modes=("random",))
+            self._evaluate(config.evaluation_episodes, modes=("random",))
         self._acting_as = self._environments.task_ids.copy()
         if self._checkpoint is None:
             anew = list(range(self.suite.num_tasks))
@@ -150,6 +156,8 @@ class Trainer:
     def _advance(self) -> None:
         """One step of every task, the updates owed for it, and what is due after so many steps."""
         config = self.config
+        if not self._ready and self.step >= config.random_steps:
+            self._get_ready()
         # Both begin with the same parameters. A device takes up what it is given in that order, so the search comes first.
         searching = self._search()
         figures = self._learn()
@@ -167,6 +175,28 @@ class Trainer:
         if self.step % config.checkpoint_every == 0:
             self.save()
 
+    def _compile(self) -> int:
+        """Compile what learning, acting and evaluating need, beside the random steps; returns the learner's memory."""
+        config, agent, tasks = self.config, self.agent, self.suite.num_tasks
+        updates = max(1, config.updates_by(config.random_steps + 1))
+        memory = self._pipeline.compile(self._normalizer, updates)
+        for actor, copies, exploring in (
+            (self._actor, 1, True),
+            (self._evaluation_actor, config.evaluation_episodes, False),
+        ):
+            observation = np.zeros((tasks * copies, self.suite.observation_size), np.float32)
+            task = np.tile(np.arange(tasks, dtype=np.int32), copies)
+            actor.compile(agent.state, self._normalizer, observation, task, exploring=exploring)
+        return memory
+
+    def _get_ready(self) -> None:
+        """Wait until the programs are compiled."""
+        if not self._compiling.done():
+            self.progress.message("compiling (once; cached for later runs)")
+        memory = self._compiling.result()
+        self.progress.message(f"learning takes {memory / 2**20:.3g} MiB more")
+        self._ready = True
+
     # -- one step --------------------------------------------------------------------------
 
     def _learn(self) -> dict[str, Any] | None:
@@ -178,10 +208,6 @@ class Trainer:
         then = max(1, config.updates_by(self.step + 2) - due)
         figures = None
         while (owed := due - pipeline.updates) > 0:
-            if not pipeline.compiled:
-                self.progress.message("compiling the learner (once; cached for later runs)")
-                memory = pipeline.compile(self._normalizer, owed)
-                self.progress.message(f"learning takes {memory / 2**20:.3g} MiB more")
             figures = pipeline.step(self._normalizer, owed, then)
         self.agent.state = pipeline.state
         return figures
