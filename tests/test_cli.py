@@ -79,7 +79,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         ezm.cli.main(["train", "--help"])
     assert stop.value.code == 0
     help_text = capsys.readouterr().out
-    assert "--model.latent-size" in help_text and "Ablations" in help_text
+    assert "--steps" in help_text and "Ablations" in help_text
 
 
 def test_options_override_the_preset(started: list[tuple[TrainConfig, Path]]) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``ezm train``, ``eval``, ``report``, ``profile``, ``tasks`` and ``demo``.
+"""The command line: ``ezm`` and a command, see ``COMMANDS``.
 
 The commands only wire: they parse options, prepare JAX and call the library. Everything heavy is
 imported inside the command that needs it, so that help and mistakes answer at once.
@@ -11,38 +11,58 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import ezm
-from ezm.commands.evaluate import evaluate
-from ezm.commands.profile import profile
-from ezm.commands.report import report
-from ezm.commands.tasks import tasks
-from ezm.commands.train import demo, train
+from ezm.commands.completion import Completion, completion
+from ezm.commands.evaluate import Eval, evaluate
+from ezm.commands.profile import Profile, profile
+from ezm.commands.report import Report, report
+from ezm.commands.tasks import Tasks, tasks
+from ezm.commands.train import Demo, Train, demo, train
 from ezm.errors import UserError
 from ezm.options import nearest
 
 INTERRUPTED = 130
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": train,
-    "eval": evaluate,
-    "report": report,
-    "profile": profile,
-    "tasks": tasks,
-    "demo": demo,
+
+class Command(NamedTuple):
+    """A command: the options that it parses, and the function that is given the arguments."""
+
+    options: type[Any]
+    run: Callable[[Sequence[str]], int]
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(Train, train),
+    "eval": Command(Eval, evaluate),
+    "report": Command(Report, report),
+    "profile": Command(Profile, profile),
+    "tasks": Command(Tasks, tasks),
+    "demo": Command(Demo, demo),
+    "completion": Command(Completion, lambda arguments: completion(arguments, _options())),
 }
+
+
+def _options() -> dict[str, type[Any]]:
+    return {name: command.options for name, command in COMMANDS.items()}
+
 
 HELP = """usage: ezm COMMAND [OPTIONS]
 
 EfficientZero-Multitask: one model-based agent learns many control tasks.
 
-  ezm demo          train one agent on four cartpole tasks, in minutes, and show what it learned
-  ezm train SUITE   train an agent; --resume RUN goes on with a stopped run
-  ezm eval RUN      evaluate a trained agent: mean return and 95 % interval of every task
-  ezm report RUN    write a run's report, one HTML page
-  ezm profile SUITE where the time of a run goes, as a table and a picture
-  ezm tasks         list suites and tasks
+  ezm demo             train one agent on four cartpole tasks, in minutes
+  ezm train SUITE      train an agent; --resume RUN goes on with a stopped run
+  ezm eval RUN         evaluate a trained agent: returns with 95 % intervals
+  ezm report RUN       write a run's report, one HTML page
+  ezm profile SUITE    where the time of a run goes, as a table and a picture
+  ezm tasks            list suites and tasks
+  ezm completion SHELL tab completion for bash, zsh or fish
   ezm --version
+
+SUITE: cartpole, walker, mixed, h1, h1hand, or tasks such as h1-stand,h1-walk.
+RUN: the folder that `ezm train` names, runs/... unless --out says another.
 
 ezm COMMAND --help explains its options."""
 
@@ -62,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(
                 f"unknown command {command!r}{nearest(command, COMMANDS)}; `ezm --help` lists them"
             )
-        return COMMANDS[command](rest)
+        return COMMANDS[command].run(rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -24,9 +24,11 @@ class ModelConfig:
     task_embedding: bool = True
     """Condition every part on a learned embedding of the task; off is an ablation."""
     task_embedding_size: int = 128
+    """Numbers in a task's embedding."""
     task_embedding_scale: float = 1.0
     """Factor on the embeddings, and so on how fast they learn: a small one lets all tasks begin almost as one."""
     action_code_size: int = 64
+    """Numbers in an action's code, the same for tasks with different action sizes."""
     blocks: int = 3
     """Residual blocks of the representation, dynamics and prediction trunks."""
     reward_blocks: int = 3
@@ -38,7 +40,9 @@ class ModelConfig:
     latent_norm: bool = False
     """LayerNorm (no scale, no bias) on every latent that h and g return."""
     value_heads: int = 5
+    """Networks of the value; searches and targets take the minimum of two."""
     bins: int = 51
+    """Of the distributions that rewards and values are predicted as."""
     scalar_transform: Literal["h", "linear"] = "h"
     """Spacing of the bins: h(x) = sign(x)(sqrt(|x|+1)-1) + 0.001x, or linear."""
     value_range: tuple[float, float] | None = (-299.0, 299.0)
@@ -46,6 +50,7 @@ class ModelConfig:
     reward_range: tuple[float, float] | None = (-299.0, 299.0)
     """Range of the reward bins; None: what the suite's tasks declare."""
     log_std_range: tuple[float, float] = (-10.0, 2.0)
+    """Bounds of the policy's log standard deviation, before the tanh."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class PlannerConfig:
     backend: Literal["ezm", "mctx"] = "ezm"
     """Our search, batched over each round of Sequential Halving; or mctx, one model call per simulation."""
     simulations: int = 32
+    """Nodes added to the tree by each search (N)."""
     root_actions: int = 16
     """Actions sampled at the root (K)."""
     considered_actions: int | None = None
@@ -70,10 +76,13 @@ class PlannerConfig:
     include_mean: bool = False
     """Make the policy's mean the first of the sampled actions, at the root and inside the tree."""
     interior_actions: int = 2
+    """Actions sampled at each node inside the tree."""
     leaf_rollout: int = 0
     """Steps along the policy's mean behind each new node before the network's value is taken."""
     c_visit: float = 50.0
+    """sigma(q) = (c_visit + most visits) * c_scale * q, q rescaled to [0, 1]."""
     c_scale: float = 0.1
+    """See c-visit: how much the search's Q weighs against the prior."""
 
     def considered(self, actions: int) -> int:
         """How many of so many actions Sequential Halving begins with."""
@@ -106,11 +115,15 @@ class LossConfig:
     """Targets and loss weights (paper, sections "Targets" and "Loss")."""
 
     unroll: int = 5
+    """Steps through the dynamics in each loss."""
     n_step: int = 5
+    """Rewards in the value target before the bootstrap."""
     discount: float | None = 0.99
     """Per agent step; None: 1 - 10 / episode length of each task, kept within [0.95, 0.995]."""
     value_target: Literal["n_step", "search", "mixed"] = "mixed"
+    """n-step return; the search's value; or the first for fresh data and the second for old (mixed)."""
     mixed_after_updates: int = 50_000
+    """Mixed target: updates with n-step returns alone at first."""
     mixed_older_than: int = 200_000
     """Mixed target: samples older than this many transitions take the search's value."""
     imagined_share: float = 0.0
@@ -120,11 +133,11 @@ class LossConfig:
     imagined_after_updates: int = 500
     """Updates without imagined targets, until the model knows the first data."""
     reanalyze_ratio: float = 1.0
-    """Of a batch's states, how many are searched anew, those with the oldest searches first; the others take the
-    search that is stored with them, at first the one they were acted on with. 1: all (paper), 0: none."""
+    """Share of a batch's states that are searched anew, those with the oldest searches first. 1: all (paper), 0: none.
+    The others take the search that is stored with them, at first the one they were acted on with."""
     policy_target: Literal["best_action", "improved", "scaled", "prior"] = "best_action"
-    """The best action; the search's improved policy; a softmax of Q in units of the task's typical Q range
-    (scaled); or the same corrected for how the candidates were drawn (prior)."""
+    """The best action; the search's improved policy; a softmax of Q in units of the task's usual range (scaled);
+    or the same corrected for how the candidates were drawn (prior)."""
     policy_temperature: float = 4.0
     """Factor on Q in units of its range, for the "scaled" target."""
     final_policy_temperature: float | None = None
@@ -132,12 +145,19 @@ class LossConfig:
     consistency: Literal["cosine", "mse", "off"] = "cosine"
     """Temporal consistency: projected cosine (paper) or distance to the EMA encoder's latent."""
     path_consistency: bool = True
+    """Draw V(s) towards reward + discount * V(s') along the imagined rollout."""
     reward_weight: float = 1.0
+    """Of the reward's cross-entropy."""
     value_weight: float = 0.5
+    """Of the value's cross-entropy, mean over the heads."""
     policy_weight: float = 1.0
+    """Of -log pi(what the search found)."""
     consistency_weight: float = 5.0
+    """Of the temporal consistency."""
     path_weight: float = 0.5
+    """Of the path consistency."""
     entropy_weight: float = 0.005
+    """Of the policy's entropy, as a bonus."""
     latent_gradient: float = 0.5
     """Factor on the latent's gradient at each unrolled step."""
 
@@ -148,12 +168,18 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
+    """Adam with decoupled weight decay."""
+
     learning_rate: float = 1e-4
+    """At the first update."""
     final_learning_rate: float = 1.0
     """Fraction of the learning rate that a cosine leads down to over the run; 1: constant."""
     weight_decay: float = 2e-5
+    """Decoupled, times the learning rate."""
     gradient_clip: float = 5.0
+    """Largest norm of a gradient."""
     batch_size: int = 512
+    """Windows in each batch, of all tasks together."""
     batch_uses: int = 1
     """Gradient steps with each batch and its targets, among those that a step of the environments owes."""
     ema: float = 0.01
@@ -169,11 +195,12 @@ class TrainConfig:
     steps: int = 9_000
     """Environment (agent) steps per task."""
     seed: int = 0
+    """Of everything that is random: the same seed gives the same run on the same kind of processor."""
     devices: int = 1
     """Devices of the learner: each takes an equal part of every batch. Acting needs one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the factors of matrix products while learning; weights and sums are float32. auto: bfloat16 where the
-    device multiplies it in hardware."""
+    """Of the factors of matrix products while learning; weights and sums are float32.
+    auto: bfloat16 where the device multiplies it in hardware."""
     updates_per_step: float = 1.0
     """Learner updates for each step of all tasks together: the fixed ratio of the run."""
     random_steps: int = 1_000
@@ -187,8 +214,8 @@ class TrainConfig:
     meshes: str | None = None
     """HumanoidBench's robots: a folder with their meshes, to collide as these do; None: as primitives."""
     step_limit: float = 120.0
-    """Seconds after which environments that have not finished their step count as hanging: the run is saved and
-    ends; 0: never."""
+    """Seconds after which environments that have not finished their step count as hanging.
+    The run is then saved and ends. 0: never."""
     evaluate_every: int = 1_000
     """Steps per task between two evaluations."""
     evaluation_episodes: int = 4
@@ -198,6 +225,7 @@ class TrainConfig:
     diagnose_every: int = 0
     """Steps per task between two rank-correlation diagnostics; 0: never."""
     checkpoint_every: int = 2_000
+    """Steps per task between two checkpoints."""
     model: ModelConfig = field(default_factory=ModelConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
@@ -373,6 +401,16 @@ def check(config: TrainConfig, num_tasks: int) -> None:
     for name, value in positive.items():
         if not value > 0:
             raise UserError(f"--{name} {value}: must be greater than 0")
+    not_negative = {
+        "planner.gumbel-scale": config.planner.gumbel_scale,
+        "planner.evaluation-spread": config.planner.evaluation_spread or 0.0,
+        "step-limit": config.step_limit,
+        "diagnose-every": config.diagnose_every,
+        "seed": config.seed,
+    }
+    for name, value in not_negative.items():
+        if not value >= 0:
+            raise UserError(f"--{name} {value}: must not be negative")
     window = config.loss.unroll + config.loss.n_step
     limits: list[tuple[str, float, bool, str]] = [
         (
@@ -419,24 +457,6 @@ def check(config: TrainConfig, num_tasks: int) -> None:
             f"must lie between 1 and root-actions = {config.planner.root_actions}",
         ),
         (
-            "planner.gumbel-scale",
-            config.planner.gumbel_scale,
-            config.planner.gumbel_scale >= 0,
-            "must not be negative",
-        ),
-        (
-            "step-limit",
-            config.step_limit,
-            config.step_limit >= 0,
-            "must not be negative",
-        ),
-        (
-            "diagnose-every",
-            config.diagnose_every,
-            config.diagnose_every >= 0,
-            "must not be negative",
-        ),
-        (
             "borrowed-episodes",
             config.borrowed_episodes,
             0 <= config.borrowed_episodes <= 1,
@@ -448,7 +468,6 @@ def check(config: TrainConfig, num_tasks: int) -> None:
             0 <= config.loss.imagined_share <= 1,
             "must lie in [0, 1]",
         ),
-        ("seed", config.seed, config.seed >= 0, "must not be negative"),
         (
             "optimizer.ema",
             config.optimizer.ema,
@@ -456,9 +475,6 @@ def check(config: TrainConfig, num_tasks: int) -> None:
             "must lie in (0, 1]",
         ),
     ]
-    narrow = config.planner.evaluation_spread
-    if narrow is not None:
-        limits.append(("planner.evaluation-spread", narrow, narrow >= 0, "must not be negative"))
     if config.loss.discount is not None:
         limits.append(
             (
@@ -471,19 +487,3 @@ def check(config: TrainConfig, num_tasks: int) -> None:
     for name, value, fine, rule in limits:
         if not fine:
             raise UserError(f"--{name} {value}: {rule}")
-
-
-__all__ = [
-    "CPU_SIZES",
-    "PRESETS",
-    "LossConfig",
-    "ModelConfig",
-    "OptimizerConfig",
-    "PlannerConfig",
-    "ReplayConfig",
-    "TrainConfig",
-    "check",
-    "defaults",
-    "from_dict",
-    "to_dict",
-]

@@ -1,27 +1,53 @@
-"""Command-line options from dataclasses, every mistake as one line."""
+"""Command-line options from dataclasses: every mistake as one line, and help that fits 80 columns.
+
+The help of a command is its dataclass: the docstring, the fields with theirs, and at the end what the docstring says
+below a line ``Examples:``. A dataclass with many fields names those that ``--help`` shows in a class variable
+``FIRST``; ``--help-all`` shows every one.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import io
+import textwrap
 import typing
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 
 from ezm.errors import UserError
 
+_HELP = ("-h", "--help", "--help-all")
+_COLUMNS = 80
+
+
+class Option(NamedTuple):
+    """An option, or a positional argument, of a command."""
+
+    name: str
+    """As it is spelt on the command line: ``--model.latent-size``."""
+    hint: Any
+    """Its type, without what is annotated."""
+    positional: bool
+    pair: bool
+    """Whether ``--no-...`` turns it off."""
+
 
 def parse(kind: type[Any], command: str, arguments: Sequence[str], default: Any = None) -> Any:
-    """Options of a command.
+    """Options of a command. Where they ask for help, it is printed and the process ends.
 
     Raises:
         UserError: an unknown option, or a value that will not do.
     """
-    known = ["--help", "-h", *_names(kind)]
+    asked = set(arguments) & set(_HELP)
+    if asked:
+        _print_help(kind, command, default, everything="--help-all" in asked)
+        raise SystemExit(0)
+    known = [*_HELP, *spellings(kind)]
     for argument in arguments:
         name = argument.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in known:
@@ -32,24 +58,63 @@ def parse(kind: type[Any], command: str, arguments: Sequence[str], default: Any 
     try:
         with contextlib.redirect_stderr(printed):
             return tyro.cli(kind, prog=f"ezm {command}", args=arguments, default=default)
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
+    except SystemExit:
         raise UserError(
             f"{_first_sentence(printed.getvalue())}; see `ezm {command} --help`"
         ) from None
 
 
-def _names(kind: type[Any], prefix: str = "") -> Iterator[str]:
-    """Every option of a nested dataclass as it is spelt on the command line."""
-    for name, hint in typing.get_type_hints(kind).items():
-        dashed = name.replace("_", "-")
+def options(kind: type[Any], prefix: str = "--") -> Iterator[Option]:
+    """Every option of a nested dataclass."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        hint, marks = hints[field.name], getattr(hints[field.name], "__metadata__", ())
+        hint = typing.get_args(hint)[0] if marks else hint
+        name = prefix + field.name.replace("_", "-")
         if dataclasses.is_dataclass(hint):
-            yield from _names(typing.cast(type, hint), f"{prefix}{dashed}.")
+            yield from options(typing.cast(type, hint), f"{name}.")
         else:
-            yield f"--{prefix}{dashed}"
-            if hint is bool:
-                yield f"--{prefix}no-{dashed}"
+            pair = hint is bool and tyro.conf.FlagCreatePairsOff not in marks
+            yield Option(name, hint, tyro.conf.Positional in marks, pair)
+
+
+def spellings(kind: type[Any]) -> list[str]:
+    """All that may be typed to name an option."""
+    found: list[str] = []
+    for option in options(kind):
+        if not option.positional:
+            found.append(option.name)
+        if option.pair:
+            group, dot, last = option.name.removeprefix("--").rpartition(".")
+            found.append(f"--{group}{dot}no-{last}")
+    return found
+
+
+def _print_help(kind: type[Any], command: str, default: Any, *, everything: bool) -> None:
+    """Description, usage and options, these framed by tyro; then the examples."""
+    description, _, examples = (inspect.getdoc(kind) or "").partition("\nExamples:\n")
+    first = None if everything else getattr(kind, "FIRST", None)
+    shown = kind if first is None else _showing(kind, first)
+    for paragraph in description.strip().split("\n\n"):
+        print(paragraph if "\n  " in paragraph else textwrap.fill(paragraph, _COLUMNS), end="\n\n")
+    with contextlib.suppress(SystemExit):  # tyro would join the description's lines
+        tyro.cli(shown, prog=f"ezm {command}", description="", args=["--help"], default=default)
+    if first is not None:
+        print(f"All other options, by group: ezm {command} --help-all\n")
+    if examples:
+        print(f"Examples:\n{examples.rstrip()}")
+
+
+def _showing(kind: type[Any], first: Sequence[str]) -> type[Any]:
+    """The same dataclass, whose help shows the given fields alone."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    hidden = {
+        f.name: Annotated[hints[f.name], tyro.conf.Suppress]
+        for f in dataclasses.fields(kind)
+        if f.name not in first
+    }
+    fields = [(f.name, hidden.get(f.name, hints[f.name]), f) for f in dataclasses.fields(kind)]
+    return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -24,6 +24,10 @@ class Eval:
     """Evaluate a run's latest checkpoint: mean return and 95 % interval of every task.
 
     The returns are also written to eval.json in the run's folder.
+
+    Examples:
+      ezm eval runs/RUN
+      ezm eval runs/RUN --episodes 5 --mode policy
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ezm import platform
 from ezm.commands.run_options import Options, config_of, parse_run
@@ -21,18 +22,20 @@ class Profile(Options):
     half each part is waited for, so that its seconds are its own: nothing but the targets then overlaps
     with an update, and what lies between the two rates is what overlapping gives.
 
-    Typed as:
+    Examples:
       ezm profile cartpole
       ezm profile h1 --preset paper --seconds 120 --out profiles
       ezm profile --resume runs/RUN
     """
+
+    FIRST: ClassVar[tuple[str, ...]] = (*Options.FIRST, "seconds")
 
     seconds: float = 30.0
     """Of training; one checkpoint and one evaluation come after them."""
     out: Path = Path()
     """Folder of profile.json and profile.png; the temporary folder is there too, and so the checkpoint."""
     resume: Path | None = None
-    """Go on with a copy of the run in this folder: with its options, replay and parameters. It is not changed."""
+    """Profile a copy of the run in this folder, with its options, replay and parameters."""
 
 
 def profile(arguments: Sequence[str]) -> int:

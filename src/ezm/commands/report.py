@@ -15,7 +15,11 @@ from ezm.terminal import write_report
 
 @dataclass(frozen=True)
 class Report:
-    """Write a run's report, one HTML page that needs nothing else, and print its path."""
+    """Write a run's report, one HTML page that needs nothing else, and print its path.
+
+    Examples:
+      ezm report runs/RUN
+    """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder."""

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import tyro
 
@@ -21,15 +21,21 @@ from ezm.platform import Device
 class Options(TrainConfig):
     """What a run is started with."""
 
+    FIRST: ClassVar[tuple[str, ...]] = (
+        *("suite", "preset", "steps", "seed", "out", "resume", "device", "devices"),
+        *("evaluate_every", "checkpoint_every", "action_repeat", "protocol"),
+    )
+    """What a newcomer needs: all that ``--help`` shows."""
+
     suite: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SUITE")] = "cartpole"
-    """cartpole, walker, mixed, or a list of tasks: `dmc:walker-walk,cheetah-run`, `gym:Pendulum-v1`,
-    `my_pkg.tasks:make`. `ezm tasks` lists what there is. Not needed with --resume."""
+    """A suite (cartpole, walker, mixed, h1, h1hand) or tasks, separated by commas: h1-walk, dmc:walker-walk,
+    gym:Pendulum-v1, my_module:make. `ezm tasks` lists them. Not needed with --resume."""
     preset: Literal["cpu", "paper"] = "cpu"
-    """Defaults of all other options: `cpu` learns on two cores, cartpole within minutes; `paper` has the
-    published sizes. Without this option: paper where there is a GPU, otherwise cpu."""
+    """Where all other defaults come from. cpu learns on two cores; paper has the published sizes.
+    Without this option: paper where there is a GPU, cpu elsewhere."""
     resume: Path | None = None
     device: Device = "auto"
-    """What to compute on; auto: a GPU if there is one."""
+    """What to compute on. auto: a GPU if there is one."""
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)

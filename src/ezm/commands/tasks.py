@@ -14,10 +14,22 @@ from ezm.terminal import print_table
 
 @dataclass(frozen=True)
 class Tasks:
-    """List tasks: those of the named suites, or of the suites and tasks given."""
+    """List tasks: those of the named suites, or of the suites and tasks given.
 
-    names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAMES")] = ()
-    """Suites or tasks as for `ezm train`; `dmc` lists everything in dm_control."""
+    Columns: sizes of observation and action, simulator steps for each action, and agent steps of an episode.
+
+    Examples:
+      ezm tasks                          the suites that have a name
+      ezm tasks dmc                      all of dm_control
+      ezm tasks h1-walk gym:Pendulum-v1
+      ezm tasks my_tasks:make            is it found, and what are its sizes
+    """
+
+    names: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="NAMES", help_behavior_hint="(default: the named suites)"),
+    ] = ()
+    """Suites or tasks as for `ezm train`. dmc: everything in dm_control."""
 
 
 def tasks(arguments: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -26,35 +26,50 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 @dataclass(frozen=True)
 class Train(Options):
-    """Train one agent on all tasks of a suite.
+    """Train one agent on all tasks of a suite, and write a report.
 
-    Ctrl-C stops after the current step and saves; a second one stops at once.
+    A run has a folder of its own in runs/: options, metrics, checkpoints, report. Ctrl-C stops after the current
+    step and saves; a second one stops at once. A step is one action in every task of the suite.
 
-    Ablations, one option each:
+    Examples:
+      ezm train cartpole                      four tasks, minutes on two cores
+      ezm train h1-stand,h1-walk --seed 1     humanoids
+      ezm train my_tasks:make --steps 5000    an environment of your own
+      ezm train --resume runs/RUN             go on with a run that was stopped
+      ezm train --resume runs/RUN --steps 20000
+
+    Ablations are one option each:
       --model.no-task-embedding       the networks do not know the task
-      --replay.no-per-task            one replay for all tasks instead of one for each
+      --replay.no-per-task            one replay for all tasks, not one for each
       --loss.consistency off          no temporal consistency
       --loss.no-path-consistency      no path consistency
       --loss.value-target n_step      or search, or mixed (the published one)
-      ezm train dmc:cartpole-swingup  a single task
     """
 
+    FIRST: ClassVar[tuple[str, ...]] = (*Options.FIRST, "wandb")
+
     out: Path | None = None
-    """Folder of the new run; None: a new one in runs/."""
+    """Folder of the new run. None: a new one in runs/."""
     resume: Path | None = None
-    """Go on with the run in this folder, with the options that it was started with; only --steps
-    may be given anew, and only grow, and --devices."""
+    """Go on with the run in this folder, with the options it was started with.
+    Only --steps, which can only grow, and --devices may be given anew."""
     wandb: Flag = False
     """Also log to Weights & Biases (needs the extra `wandb`)."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Train one agent on the four cartpole tasks (minutes on two cores), and show what it learned."""
+    """Train one agent on the four cartpole tasks (minutes on two cores), and show what it learned.
+
+    Examples:
+      ezm demo
+      ezm demo --seed 1 --out runs/first
+    """
 
     seed: int = 0
+    """Of everything that is random."""
     out: Path | None = None
-    """Folder of the new run; None: a new one in runs/."""
+    """Folder of the new run. None: a new one in runs/."""
 
 
 def train(arguments: Sequence[str]) -> int:
