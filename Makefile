@@ -8,12 +8,12 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-benchmarks
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow lint format docs bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-setup: $(STAMP) ## virtual environment in .venv with everything that demo, test and lint need
+setup: $(STAMP) ## virtual environment in .venv with everything that demo, test, lint and docs need
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/pip && exit; \
@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	echo "error: none of $(PYTHON) is Python 3.11 or 3.12; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
 	exit 2
 	@echo "installing into $(VENV) (once; some minutes)"
-	@$(PIP) -c constraints.txt -e '.[dev]'
+	@$(PIP) -c constraints.txt -e '.[dev,docs]'
 	@touch $@
 
 demo: $(STAMP) ## train one agent on four tasks (some minutes) and write a report
@@ -45,13 +45,16 @@ format: $(STAMP) ## let ruff rewrite the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+docs: $(STAMP) ## the documentation site, into site/; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 $(BENCH_STAMP): $(STAMP)
 	@echo "installing the benchmarks' packages into $(VENV) (once; PyTorch is among them)"
-	@$(PIP) -c constraints.txt -e '.[dev,benchmarks]'
+	@$(PIP) -c constraints.txt -e '.[dev,docs,benchmarks]'
 	@touch $@
 
 bench: $(BENCH_STAMP) ## learning curves against SAC on the cartpole suite (hours)
 	@$(BIN)/python -m benchmarks.learning cartpole
 
 clean: ## remove the virtual environment and caches; runs/ stays
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site

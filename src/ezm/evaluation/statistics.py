@@ -66,8 +66,8 @@ def area_under_curve(
     Args:
         steps: (n,) strictly increasing, n >= 2.
         values: (n,) the return at each of them.
-        low, high: the range [a, b]; default: the first and the last step. Give it where two
-            curves with different ends are compared.
+        low: a; default: the first step. Give both ends where curves with different ones are compared.
+        high: b; default: the last step.
 
     Raises:
         ValueError: the points are too few or out of order, or do not cover the range.

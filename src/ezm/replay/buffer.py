@@ -72,7 +72,9 @@ class Replay:
     """Rings of ``capacity`` rows for K tasks, with prioritised sampling inside each.
 
     Args:
-        num_tasks, observation_size, action_size: sizes of the suite.
+        num_tasks: K, of the suite.
+        observation_size: O.
+        action_size: A.
         config: capacity and prioritisation.
         window: transitions per sample (unroll + n-step).
         states: S, of a window, that have policy targets (unroll + 1).

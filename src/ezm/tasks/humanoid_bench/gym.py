@@ -105,8 +105,11 @@ class HumanoidVectorEnv(VectorEnv):
     reward are arrays (N,) in ``info``, each with a mask of its name behind an underscore.
 
     Args:
-        task, protocol, meshes, render_mode: as for :class:`HumanoidEnv`.
+        task: as for :class:`HumanoidEnv`.
         num_envs: N.
+        protocol: as for :class:`HumanoidEnv`.
+        meshes: as for :class:`HumanoidEnv`.
+        render_mode: as for :class:`HumanoidEnv`.
         threads: native threads that step them.
         max_episode_steps: control steps until truncation.
 
