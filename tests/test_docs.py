@@ -247,6 +247,8 @@ def test_names_in_code_lead_to_the_reference(hooks: Any) -> None:
         linked
         == 'see <autoref optional identifier="ezm.config.check"><code>ezm.config.check</code></autoref>'
     )
+    option = "<code>--loss.unroll</code> <code>ezm train --steps 3</code>"
+    assert hooks.on_page_content(option) == option.replace("<code>--", '<code class="option">--')
 
 
 def test_every_module_has_a_place_in_the_reference(hooks: Any) -> None:

@@ -33,7 +33,8 @@ _LOG = logging.getLogger("mkdocs.hooks.ezm")  # a warning fails a strict build
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 _EQUATION = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)
 _ROLE = re.compile(r":(?:func|class|meth|mod|data|attr|exc):<code>~?([^<]*)</code>")
-_NAME = re.compile(r"<code>(ezm(?:\.\w+)+)</code>(?!</)")
+_NAME = re.compile(r"<code>(ezm(?:\.\w+)+)</code>(?!</a)")
+_OPTION = re.compile(r"<code>(?=--[^<\s]+</code>)")
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -81,6 +82,7 @@ def on_page_content(content: str, **_: Any) -> str:
         return f'<div class="equation">{mathml}</div>' if display == "block" else mathml
 
     content = _ROLE.sub(r"<code>\1</code>", _EQUATION.sub(equation, content))
+    content = _OPTION.sub('<code class="option">', content)
     return _NAME.sub(r'<autoref optional identifier="\1"><code>\1</code></autoref>', content)
 
 
@@ -97,13 +99,15 @@ def _page_of(module: str) -> str:
 def _reference(name: str) -> str:
     """A module, or a package and its modules one after the other."""
     folder = ROOT / "src/ezm" / name.replace(".", "/")
-    blocks = [f"# ezm.{name}", f"::: ezm.{name}"]
+    options = ["show_root_heading: false", "show_root_toc_entry: false"]  # the page has that title
     if folder.is_dir():
         # What a package imports is documented where it is defined.
         own = ast.parse((folder / "__init__.py").read_text()).body
         names = [each.name for each in own if isinstance(each, ast.FunctionDef | ast.ClassDef)]
-        blocks[1] += (
-            f"\n    options:\n      members: {[n for n in names if n[0] != '_'] or 'false'}"
-        )
-        blocks += sorted(f"::: ezm.{name}.{path.stem}" for path in folder.glob("[!_]*.py"))
+        options.append(f"members: {[n for n in names if n[0] != '_'] or 'false'}")
+    blocks = [
+        f"# ezm.{name} {{ #ezm.{name} }}",
+        "\n      ".join([f"::: ezm.{name}\n    options:", *options]),
+        *sorted(f"::: ezm.{name}.{path.stem}" for path in folder.glob("[!_]*.py")),
+    ]
     return "\n\n".join(blocks) + "\n"
