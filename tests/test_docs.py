@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import os
 import pkgutil
@@ -11,14 +12,18 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tyro
 
 import ezm.cli
 from ezm import platform
+from ezm.config import defaults, to_dict
+from ezm.tasks import suites
 from ezm.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -42,17 +47,24 @@ def blocks(page: Path, *languages: str) -> Iterator[str]:
             yield text
 
 
+def typed(line: str) -> list[str]:
+    """What follows ``ezm`` in a line of a shell; nothing where it is another command."""
+    words = shlex.split(line.replace('eval "$(ezm', "ezm").replace(')"', ""), comments=True)
+    words = words[: words.index(">")] if ">" in words else words
+    return words[1:] if words[:1] == ["ezm"] else []
+
+
 def commands(page: Path) -> list[list[str]]:
     """What a page tells the reader to type after ``ezm``."""
-    typed = []
-    for text in blocks(page, "", "sh", "bash"):
-        for line in text.splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] == ["ezm"]:
-                typed.append(words[1:])
-            elif words[:1] == ["eval"]:  # eval "$(ezm completion bash)"
-                typed.append(words[1].strip("$()").split()[1:])
-    return [words[: words.index(">")] if ">" in words else words for words in typed]
+    lines = [line for text in blocks(page, "", "sh", "bash") for line in text.splitlines()]
+    return [words for words in map(typed, lines) if words]
+
+
+def examples(command: str) -> list[list[str]]:
+    """The examples of a command's help; what stands behind two spaces explains them."""
+    text = (inspect.getdoc(ezm.cli.COMMANDS[command].options) or "").partition("Examples:")[2]
+    lines = [re.split(r"\s{2,}", line.strip())[0] for line in text.splitlines()]
+    return [typed(line) for line in lines if "ezm " in line]
 
 
 # -- names -------------------------------------------------------------------------------------
@@ -82,56 +94,46 @@ def test_how_it_works_names_a_function_for_each_equation() -> None:
 # -- commands ----------------------------------------------------------------------------------
 
 
+class Understood(Exception):
+    """In place of the command's work."""
+
+    def __init__(self, options: Any):
+        self.options = options
+
+
 @pytest.mark.parametrize(
     ("page", "words"),
-    [(page.name, words) for page in PAGES for words in commands(page)],
+    [
+        *((page.name, words) for page in PAGES for words in commands(page)),
+        *((f"{name} --help", words) for name in ezm.cli.COMMANDS for words in examples(name)),
+    ],
     ids=lambda each: each if isinstance(each, str) else " ".join(each),
 )
 def test_a_command_that_a_page_shows_is_understood(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    page: str,
-    words: list[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], page: str, words: list[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    def understood(*arguments: Any, **named: Any) -> None:
+        raise Understood(parser(*arguments, **named))
+
+    parser = tyro.cli
+    monkeypatch.setattr(tyro, "cli", understood)
     monkeypatch.setattr(platform, "has_gpu", lambda: False)
-    # Parsed for real; where the command would begin its work, it is stopped.
-    began = RuntimeError("it would begin now")
-    stop = raising(began)
-    monkeypatch.setattr(platform, "prepare_jax", stop)
-    monkeypatch.setattr("ezm.tasks.listing", stop)
-    monkeypatch.setattr("ezm.terminal.write_report", stop)
-    monkeypatch.setattr("ezm.commands.report.write_report", stop)
-    opened = SimpleNamespace(config=resumable(words), path=tmp_path)
-    monkeypatch.setattr(RunFolder, "open", lambda path: opened)
-    try:
-        assert ezm.cli.main(words) == 0, f"{page}: {capsys.readouterr().err}"
-    except RuntimeError as error:
-        assert error is began
-    except SystemExit as stopped:
-        assert stopped.code == 0  # --help
-
-
-def raising(error: Exception) -> Any:
-    def stop(*_: object, **__: object) -> None:
-        raise error
-
-    return stop
-
-
-def resumable(words: list[str]) -> dict[str, Any]:
-    """The configuration of a run that these words may go on with."""
-    from ezm.config import defaults, to_dict
-
-    return {**to_dict(defaults("cpu", "walker")), "suite": "walker"}
+    run = SimpleNamespace(config=to_dict(replace(defaults("cpu", "walker"), suite="walker")))
+    monkeypatch.setattr(RunFolder, "open", lambda path: run)
+    with pytest.raises(Understood) as stopped:
+        ezm.cli.main(words)
+        pytest.fail(f"{page}: {capsys.readouterr().err}")
+    options = stopped.value.options
+    for name in (getattr(options, "suite", None), *getattr(options, "names", ())):
+        assert name in (None, "dmc") or suites.parse(name)
 
 
 def test_commands_known_values() -> None:
-    typed = commands(ROOT / "docs/index.md")
-    assert ["train", "--resume", "runs/RUN", "--steps", "40000"] in typed
-    assert ["completion", "bash"] in typed and ["completion", "fish"] in typed
+    quickstart = commands(ROOT / "docs/index.md")
+    assert ["train", "--resume", "runs/RUN", "--steps", "40000"] in quickstart
+    assert ["completion", "bash"] in quickstart and ["completion", "fish"] in quickstart
     assert ["train", "walker"] in commands(ROOT / "README.md")
+    assert ["tasks", "dmc"] in examples("tasks") and ["completion", "zsh"] in examples("completion")
 
 
 @pytest.mark.parametrize(
@@ -249,6 +251,14 @@ def test_names_in_code_lead_to_the_reference(hooks: Any) -> None:
     )
     option = "<code>--loss.unroll</code> <code>ezm train --steps 3</code>"
     assert hooks.on_page_content(option) == option.replace("<code>--", '<code class="option">--')
+
+
+def test_nothing_is_fetched_from_elsewhere(hooks: Any, caplog: pytest.LogCaptureFixture) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="a.md"))
+    own = '<script src="a.js"></script><a href="https://arxiv.org">x</a><img src="b.png">'
+    assert hooks.on_post_page(own, page=page) == own and not caplog.records
+    hooks.on_post_page('<link rel="stylesheet" href="https://fonts.example/a.css">', page=page)
+    assert "fonts.example" in caplog.text
 
 
 def test_every_module_has_a_place_in_the_reference(hooks: Any) -> None:

@@ -32,6 +32,7 @@ _LOG = logging.getLogger("mkdocs.hooks.ezm")  # a warning fails a strict build
 
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 _EQUATION = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)
+_OUTSIDE = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=\"?https?:[^>]*>")
 _ROLE = re.compile(r":(?:func|class|meth|mod|data|attr|exc):<code>~?([^<]*)</code>")
 _NAME = re.compile(r"<code>(ezm(?:\.\w+)+)</code>(?!</a)")
 _OPTION = re.compile(r"<code>(?=--[^<\s]+</code>)")
@@ -84,6 +85,13 @@ def on_page_content(content: str, **_: Any) -> str:
     content = _ROLE.sub(r"<code>\1</code>", _EQUATION.sub(equation, content))
     content = _OPTION.sub('<code class="option">', content)
     return _NAME.sub(r'<autoref optional identifier="\1"><code>\1</code></autoref>', content)
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Warn of what would be fetched from elsewhere: the site works without a network."""
+    for element in _OUTSIDE.findall(output):
+        _LOG.warning("%s would fetch %s", page.file.src_uri, element)
+    return output
 
 
 def _page(name: str) -> str:
