@@ -1,12 +1,21 @@
 """The progress display: rates, time left, and both kinds of output."""
 
 import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
+from ezm.tasks.humanoid_bench import catalog
 from ezm.training import progress
-from ezm.training.progress import TrainingProgress
+from ezm.training.memory import Memory
+from ezm.training.metrics import MetricsLogger, read_metrics
+from ezm.training.progress import BLOCKS, History, TrainingProgress, packed, sparkline
+from ezm.training.run_folder import RunFolder
 
 
 def plain_console() -> tuple[Console, io.StringIO]:
@@ -57,17 +66,174 @@ def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.Mon
     assert lines[-1].endswith("· a 800")
 
 
-def test_on_a_terminal_there_is_a_table() -> None:
+@pytest.mark.parametrize(
+    ("values", "width", "curve"),
+    [
+        ([], 8, ""),
+        ([5.0], 8, "▄"),
+        ([2.0, 2.0, 2.0], 8, "▄▄▄"),
+        (range(8), 8, "▁▂▃▄▅▆▇█"),
+        (range(16), 8, "▁▂▃▄▅▆▇█"),
+        ([0.0, 100.0], 8, "▁█"),
+        ([0, 0, 0, 100, 0, 0], 3, "▁█▁"),
+        ([-1.0, math.nan, 1.0], 8, "▁ █"),
+        ([math.nan, 3.0, 4.0, 4.0], 2, "▁█"),
+        ([1.0, math.inf], 8, "▄ "),
+        (range(100), 0, ""),
+    ],
+)
+def test_sparkline_known_values(values: Sequence[float], width: int, curve: str) -> None:
+    assert sparkline(values, width) == curve
+
+
+def test_a_history_keeps_all_of_a_run_in_little_memory() -> None:
+    history = History(size=4)
+    for value in range(7):
+        history.add(value)
+    assert history.means == list(range(7)), "nothing is averaged while there is room"
+    for value in range(7, 1001):
+        history.add(value)
+    assert (history.count, history.last, history.best) == (1001, 1000, 1000)
+    assert 4 <= len(history.means) <= 8
+    each = 128  # 8 * 128 is the first from 1001 on
+    assert history.means == [
+        np.mean(range(first, min(first + each, 1001))) for first in range(0, 1001, each)
+    ]
+
+
+def test_the_best_is_kept_whatever_follows() -> None:
+    history = History()
+    for value in (math.nan, -5.0, -2.0, -3.0, math.nan):
+        history.add(value)
+    assert history.best == -2.0 and math.isnan(history.last)
+
+
+def test_pieces_share_lines_and_are_never_broken() -> None:
+    assert packed(["one", "two", "three"], 11) == ["one · two", "three"]
+    assert packed(["one", "two"], 9) == ["one · two"]
+    assert packed(["much too long", "two"], 6) == ["much …", "two"]
+
+
+NAMES = [*catalog.NAMES][:23]
+FOLDER = Path("/a/rather/long/path/with/many/parts/that/no/terminal/shows/whole/runs/h1-cpu-s0-1")
+
+
+def terminal(width: int, height: int, encoding: str = "utf-8") -> Console:
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    return Console(file=output, width=width, height=height, force_terminal=True, color_system=None)
+
+
+def drawn(shown: TrainingProgress) -> list[str]:
+    """The lines of a frame."""
+    console = shown._console
+    with console.capture() as capture:
+        console.print(shown._render())
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def page(width: int, height: int, tasks: Sequence[str], encoding: str = "utf-8") -> list[str]:
+    """The lines of the page of a run with some history."""
+    shown = TrainingProgress(tasks, 1000, terminal(width, height, encoding), FOLDER)
+    for number, task in enumerate(tasks):
+        for value in range(50):
+            shown.episode(task, number + value)
+        for mean in (0.0 + number, 1000.0 + number, 600.0 + number):
+            shown.evaluation(task, mean)
+    shown._memory = Memory(process=2**30, programs=2**30, replay=2**30, agent=2**30)
+    shown.update(500, 1000, 3700.0)
+    shown.update(520, 1040, 3710.0)
+    return drawn(shown)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("tasks", [NAMES[:1], NAMES[:4], NAMES, ["名前" * 20, "x" * 70]])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 24), (40, 24), (132, 50), (80, 12)])
+def test_the_page_fits_the_terminal(
+    width: int, height: int, tasks: Sequence[str], encoding: str
+) -> None:
+    lines = page(width, height, tasks, encoding)
+    assert max(map(cell_len, lines)) <= width
+    assert len(lines) < height
+    said = " ".join(lines)
+    for figure in ("520/1,000", "1,040 updates", "env steps/s", "4 updates/s", "1:01:50 elapsed"):
+        assert figure in said
+    assert "4:00 left" in said and "of 4.0 GiB announced" in said and "52%" in said
+    assert lines[-1].endswith("/runs/h1-cpu-s0-1")
+    if encoding == "ascii":
+        assert not set("".join(lines)) & set(BLOCKS)
+
+
+def test_a_line_has_both_curves_and_three_figures() -> None:
+    lines = page(80, 24, ["swingup", "balance"])
+    assert lines[0].split() == ["task", "training", "last", "evaluation", "last", "best"]
+    assert lines[1].split() == ["swingup", sparkline(range(50), 24), "49", "▁█▅", "600", "1000"]
+    assert lines[2].split() == ["balance", sparkline(range(50), 24), "50", "▁█▅", "601", "1001"]
+
+
+def test_many_tasks_take_a_compact_form() -> None:
+    for width in (80, 60):
+        lines = page(width, 24, NAMES)
+        figures = {figure for line in lines for figure in line.split()}
+        assert figures >= {f"{600 + n}" for n in range(23)}
+    assert sum("▁█▅" in line for line in lines) == 12
+    assert len(page(80, 40, NAMES)) > 25, "a line for each where there is room"
+
+
+def test_pages_follow_each_other_where_not_all_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[str] = set()
+    for number in range(2):
+        monkeypatch.setattr(progress.time, "monotonic", lambda number=number: 5.0 * number)
+        lines = page(80, 12, NAMES)
+        assert lines[0].startswith(f"tasks, page {number + 1} of 2")
+        seen |= {name for name in NAMES if any(name[:15] in line for line in lines)}
+    assert seen == set(NAMES)
+
+
+def test_until_there_is_an_evaluation_episodes_are_shown() -> None:
+    shown = TrainingProgress(["a", "b"], 1000, terminal(40, 24))
+    shown.episode("a", 7.0)
+    rows = [line.split() for line in drawn(shown)]
+    assert ["a", "▄", "7"] in rows and ["b", "–"] in rows
+
+
+def test_the_live_page_is_drawn_and_stays() -> None:
     output = io.StringIO()
-    console = Console(file=output, width=120, force_terminal=True)
-    with TrainingProgress(["swingup", "balance"], 1000, console) as shown:
+    console = Console(file=output, width=80, height=24, force_terminal=True, force_interactive=True)
+    with TrainingProgress(["swingup"], 1000, console, FOLDER) as shown:
         shown.update(500, 1000, 3700.0)
-        shown.episode("swingup", 5.0)
         shown.evaluation("swingup", 900.0)
-        shown.evaluation("swingup", 700.0)
-        shown.message("a checkpoint")
+        shown.message("a checkpoint [not markup]")
     text = output.getvalue()
-    assert "a checkpoint" in text and "best eval" in text
-    row = next(line for line in reversed(text.splitlines()) if "swingup" in line)
-    assert row.split()[-4:] == ["5", "700", "900", "1"]
-    assert "1:01:40 elapsed" in text
+    assert "a checkpoint [not markup]" in text and "run folder:" not in text
+    assert "900" in text[text.rindex("swingup") :] and "50%" in text[text.rindex("swingup") :]
+
+
+def test_a_resumed_run_shows_its_whole_history(tmp_path: Path) -> None:
+    """What is drawn from metrics.jsonl is what was drawn while it was measured."""
+    before, after = (TrainingProgress(["a", "b"], 1000, terminal(80, 24)) for _ in range(2))
+    with MetricsLogger(RunFolder.create(tmp_path / "run", {}), tensorboard=False) as log:
+        log.log("start", 0, 0.0, tasks=["a", "b"])
+        for step in range(10, 500, 10):
+            for task, policy in (("a", "a"), ("b", "a")):
+                log.log("episode", step, step / 10, task=task, policy=policy, **{"return": step})
+                if policy == task:
+                    before.episode(task, step)
+            log.log("train", step, step / 10, updates=2 * step)
+        for mode, mean in (("random", 1.0), ("search", 800.0), ("policy", 700.0), ("search", None)):
+            log.log("eval", 490, 49.0, updates=980, task="a", mode=mode, returns=[mean], mean=mean)
+        before.evaluation("a", 800.0)
+        before.update(490, 980, 49.0)
+    after.recall(read_metrics(tmp_path / "run" / "metrics.jsonl"))
+    assert drawn(before) == drawn(after)
+    said = " ".join(drawn(after))
+    assert "step 490/1,000" in said and "980 updates" in said and sparkline(range(49), 26) in said
+
+
+def test_lines_in_a_pipe_are_not_wrapped() -> None:
+    output = io.StringIO()
+    with TrainingProgress([f"task-{i}" for i in range(30)], 1000, Console(file=output)) as shown:
+        shown.update(1, 1, 1.0)
+        for i in range(30):
+            shown.evaluation(f"task-{i}", 100.0 + i)
+    (line,) = output.getvalue().splitlines()
+    assert "task-0 100" in line and line.endswith("task-29 129")

@@ -1,20 +1,29 @@
-"""What a training run shows while it runs: a live table, or plain lines where there is no terminal."""
+"""What a training run shows while it runs: a live page, or plain lines where there is no terminal.
+
+The page is drawn by a thread of its own, once a second; the training loop only hands over numbers.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from rich.console import Console, Group
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from ezm.evaluation.statistics import format_return
+from ezm.training.memory import Memory, resident, size
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines where the output is not a terminal."""
@@ -22,37 +31,120 @@ PLAIN_EVERY = 10.0
 RATE_WINDOW = 20.0
 """Seconds over which rates, and with them the time left, are averaged."""
 
+BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII_BLOCKS = "_.-=+*%#"
+"""Where the terminal's encoding has no others."""
+
+_FRAMES_PER_SECOND = 1.0
+_PAGE_SECONDS = 5.0  # that a page of tasks is shown where not all fit
+_NUMBER = 6  # columns of a return
+_NAME = 24  # columns of a task's name, at most
+_TABLE_WIDTH = 56  # columns below which there is no place for two curves a task
+_CELL = 29  # columns of a task in the compact form, at least
+
+
+def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:
+    """A curve of at most `width` characters, from the lowest value to the highest.
+
+    More values than columns are averaged in groups of neighbours, so that the whole history is
+    there. What is not finite is a space; a curve that never changes runs at half height.
+    """
+    columns = min(width, len(values))
+    edges = [len(values) * edge // columns for edge in range(columns + 1)] if columns else []
+    means = [_mean(values[first:end]) for first, end in pairwise(edges)]
+    finite = [mean for mean in means if math.isfinite(mean)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    top = len(blocks) - 1
+
+    def block(mean: float) -> str:
+        if not math.isfinite(mean):
+            return " "
+        return blocks[round(top * (mean - low) / (high - low)) if high > low else top // 2]
+
+    return "".join(map(block, means))
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+class History:
+    """A growing list of returns in bounded memory: at most ``2 * size`` means of equally many each.
+
+    The last one may be of fewer.
+    """
+
+    def __init__(self, size: int = 64) -> None:
+        self._size = size
+        self._each = 1  # returns of a mean
+        self._means: list[float] = []
+        self.count = 0
+        """Returns so far."""
+        self.last = self.best = math.nan
+
+    def add(self, value: float) -> None:
+        """Append a return."""
+        self.last = value
+        if value > self.best or math.isnan(self.best):
+            self.best = value
+        place = self.count % self._each
+        if place:
+            self._means[-1] += (value - self._means[-1]) / (place + 1)
+        else:
+            self._means.append(value)
+        self.count += 1
+        if len(self._means) == 2 * self._size and self.count % self._each == 0:
+            # A new list, since the thread that draws may be reading the old one.
+            self._means = [_mean(pair) for pair in zip(self._means[::2], self._means[1::2])]
+            self._each *= 2
+
+    @property
+    def means(self) -> list[float]:
+        """Oldest first; a copy."""
+        return list(self._means)
+
 
 class TrainingProgress:
-    """Per-task returns, rates and time left, within ``with``."""
+    """Per-task returns, rates, time left and memory, within ``with``."""
 
     def __init__(
-        self, task_names: Sequence[str], total_steps: int, console: Console | None = None
+        self,
+        task_names: Sequence[str],
+        total_steps: int,
+        console: Console | None = None,
+        folder: Path | None = None,
     ) -> None:
         """Args:
         task_names: the suite's tasks, in order.
         total_steps: environment steps per task of the whole run.
         console: where to; default: standard output.
+        folder: of the run, to be shown.
         """
         self._console = console or Console()
         self._total = total_steps
         self._tasks = list(task_names)
-        self._last: dict[str, float] = {}
-        self._evaluated: dict[str, float] = {}
-        self._best: dict[str, float] = {}
-        self._episodes = dict.fromkeys(self._tasks, 0)
-        # (step, updates, seconds of the run) at the latest updates, oldest first.
+        self._folder = None if folder is None else _short(folder)
+        self._memory: Memory | None = None
+        self._episodes = {task: History() for task in self._tasks}
+        self._evaluations = {task: History() for task in self._tasks}
+        # (step, updates, seconds of the run): where it is, and at the latest updates, oldest first.
+        self._position = (0, 0, 0.0)
         self._recent: deque[tuple[int, int, float]] = deque()
         self._printed = time.monotonic()
         self._live: Live | None = None
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self._live = Live(
-                console=self._console, get_renderable=self._render, refresh_per_second=2
+                console=self._console,
+                get_renderable=self._render,
+                refresh_per_second=_FRAMES_PER_SECOND,
             )
 
     def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
+        elif self._folder is not None:
+            self.message(f"run folder: {self._folder}")
         return self
 
     def __exit__(
@@ -66,9 +158,31 @@ class TrainingProgress:
         elif self._recent:
             self._print_line()
 
+    def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take over what an earlier part of the run measured: the rows of its metrics.jsonl."""
+        step, updates, seconds = self._position
+        for row in rows:
+            step, updates, seconds = row["step"], row.get("updates", updates), row["seconds"]
+            kind, task = row["kind"], row.get("task")
+            if kind == "episode" and row.get("policy", task) == task:
+                value, histories = row.get("return"), self._episodes
+            elif kind == "eval" and row.get("mode", "search") == "search":
+                value, histories = row.get("mean"), self._evaluations
+            else:
+                continue
+            if task in histories and value is not None:
+                histories[task].add(value)
+        self._position = (step, updates, seconds)
+
+    def announce(self, memory: Memory) -> None:
+        """Print what the run is going to take of memory; the page shows how much of it is taken."""
+        self._memory = memory
+        self.message(str(memory))
+
     def update(self, step: int, updates: int, seconds: float) -> None:
         """Report where the run is: environment steps per task, learner updates, seconds so far."""
-        self._recent.append((step, updates, seconds))
+        self._position = (step, updates, seconds)
+        self._recent.append(self._position)
         while len(self._recent) > 2 and seconds - self._recent[1][2] > RATE_WINDOW:
             self._recent.popleft()
         if self._live is None and time.monotonic() - self._printed >= PLAIN_EVERY:
@@ -76,17 +190,17 @@ class TrainingProgress:
 
     def episode(self, task: str, episode_return: float) -> None:
         """Report a finished training episode."""
-        self._last[task] = float(episode_return)
-        self._episodes[task] += 1
+        self._episodes[task].add(float(episode_return))
 
     def evaluation(self, task: str, mean: float) -> None:
         """Report the mean return of an evaluation."""
-        self._evaluated[task] = float(mean)
-        self._best[task] = max(float(mean), self._best.get(task, float(mean)))
+        self._evaluations[task].add(float(mean))
 
     def message(self, text: str) -> None:
-        """Print a line of its own, above the table."""
-        self._console.print(text, highlight=False, markup=False)
+        """Print a line of its own, above the page."""
+        # A line in a file or a pipe stays one line.
+        whole = self._live is None
+        self._console.print(text, highlight=False, markup=False, soft_wrap=whole)
 
     def rates(self) -> tuple[float, float]:
         """Environment steps of all tasks, and learner updates, per second of late; 0 if unknown."""
@@ -100,47 +214,158 @@ class TrainingProgress:
     def seconds_left(self) -> float | None:
         """Time to the last step at the present rate; None while the rate is unknown."""
         rate = self.rates()[0] / len(self._tasks)
-        return (self._total - self._recent[-1][0]) / rate if rate > 0 else None
+        return (self._total - self._position[0]) / rate if rate > 0 else None
 
-    def _status(self) -> str:
-        step, updates, seconds = self._recent[-1] if self._recent else (0, 0, 0.0)
+    # -- plain lines -----------------------------------------------------------------------
+
+    def _status(self) -> list[str]:
+        step, updates, seconds = self._position
         environment_rate, update_rate = self.rates()
         left = self.seconds_left()
-        return (
-            f"step {step:,}/{self._total:,} per task · {updates:,} updates · "
-            f"{environment_rate:.0f} env steps/s · {update_rate:.0f} updates/s · "
-            f"{_clock(seconds)} elapsed · {'–' if left is None else _clock(left)} left"
-        )
+        return [
+            f"step {step:,}/{self._total:,} per task",
+            f"{updates:,} updates",
+            f"{environment_rate:.0f} env steps/s",
+            f"{update_rate:.0f} updates/s",
+            f"{_clock(seconds)} elapsed",
+            f"{'–' if left is None else _clock(left)} left",
+        ]
 
     def _print_line(self) -> None:
         self._printed = time.monotonic()
-        shown = {**self._last, **self._evaluated}
+        latest = {task: self._latest(task) for task in self._tasks}
         returns = "  ".join(
-            f"{task} {format_return(shown[task])}" for task in self._tasks if task in shown
+            f"{task} {format_return(history.last)}"
+            for task, history in latest.items()
+            if history.count
         )
-        self.message(self._status() + (f" · {returns}" if returns else ""))
+        self.message(" · ".join([*self._status(), *([returns] if returns else [])]))
 
-    def _render(self) -> Group:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        table.add_column("task")
-        for heading in ("last episode", "last eval", "best eval", "episodes"):
-            table.add_column(heading, justify="right")
+    def _latest(self, task: str) -> History:
+        """Of a task's evaluations; of its training episodes while there is none."""
+        return (self._evaluations if self._evaluations[task].count else self._episodes)[task]
+
+    # -- the page --------------------------------------------------------------------------
+
+    def _render(self) -> RenderableType:
+        width, height = self._console.size
+        below: list[RenderableType] = [self._bar(width), *self._lines_below(width)]
+        room = max(1, height - len(below) - 1)  # a line stays free for what is printed above
+        blocks = ASCII_BLOCKS if self._console.options.ascii_only else BLOCKS
+        if width >= _TABLE_WIDTH and len(self._tasks) < room:
+            return Group(*self._table(width, blocks), *below)
+        return Group(*self._compact(width, room, blocks), *below)
+
+    def _table(self, width: int, blocks: str) -> list[Text]:
+        """A line for each task: the curves of its training episodes and of its evaluations."""
+        name = min(max(map(cell_len, [*self._tasks, "task"])), _NAME, width // 3)
+        # Two spaces before each curve, one before each number.
+        curves = width - name - 4 - 3 * (_NUMBER + 1)
+        trained, evaluated = curves - curves // 2, curves // 2
+        heading = (
+            f"{'task':{name}}  {'training':{trained}} {'last':>{_NUMBER}}"
+            f"  {'evaluation' if evaluated >= 10 else 'eval':{evaluated}} {'last':>{_NUMBER}} {'best':>{_NUMBER}}"
+        )
+        lines = [_line((heading, "dim"))]
         for task in self._tasks:
-            table.add_row(
-                task,
-                *(_cell(column, task) for column in (self._last, self._evaluated, self._best)),
-                str(self._episodes[task]),
+            episodes, evaluations = self._episodes[task], self._evaluations[task]
+            lines.append(
+                _line(
+                    (f"{_fit(task, name)}  ", ""),
+                    (f"{sparkline(episodes.means, trained, blocks):{trained}}", "cyan"),
+                    (f" {_number(episodes.last)}", "dim"),
+                    (f"  {sparkline(evaluations.means, evaluated, blocks):{evaluated}}", "green"),
+                    (f" {_number(evaluations.last)}", "bold"),
+                    (f" {_number(evaluations.best)}", ""),
+                )
             )
-        step = self._recent[-1][0] if self._recent else 0
-        bar = Table.grid(padding=1)
-        bar.add_row(
-            ProgressBar(total=self._total, completed=step, width=50), f"{step / self._total:.0%}"
+        return lines
+
+    def _compact(self, width: int, room: int, blocks: str) -> list[Text]:
+        """Several tasks a line, each with the curve of its evaluations; pages, where not all fit."""
+        rows = max(1, room - 1)  # below the heading
+        columns = min(max(1, (width + 2) // (_CELL + 2)), -(-len(self._tasks) // rows))
+        pages = -(-len(self._tasks) // (rows * columns))
+        page = int(time.monotonic() / _PAGE_SECONDS) % pages
+        tasks = self._tasks[page * rows * columns : (page + 1) * rows * columns]
+        heading = "evaluations, or training episodes until there are any"
+        if pages > 1:
+            heading = f"tasks, page {page + 1} of {pages}: {heading}"
+        rows = -(-len(tasks) // columns)
+        lines = [_line((_fit(heading, width), "dim"))]
+        for row in range(rows):
+            cells = [
+                self._cell(task, (width + 2) // columns - 2, blocks) for task in tasks[row::rows]
+            ]
+            lines.append(Text("  ", no_wrap=True).join(cells))
+        return lines
+
+    def _cell(self, task: str, width: int, blocks: str) -> Text:
+        history = self._latest(task)
+        evaluated = history is self._evaluations[task]
+        name = min(max(map(cell_len, self._tasks)), (width - _NUMBER - 2) * 2 // 3)
+        curve = min(width - name - _NUMBER - 2, 24)
+        return _line(
+            (f"{_fit(task, name)} ", ""),
+            (
+                f"{sparkline(history.means, curve, blocks):{curve}}",
+                "green" if evaluated else "cyan",
+            ),
+            (f" {_number(history.last)}", "bold" if evaluated else "dim"),
         )
-        return Group(table, bar, Text(self._status(), style="dim"))
+
+    def _bar(self, width: int) -> Table:
+        step = self._position[0]
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            ProgressBar(total=self._total, completed=step, width=max(1, min(width, 80) - 6)),
+            f"{step / self._total:.0%}",
+        )
+        return bar
+
+    def _lines_below(self, width: int) -> list[Text]:
+        pieces = self._status()
+        if self._memory is not None and (taken := resident()):
+            pieces.append(f"memory {size(taken)} of {size(self._memory.total)} announced")
+        lines = packed(pieces, width)
+        if self._folder is not None:
+            lines.append(_fit(self._folder, width, end=True))
+        return [_line((line, "dim")) for line in lines]
 
 
-def _cell(column: dict[str, float], task: str) -> str:
-    return format_return(column[task]) if task in column else "–"
+def packed(pieces: Sequence[str], width: int, between: str = " · ") -> list[str]:
+    """Pieces in as few lines as fit the width; a piece is never broken, only cut where it alone is too long."""
+    lines: list[str] = []
+    for piece in (_fit(piece, width) if cell_len(piece) > width else piece for piece in pieces):
+        if lines and cell_len(lines[-1] + between + piece) <= width:
+            lines[-1] += between + piece
+        else:
+            lines.append(piece)
+    return lines
+
+
+def _fit(text: str, width: int, end: bool = False) -> str:
+    """Text padded or cut to so many columns; `end`: its end stays, and it is not padded."""
+    if cell_len(text) <= width:
+        return text if end else set_cell_size(text, width)
+    if not end:
+        return set_cell_size(text, width - 1) + "…" if width > 1 else "…"[:width]
+    while cell_len(text) > width - 1:
+        text = text[1:]
+    return "…" + text
+
+
+def _line(*parts: tuple[str, str]) -> Text:
+    return Text.assemble(*parts, no_wrap=True, overflow="crop")
+
+
+def _number(value: float) -> str:
+    return f"{format_return(value):>{_NUMBER}}"
+
+
+def _short(path: Path) -> str:
+    """As seen from the current folder, where that is shorter."""
+    return min(os.path.relpath(path), str(path), key=len)
 
 
 def _clock(seconds: float) -> str:

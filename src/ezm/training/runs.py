@@ -11,7 +11,7 @@ from ezm.errors import UserError
 from ezm.learning import Agent, build
 from ezm.learning.sharding import mesh
 from ezm.tasks import Suite, load_suite
-from ezm.training.metrics import MetricsLogger
+from ezm.training.metrics import MetricsLogger, read_metrics
 from ezm.training.progress import TrainingProgress
 from ezm.training.run_folder import RunFolder
 from ezm.training.trainer import Trainer, take_over
@@ -76,9 +76,12 @@ def _run(run: RunFolder, config: TrainConfig, suite: Suite, wandb: bool) -> bool
         if config != from_dict(run.config):
             run.replace_config(to_dict(config))
         metrics = stack.enter_context(MetricsLogger(run, wandb=wandb))
-        progress = stack.enter_context(TrainingProgress(suite.task_names, config.steps))
+        progress = stack.enter_context(
+            TrainingProgress(suite.task_names, config.steps, folder=run.path)
+        )
         trainer = Trainer(config, suite, run, metrics, progress)
         trainer.restore()
+        progress.recall(read_metrics(run.metrics_path))
         return trainer.train()
 
 

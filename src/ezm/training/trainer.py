@@ -135,7 +135,7 @@ class Trainer:
         self._compiling = thread.submit(self._compile)
         if self.step == 0:
             self._describe()
-        self.progress.message(str(self.memory))
+        self.progress.announce(self.memory)
         if self.step == 0:
             self._evaluate(config.evaluation_episodes, modes=("random",))
         self._acting_as = self._environments.task_ids.copy()
