@@ -63,3 +63,11 @@ def test_the_announcement() -> None:
     assert said == (
         "memory: about 3.0 GiB (process 500 MiB, programs 1.0 GiB, replay 1.5 GiB, agent 1 MiB)"
     )
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 MiB"), (345_678, "0.33 MiB"), (87 * 2**20, "87 MiB"), (1000 * 2**20, "1000 MiB")],
+)
+def test_sizes_known_values(count: int, text: str) -> None:
+    assert memory.size(count) == text

@@ -110,4 +110,4 @@ def size(count: int) -> str:
     if count >= 2**30:
         return f"{count / 2**30:.1f} GiB"
     mib = count / 2**20
-    return f"{mib:.0f} MiB" if mib >= 99.5 else f"{mib:.3g} MiB"
+    return f"{mib:.0f} MiB" if mib >= 99.95 else f"{mib:.3g} MiB"

@@ -329,7 +329,7 @@ class TrainingProgress:
             pieces.append(f"memory {size(taken)} of {size(self._memory.total)} announced")
         lines = packed(pieces, width)
         if self._folder is not None:
-            lines.append(_fit(self._folder, width, end=True))
+            lines.append("in " + _fit(self._folder, width - 3, end=True))
         return [_line((line, "dim")) for line in lines]
 
 
