@@ -73,7 +73,7 @@ def row(devices: int, repeats: int) -> Row:
     check(config, suite.num_tasks)
     agent = build(config, suite)
     loss, sizes = config.loss, (suite.observation_size, suite.action_size)
-    window, kept = loss.unroll + loss.n_step, agent.learner.kept_actions
+    window, kept = loss.unroll + loss.n_step, agent.learner.config.kept_actions
     small = replace(config.replay, capacity=2 * FILLED)
     replay = Replay(suite.num_tasks, *sizes, small, window, loss.unroll + 1, kept)
     rng = np.random.default_rng(0)

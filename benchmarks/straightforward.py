@@ -182,7 +182,7 @@ class Straightforward:
             config.replay,
             window=config.loss.unroll + config.loss.n_step,
             states=config.loss.unroll + 1,
-            root_actions=agent.learner.kept_actions,
+            root_actions=agent.learner.config.kept_actions,
         )
         self._batch_size = config.optimizer.batch_size
         self._rng = np.random.default_rng(config.seed)

@@ -113,7 +113,7 @@ def _ours(config: TrainConfig, suite: Suite) -> Engine:
         replace(config.replay, capacity=capacity),
         window=config.loss.unroll + config.loss.n_step,
         states=config.loss.unroll + 1,
-        root_actions=agent.learner.kept_actions,
+        root_actions=agent.learner.config.kept_actions,
     )
     pipeline = Pipeline(agent.learner, agent.state, replay, np.random.default_rng(config.seed))
     actor = Actor(agent.learner, config.seed)

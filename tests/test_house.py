@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/*.md")])
 # Extras that cannot be tested everywhere.
-UNTESTED = {"gpu", "wandb"}
+UNTESTED = {"gpu"}
 
 
 def pins() -> dict[str, str]:

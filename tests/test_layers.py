@@ -19,7 +19,7 @@ LAYERS = [
     {"learning"},
     {"evaluation", "training"},
     {"control"},
-    {"options", "platform", "terminal"},
+    {"doctor", "options", "platform", "probes", "terminal"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -76,7 +76,7 @@ def experience(config: TrainConfig = CONFIG) -> tuple[Agent, Replay]:
     agent = build(config, SUITE)
     window = config.loss.unroll + config.loss.n_step
     replay = Replay(
-        1, 3, 2, config.replay, window, config.loss.unroll + 1, agent.learner.kept_actions
+        1, 3, 2, config.replay, window, config.loss.unroll + 1, agent.learner.config.kept_actions
     )
     rng = np.random.default_rng(0)
     for _ in range(100):

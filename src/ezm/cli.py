@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import ezm
 from ezm.commands.completion import Completion, completion
+from ezm.commands.doctor import Doctor, doctor
 from ezm.commands.evaluate import Eval, evaluate
 from ezm.commands.profile import Profile, profile
 from ezm.commands.report import Report, report
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Command] = {
     "profile": Command(Profile, profile),
     "tasks": Command(Tasks, tasks),
     "demo": Command(Demo, demo),
+    "doctor": Command(Doctor, doctor),
     "completion": Command(Completion, lambda arguments: completion(arguments, _options())),
 }
 
@@ -59,6 +61,7 @@ EfficientZero-Multitask: one model-based agent learns many control tasks.
   ezm report RUN       write a run's report, one HTML page
   ezm profile SUITE    where the time of a run goes, as a table and a picture
   ezm tasks            list suites and tasks
+  ezm doctor           can this machine train and draw, and what to mend
   ezm completion SHELL tab completion for bash, zsh or fish
   ezm --version
 

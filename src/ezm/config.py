@@ -232,6 +232,11 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
+    @property
+    def kept_actions(self) -> int:
+        """R, the root actions of each search that the replay keeps."""
+        return 1 if self.loss.policy_target == "best_action" else self.planner.root_actions
+
     def updates_by(self, step: int) -> int:
         """Updates that the fixed ratio owes after ``step`` steps per task."""
         return int((step - self.random_steps) * self.updates_per_step)

@@ -17,9 +17,13 @@ def has_gpu() -> bool:
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
         return False
-    plugin = any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
     # The second is that of the Windows subsystem for Linux.
-    return plugin and any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg"))
+    return cuda_plugin() and any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg"))
+
+
+def cuda_plugin() -> bool:
+    """Whether JAX was installed with what it needs for NVIDIA's GPUs."""
+    return any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
 
 
 def cache_folder() -> Path:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ezm.training.metrics import read_metrics
 from ezm.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from ezm.doctor import Finding
     from ezm.evaluation.figures import Reference
     from ezm.training.profile import Occasion, Part, Profile
 
@@ -98,6 +100,20 @@ def _occasion(occasion: Occasion) -> str:
     )
 
 
+def print_findings(findings: Sequence[Finding], able: bool) -> None:
+    """A line for each finding and one for its fix, and at last whether the machine can train."""
+    colors = {"ok": "green", "note": "dim", "warning": "yellow", "problem": "red"}
+    table = Table.grid(padding=(0, 2))
+    for finding in findings:
+        status = Text(finding.status, style=colors[finding.status])
+        table.add_row(status, finding.subject, Text(finding.said, overflow="fold"))
+        if finding.fix:
+            table.add_row("", "", Text(f"fix: {finding.fix}", overflow="fold"))
+    console = _console()
+    console.print(table)
+    console.print("this machine can train" if able else "this machine cannot train", style="bold")
+
+
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
     """A table, columns of numbers to the right, and a dim line below it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -106,12 +122,17 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], note: st
         table.add_column(heading, justify="right" if numeric else "left")
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200  # cut nothing short in a file or a pipe
+    console = _console()
     console.print(table)
     if note:
         console.print(note, style="dim", highlight=False, markup=False)
+
+
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # cut nothing short in a file or a pipe
+    return console
 
 
 def _reference(run: RunFolder) -> Reference:

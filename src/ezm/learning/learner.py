@@ -120,12 +120,6 @@ class Learner:
             key, model, latent, context, discount, config, tree_model=tree_model, guess=guess
         )
 
-    @property
-    def kept_actions(self) -> int:
-        """R, of each search that is kept."""
-        one = self.config.loss.policy_target == "best_action"
-        return 1 if one else self.config.planner.root_actions
-
     def found(
         self, planned: Plan, task: Int[Array, " batch"], q_range: Array, updates: Array
     ) -> Searches:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+
+import equinox as eqx
+import jax
 
 from ezm.config import TrainConfig, check, from_dict, to_dict
 from ezm.errors import UserError
 from ezm.learning import Agent, build
 from ezm.learning.sharding import mesh
 from ezm.tasks import Suite, load_suite
+from ezm.training.memory import Memory
 from ezm.training.metrics import MetricsLogger, read_metrics
 from ezm.training.progress import TrainingProgress
 from ezm.training.run_folder import RunFolder
-from ezm.training.trainer import Trainer, take_over
+from ezm.training.trainer import Trainer, memory_of, replay_rows, take_over
 
 
 def suite_of(config: TrainConfig) -> Suite:
@@ -60,6 +65,20 @@ def resume(
     devices = config.devices if devices is None else devices
     config = replace(config, steps=steps or config.steps, devices=devices)
     return _run(run, config, _possible(config), wandb)
+
+
+def announced(config: TrainConfig) -> tuple[Memory, int, int]:
+    """What a run would take of memory, its replay's rows per task, and its tasks; no array is made.
+
+    Raises:
+        UserError: the suite will not do.
+    """
+    suite = suite_of(config)
+    model = eqx.filter_eval_shape(lambda: build(config, suite).state.model)
+    parameters = sum(
+        math.prod(x.shape) for x in jax.tree.leaves(model) if isinstance(x, jax.ShapeDtypeStruct)
+    )
+    return memory_of(config, suite, parameters), replay_rows(config, suite), suite.num_tasks
 
 
 def _possible(config: TrainConfig) -> Suite:

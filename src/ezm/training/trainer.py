@@ -24,7 +24,7 @@ from ezm.tasks import ParallelTasks, Suite
 from ezm.training.actor import Actor, policy_for_episode
 from ezm.training.checkpoints import packed, unpacked
 from ezm.training.machine import machine
-from ezm.training.memory import check_that_it_fits, planned, size
+from ezm.training.memory import Memory, check_that_it_fits, planned, size
 from ezm.training.metrics import MetricsLogger
 from ezm.training.pipeline import Pipeline
 from ezm.training.progress import TrainingProgress
@@ -56,11 +56,8 @@ class Trainer:
         self.config, self.suite, self.run = config, suite, run
         self.metrics, self.progress = metrics, progress
         self.agent = build(config, suite)
-        rows = min(config.replay.capacity, _rows_needed(config, suite))
-        kept = self.agent.learner.kept_actions
-        row = Replay.bytes_per_row(suite.observation_size, suite.action_size, kept)
-        parameters = self.agent.state.model.num_parameters()
-        self.memory = planned(suite.num_tasks * rows * row, parameters)
+        rows = replay_rows(config, suite)
+        self.memory = memory_of(config, suite, self.agent.state.model.num_parameters())
         """What the run is going to take."""
         check_that_it_fits(self.memory, rows, suite.num_tasks)
         self.replay = Replay(
@@ -70,7 +67,7 @@ class Trainer:
             replace(config.replay, capacity=rows),
             window=config.loss.unroll + config.loss.n_step,
             states=config.loss.unroll + 1,
-            root_actions=kept,
+            root_actions=config.kept_actions,
         )
         self.rng = np.random.default_rng(config.seed)
         self.step = 0  # environment steps per task
@@ -449,7 +446,13 @@ def take_over(agent: Agent, checkpoint: Checkpoint) -> None:
         ) from error
 
 
-def _rows_needed(config: TrainConfig, suite: Suite) -> int:
-    """Replay rows that the run can fill per task: a step each, and one more for each episode's end."""
+def replay_rows(config: TrainConfig, suite: Suite) -> int:
+    """Rows of each task's replay: no more than the run can fill, a step each and one for each episode's end."""
     shortest = min(task.episode_steps or 1 for task in suite.tasks)
-    return config.steps + config.steps // shortest + 2
+    return min(config.replay.capacity, config.steps + config.steps // shortest + 2)
+
+
+def memory_of(config: TrainConfig, suite: Suite, parameters: int) -> Memory:
+    """What a run with a model of so many parameters takes."""
+    row = Replay.bytes_per_row(suite.observation_size, suite.action_size, config.kept_actions)
+    return planned(suite.num_tasks * replay_rows(config, suite) * row, parameters)

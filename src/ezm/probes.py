@@ -1,0 +1,127 @@
+"""What ``ezm doctor`` tries in processes of their own: a broken driver or library can end a process, or hang it.
+
+``python -m ezm.probes NAME`` prints what it found, one JSON object, as its last line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+PATIENCE = 30.0
+"""Seconds after which a probe counts as hanging; on an idle machine each takes one or two."""
+
+RUNS = (("cpu", "cartpole"), ("cpu", "h1"), ("paper", "h1"), ("paper", "h1hand"))
+"""Presets and suites whose memory is worked out."""
+
+
+class Answer(NamedTuple):
+    """What a probe came to."""
+
+    found: dict[str, Any] | None
+    """None where it failed."""
+    said: str
+    """The last line on its standard error, or how it ended."""
+
+
+def probe(name: str, **environment: str) -> Answer:
+    """Run a probe in a process of its own, with some environment variables changed."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "ezm.probes", name],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Answer(None, f"no answer within {PATIENCE:.0f} s")
+    except OSError as error:
+        return Answer(None, str(error))
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    said = lines[-1] if lines else ""
+    if done.returncode < 0:
+        return Answer(None, f"killed by signal {-done.returncode}" + (f": {said}" if said else ""))
+    try:
+        found = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        return Answer(None, said or f"exit code {done.returncode}")
+    return Answer(found, said) if done.returncode == 0 else Answer(None, said)
+
+
+def _jax() -> dict[str, Any]:
+    import jax
+    import jax.numpy as jnp
+
+    total = float(jax.jit(lambda x: (x @ x).sum())(jnp.ones((8, 8))))
+    if total != 8**3:
+        raise ArithmeticError(f"the sum of a product is {total}, not {8**3}")
+    devices = jax.devices()
+    return {"platform": devices[0].platform, "devices": [each.device_kind for each in devices]}
+
+
+def _mujoco() -> dict[str, Any]:
+    import mujoco
+    import numpy as np
+    from dm_control import suite
+
+    model, data = _scene()
+    mujoco.mj_step(model, data, 10)
+    if not np.isfinite(data.qpos).all() or data.qpos[2] >= 1:
+        raise ArithmeticError(f"a ball does not fall: {data.qpos[:3]}")
+    suite.load("cartpole", "balance").reset()
+    return {"version": mujoco.__version__}
+
+
+def _draw() -> dict[str, Any]:
+    """With the backend that the environment variable MUJOCO_GL names."""
+    import mujoco
+
+    model, data = _scene()
+    mujoco.mj_forward(model, data)
+    with mujoco.Renderer(model, 64, 64) as renderer:
+        renderer.update_scene(data)
+        picture = renderer.render()
+    if picture.max() == picture.min():
+        raise RuntimeError("it draws an empty picture")
+    return {}
+
+
+def _scene() -> tuple[Any, Any]:
+    import mujoco
+
+    model = mujoco.MjModel.from_xml_string(
+        "<mujoco><worldbody><light pos='0 0 3'/><geom type='plane' size='2 2 .1'/>"
+        "<body pos='0 0 1'><freejoint/><geom size='.2'/></body></worldbody></mujoco>"
+    )
+    return model, mujoco.MjData(model)
+
+
+def _memory() -> dict[str, Any]:
+    from dataclasses import replace
+
+    from ezm.config import defaults
+    from ezm.training.runs import announced
+
+    found = {}
+    for preset, suite in RUNS:
+        memory, rows, tasks = announced(replace(defaults(preset, suite), suite=suite))
+        found[f"{preset} {suite}"] = {"memory": list(memory), "rows": rows, "tasks": tasks}
+    return found
+
+
+PROBES: dict[str, Callable[[], dict[str, Any]]] = {
+    "jax": _jax,
+    "mujoco": _mujoco,
+    "draw": _draw,
+    "memory": _memory,
+}
+
+if __name__ == "__main__":
+    print(json.dumps(PROBES[sys.argv[1]]()))
