@@ -115,43 +115,6 @@ def test_tensorboard_holds_the_scalars_and_forgets_truncated_ones(run: RunFolder
     assert [(e.step, e.value) for e in events.Scalars("eval_search/a")] == [(1, 10.0), (2, 50.0)]
 
 
-def test_missing_wandb_is_one_clear_line(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"wandb is not installed: pip install 'ezm-rl\[wandb\]'"):
-        MetricsLogger(run, wandb=True)
-    assert not run.metrics_path.exists()
-
-
-def test_wandb_gets_the_same_numbers(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Session:
-        def __init__(self) -> None:
-            self.rows: list[dict] = []
-            self.finished = False
-
-        def define_metric(self, name: str, step_metric: str) -> None:
-            assert step_metric == "environment_steps"
-
-        def log(self, row: dict) -> None:
-            self.rows.append(row)
-
-        def finish(self) -> None:
-            self.finished = True
-
-    session = Session()
-
-    class Module:
-        @staticmethod
-        def init(**options: object) -> Session:
-            assert options["id"] == run.path.name
-            return session
-
-    monkeypatch.setitem(sys.modules, "wandb", Module)
-    with MetricsLogger(run, tensorboard=False, wandb=True) as log:
-        log.log("eval", 4, 1.0, task="a", mode="search", mean=1.0)
-    assert session.rows == [{"eval_search/a": 1.0, "environment_steps": 4}]
-    assert session.finished
-
-
 LOG_WITHOUT_SPACE = """
 import json, resource, sys
 from pathlib import Path

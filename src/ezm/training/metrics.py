@@ -24,6 +24,7 @@ import numpy as np
 
 from ezm.errors import UserError
 from ezm.training.run_folder import RunFolder, unwritable, write_atomically
+from ezm.training.wandb import WandbMirror
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -62,7 +63,7 @@ class MetricsLogger:
         """Args:
             run: where metrics.jsonl and tensorboard/ go.
             tensorboard: also write TensorBoard events.
-            wandb: also log to Weights & Biases, under the run folder's name.
+            wandb: also log to Weights & Biases; see :mod:`ezm.training.wandb`.
 
         Raises:
             UserError: wandb is asked for and not installed, or the folder cannot be written to.
@@ -71,7 +72,7 @@ class MetricsLogger:
         self._tensorboard_wanted = tensorboard
         self._tensorboard: Any = None
         self._purge_step: int | None = None
-        self._wandb = _start_wandb(run) if wandb else None
+        self._wandb = WandbMirror(run) if wandb else None
         try:
             run.metrics_path.touch()
             _mend_last_line(run.metrics_path)
@@ -113,7 +114,7 @@ class MetricsLogger:
         if self._tensorboard_wanted:
             self._mirror(numbers, row["step"])
         if self._wandb is not None:
-            self._wandb.log({**numbers, "environment_steps": row["step"]})
+            self._wandb.log(numbers, row["step"])
 
     def truncate(self, rows: int, step: int) -> int:
         """Move all rows behind the first `rows` to metrics.dropped.jsonl, before a run goes on from `step`.
@@ -138,8 +139,7 @@ class MetricsLogger:
         """Finish all outputs; a second call does nothing."""
         self._close_tensorboard()
         if self._wandb is not None:
-            self._wandb.finish()
-            self._wandb = None
+            self._wandb.close()
 
     def _mirror(self, numbers: Mapping[str, float], step: int) -> None:
         from tensorboardX.proto.event_pb2 import Event
@@ -204,27 +204,6 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
         for tag, value in named.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-
-
-def _start_wandb(run: RunFolder) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError(
-            "Weights & Biases was asked for and wandb is not installed: "
-            "pip install 'ezm-rl[wandb]', or leave the option out"
-        ) from error
-    # The folder's name identifies the run, so that a resumed run goes on in the same place.
-    session = wandb.init(
-        project="ezm",
-        name=run.path.name,
-        id=run.path.name,
-        resume="allow",
-        dir=str(run.path),
-        config=run.config,
-    )
-    session.define_metric("*", step_metric="environment_steps")
-    return session
 
 
 def _mend_last_line(path: Path) -> None:

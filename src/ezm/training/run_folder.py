@@ -7,6 +7,7 @@
         metrics.jsonl         what was measured, one JSON object a line
         checkpoints/<step>/   parameters, optimiser, replay and counters; see checkpoints.py
         tensorboard/          the same figures for TensorBoard
+        wandb.json, wandb/    the run at Weights & Biases, where that was asked for
         report.html           made from config.json and metrics.jsonl
         lock                  held by the process that writes to the folder
 

@@ -1,0 +1,128 @@
+"""A run's numbers at Weights & Biases, beside metrics.jsonl. What fails there stops no training.
+
+Environment variables of wandb's own decide where they go: ``WANDB_PROJECT`` (default: ezm),
+``WANDB_ENTITY``, ``WANDB_NAME`` (default: the run folder's), ``WANDB_MODE=offline``. The run's
+identity is kept in its folder as wandb.json, so that a resumed run goes on there too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ezm.errors import UserError
+from ezm.training.run_folder import RunFolder, write_atomically
+
+_INIT_SECONDS = 30.0  # until a run that gets no answer is kept on disk
+_FINISH_SECONDS = 120.0  # for what is not sent yet when the run ends
+
+
+class WandbMirror:
+    """Sends the numbers of one run."""
+
+    def __init__(self, run: RunFolder, note: Callable[[str], None] = print) -> None:
+        """Args:
+            run: what is sent; wandb's own files go to its folder.
+            note: takes a line for the person at the terminal.
+
+        Raises:
+            UserError: wandb is not installed.
+        """
+        self._note = note
+        self._folder = run.path / "wandb"
+        self._session = self._begin(run)
+        # What an earlier part of the run sent is there already, and the same.
+        self._next_step = 0 if self._session is None else int(self._session.step)
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Send numbers by their names, measured at so many environment steps per task."""
+        if self._session is None or step < self._next_step:
+            return
+        try:
+            self._session.log(dict(numbers), step=step)
+        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Wait until all is sent, but not for ever; a second call does nothing."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        try:
+            session.finish()
+        except Exception as error:  # noqa: BLE001 - the run itself is done
+            self._give_up(error)
+
+    def _begin(self, run: RunFolder) -> Any:
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                "Weights & Biases was asked for and wandb is not installed: "
+                "pip install 'ezm-rl[wandb]', or leave the option out"
+            ) from error
+        try:
+            # Its own lines would tear the live page apart; what matters is said in ours.
+            wandb.setup(wandb.Settings(silent=True))
+            try:
+                session = _init(wandb, run, os.environ.get("WANDB_MODE"))
+            except Exception as error:  # noqa: BLE001 - no key, no network, no such project, ...
+                self._note(
+                    f"Weights & Biases takes nothing now ({_line(error)}): "
+                    "the run is kept on disk for it, training goes on"
+                )
+                session = _init(wandb, run, "offline")
+            identity = {
+                "id": session.id,
+                "project": session.project,
+                "entity": session.entity or None,
+            }
+            write_atomically(run.path / "wandb.json", json.dumps(identity) + "\n")
+        except Exception as error:  # noqa: BLE001 - training does without
+            self._give_up(error)
+            return None
+        self._note(f"Weights & Biases: {session.url or f'offline; {self._how_to_send()}'}")
+        return session
+
+    def _give_up(self, error: Exception) -> None:
+        self._session = None
+        self._note(
+            f"Weights & Biases failed ({_line(error)}): training goes on without it, "
+            "metrics.jsonl has everything"
+        )
+
+    def _how_to_send(self) -> str:
+        return f"send it by: wandb sync {self._folder}/offline-run-*"
+
+
+def _init(wandb: Any, run: RunFolder, mode: str | None) -> Any:
+    """wandb's session: of the run that wandb.json names, or of a new one."""
+    environment, file = os.environ.get, run.path / "wandb.json"
+    identity = (
+        json.loads(file.read_text(encoding="utf-8"))
+        if file.exists()
+        else {
+            "id": environment("WANDB_RUN_ID") or secrets.token_hex(4),
+            "project": environment("WANDB_PROJECT") or "ezm",
+            "entity": environment("WANDB_ENTITY"),
+        }
+    )
+    return wandb.init(
+        **identity,
+        name=environment("WANDB_NAME") or run.path.name,
+        resume="allow",
+        dir=str(run.path),
+        config=run.config,
+        mode=mode,
+        # Not what is printed: that would be the live page, over and over.
+        settings=wandb.Settings(
+            silent=True, console="off", init_timeout=_INIT_SECONDS, finish_timeout=_FINISH_SECONDS
+        ),
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
