@@ -14,9 +14,9 @@ import pytest
 from ezm.config import PRESETS, PlannerConfig, ReplayConfig, TrainConfig
 from ezm.learning import Agent, LearnerState, Normalizer, build
 from ezm.learning.learner import discounts, supports
-from ezm.replay import Replay
+from ezm.replay import Batch, Replay
 from ezm.tasks import Suite, TaskSpec
-from ezm.training.pipeline import Pipeline
+from ezm.training.pipeline import Pipeline, Updates
 from ezm.world_model import WorldModel
 
 # s' = A s + B a with actions drawn uniformly from [-1, 1], reward C s + D a. Because the actions have mean 0,
@@ -309,3 +309,10 @@ def test_where_an_update_is_not_finite_none_of_the_step_is_made() -> None:
 def test_updates_follow_the_fixed_ratio() -> None:
     run = replace(CPU, steps=100, random_steps=20, updates_per_step=0.5)
     assert [run.updates_by(step) for step in (20, 21, 22, 100)] == [0, 0, 1, 40]
+
+
+def test_value_errors_are_the_mean_priorities_of_each_task() -> None:
+    batch = Batch(*[None] * len(Batch._fields))._replace(task=np.array([0, 2, 0, 2, 2]))
+    priority = jnp.array([1.0, 2.0, 3.0, 4.0, 6.0])
+    learned = Updates(batch, None, {}, priority)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(learned.value_errors(4), [2.0, np.nan, 4.0, np.nan])

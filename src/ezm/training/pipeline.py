@@ -35,6 +35,15 @@ class Updates(NamedTuple):
     targets: Targets
     figures: dict[str, jax.Array]
     """Of each update."""
+    priority: jax.Array
+    """|value - target| of the first state of each sample."""
+
+    def value_errors(self, num_tasks: int) -> np.ndarray:
+        """(K,) mean |value - target| of each task's samples; nan where a task has none. Waits for the updates."""
+        task, priority = np.asarray(self.batch.task), np.asarray(self.priority, np.float64)
+        samples = np.bincount(task, minlength=num_tasks)
+        with np.errstate(invalid="ignore"):
+            return np.bincount(task, priority, num_tasks) / samples
 
     def write(self, path: Path) -> None:
         """Write batches and targets to an .npz file, for who wants to know what went wrong."""
@@ -141,10 +150,8 @@ class Pipeline:
         memory = [program.memory_analysis() for program in compiled]
         return sum(m.temp_size_in_bytes + m.output_size_in_bytes for m in memory if m)
 
-    def step(
-        self, normalizer: Normalizer, updates: int = 1, then: int | None = None
-    ) -> dict[str, jax.Array]:
-        """Some updates; returns each one's figures, which may still be under way.
+    def step(self, normalizer: Normalizer, updates: int = 1, then: int | None = None) -> Updates:
+        """Some updates, which may still be under way when this returns.
 
         Args:
             normalizer: of observations.
@@ -168,11 +175,11 @@ class Pipeline:
             self._state, figures, priority = self._learn(
                 updates, before.optimizer, rest, normalizer, batch, targets
             )
-        self._last = Updates(batch, targets, figures)
+        self._last = Updates(batch, targets, figures, priority)
         self.updates += updates
         if self._prioritised:
             self._replay.update_priorities(drawn, np.asarray(priority))
-        return figures
+        return self._last
 
     def settle(self) -> None:
         """Wait for the last updates and check them.

@@ -26,7 +26,7 @@ from ezm.training.checkpoints import packed, unpacked
 from ezm.training.machine import machine
 from ezm.training.memory import Memory, check_that_it_fits, planned, size
 from ezm.training.metrics import MetricsLogger
-from ezm.training.pipeline import Pipeline
+from ezm.training.pipeline import Pipeline, Updates
 from ezm.training.progress import TrainingProgress
 from ezm.training.run_folder import Checkpoint, RunFolder
 
@@ -157,13 +157,13 @@ class Trainer:
             self._get_ready()
         # Both begin with the same parameters. A device takes up what it is given in that order, so the search comes first.
         searching = self._search()
-        figures = self._learn()
+        learned = self._learn()
         self._act(searching)
         self.step += 1
         if self.step % _NORMALIZER_EVERY == 0:
             self._normalizer = self.agent.statistics.normalizer()
-        if figures is not None and self.step % _LOG_EVERY == 0:
-            self._log_training(figures)
+        if learned is not None and self.step % _LOG_EVERY == 0:
+            self._log_training(learned)
         self.progress.update(self.step, self._pipeline.updates, self.seconds)
         if self.step % config.evaluate_every == 0 and self.step < config.steps:
             self._evaluate(config.evaluation_episodes, modes=("search",))
@@ -196,18 +196,18 @@ class Trainer:
 
     # -- one step --------------------------------------------------------------------------
 
-    def _learn(self) -> dict[str, Any] | None:
+    def _learn(self) -> Updates | None:
         """The updates that the fixed ratio owes for the coming step."""
         if self.step < self.config.random_steps:
             return None
         pipeline, config = self._pipeline, self.config
         due = config.updates_by(self.step + 1)
         then = max(1, config.updates_by(self.step + 2) - due)
-        figures = None
+        learned = None
         while (owed := due - pipeline.updates) > 0:
-            figures = pipeline.step(self._normalizer, owed, then)
+            learned = pipeline.step(self._normalizer, owed, then)
         self.agent.state = pipeline.state
-        return figures
+        return learned
 
     def _search(self) -> tuple[Any, Searches] | None:
         """Begin the search for the next action of every task; None while actions are random."""
@@ -295,8 +295,12 @@ class Trainer:
         if policy == name:
             self.progress.episode(name, float(value))
 
-    def _log_training(self, figures: dict[str, Any]) -> None:
-        values = {name: float(value[-1]) for name, value in figures.items()}
+    def _log_training(self, learned: Updates) -> None:
+        values = {name: float(value[-1]) for name, value in learned.figures.items()}
+        errors = learned.value_errors(self.suite.num_tasks)
+        values["value_error"] = float(np.nanmean(errors))
+        for name, error in zip(self.suite.task_names, errors, strict=True):
+            values[f"priority/{name}"] = float(error)
         self.metrics.log("train", self.step, self.seconds, updates=self._pipeline.updates, **values)
 
     def _evaluate(self, episodes: int, modes: tuple[Mode, ...]) -> None:
