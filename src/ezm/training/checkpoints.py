@@ -219,6 +219,11 @@ class Checkpoints:
             import orbax.checkpoint as ocp
             from orbax.checkpoint import type_handlers
 
+            # A warning to who resumes that there are no metadata of jax.Array: all arrays are numpy's.
+            logging.getLogger("absl").addFilter(
+                lambda record: "ArrayMetadata persistence" not in record.getMessage()
+            )
+
             class InPlace(type_handlers.NumpyHandler):
                 """Numpy arrays without a second copy of all of them, neither saved nor restored."""
 
