@@ -6,7 +6,8 @@ metrics.jsonl holds one JSON object a line. Every row has
 - ``step``: environment (agent) steps per task,
 - ``seconds``: wall clock since the run began, earlier sessions of a resumed run included,
 
-and the values of its kind; a number that is not finite is written as null.
+and the values of its kind; a number that is not finite is written as null. docs/metrics.md explains
+every column.
 """
 
 from __future__ import annotations
