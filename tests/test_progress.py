@@ -44,6 +44,17 @@ def test_a_resumed_run_counts_from_where_it_went_on() -> None:
     assert shown.rates() == (10.0, 20.0) and shown.seconds_left() == pytest.approx(49.0)
 
 
+def test_rates_of_random_actions_do_not_say_how_long_learning_takes() -> None:
+    shown = TrainingProgress(["a"], 1000, plain_console()[0])
+    for second in range(10):
+        shown.update(100 * second, 0, float(second))
+    shown.forget_rates()
+    assert shown.rates() == (0.0, 0.0) and shown.seconds_left() is None
+    shown.update(901, 1, 60.0)
+    shown.update(902, 2, 61.0)
+    assert shown.rates() == (1.0, 1.0) and shown.seconds_left() == 98.0
+
+
 def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
@@ -166,8 +177,27 @@ def test_the_page_fits_the_terminal(
 def test_a_line_has_both_curves_and_three_figures() -> None:
     lines = page(80, 24, ["swingup", "balance"])
     assert lines[0].split() == ["task", "training", "last", "evaluation", "last", "best"]
-    assert lines[1].split() == ["swingup", sparkline(range(50), 24), "49", "▁█▅", "600", "1000"]
-    assert lines[2].split() == ["balance", sparkline(range(50), 24), "50", "▁█▅", "601", "1001"]
+    assert lines[1].split() == ["swingup", sparkline(range(50), 23), "49", "▁█▅", "600", "1000"]
+    assert lines[2].split() == ["balance", sparkline(range(50), 23), "50", "▁█▅", "601", "1001"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (math.nan, "–"),
+        (0.00649, "0.00649"),
+        (-0.00649, "-0.006"),
+        (1.23456e-7, "1e-07"),
+        (1234567, "1234567"),
+        (-12345678, "-1e+07"),
+    ],
+)
+def test_a_return_takes_no_more_than_its_column(value: float, text: str) -> None:
+    shown = TrainingProgress(["a"], 1000, terminal(80, 24))
+    for report in (shown.episode, shown.evaluation):
+        report("a", value)
+    assert [part for part in drawn(shown)[1].split() if part not in "▄"] == ["a", *[text] * 3]
+    assert max(map(cell_len, drawn(shown))) <= 80
 
 
 def test_many_tasks_take_a_compact_form() -> None:
@@ -226,7 +256,7 @@ def test_a_resumed_run_shows_its_whole_history(tmp_path: Path) -> None:
     after.recall(read_metrics(tmp_path / "run" / "metrics.jsonl"))
     assert drawn(before) == drawn(after)
     said = " ".join(drawn(after))
-    assert "step 490/1,000" in said and "980 updates" in said and sparkline(range(49), 26) in said
+    assert "step 490/1,000" in said and "980 updates" in said and sparkline(range(49), 24) in said
 
 
 def test_lines_in_a_pipe_are_not_wrapped() -> None:

@@ -99,7 +99,7 @@ def run_probes() -> Probes:
     # The pictures' own backend, whatever the variables say; only JAX is asked under the user's.
     without_gl, on_cpu = {"MUJOCO_GL": "disabled"}, {"JAX_PLATFORMS": "cpu"}
     wanted = {
-        "jax": ("jax", {}),
+        "jax": ("jax", {"JAX_TRACEBACK_FILTERING": "off"}),  # so that the last line is the error
         "mujoco": ("mujoco", without_gl),
         "memory": ("memory", {**without_gl, **on_cpu}),
         **{
@@ -297,8 +297,8 @@ def rendering(probes: Probes, environment: Mapping[str, str] = os.environ) -> It
             "unset MUJOCO_GL" if drawing else f"unset MUJOCO_GL; {_INSTALL_GL}",
         )
     if drawing:
-        said = " and ".join(f"{names[name]} draws" for name in drawing)
-        yield Finding("ok", "rendering", f"{said} without a screen")
+        said = " and ".join(names[name] for name in drawing)
+        yield Finding("ok", "rendering", f"without a screen: {said}")
     else:
         said = "; ".join(f"{names[name]}: {answers[name].said}" for name in names)
         yield Finding(

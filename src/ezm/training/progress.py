@@ -37,9 +37,9 @@ ASCII_BLOCKS = "_.-=+*%#"
 
 _FRAMES_PER_SECOND = 1.0
 _PAGE_SECONDS = 5.0  # that a page of tasks is shown where not all fit
-_NUMBER = 6  # columns of a return
+_NUMBER = 7  # columns of a return
 _NAME = 24  # columns of a task's name, at most
-_TABLE_WIDTH = 56  # columns below which there is no place for two curves a task
+_TABLE_WIDTH = 58  # columns below which there is no place for two curves a task
 _CELL = 29  # columns of a task in the compact form, at least
 
 
@@ -204,12 +204,17 @@ class TrainingProgress:
 
     def rates(self) -> tuple[float, float]:
         """Environment steps of all tasks, and learner updates, per second of late; 0 if unknown."""
-        if len(self._recent) < 2:
+        recent = self._recent
+        if len(recent) < 2:
             return 0.0, 0.0
-        (step, updates, start), (last_step, last_updates, end) = self._recent[0], self._recent[-1]
+        (step, updates, start), (last_step, last_updates, end) = recent[0], recent[-1]
         elapsed = max(end - start, 1e-9)
         steps = (last_step - step) * len(self._tasks)
         return steps / elapsed, (last_updates - updates) / elapsed
+
+    def forget_rates(self) -> None:
+        """Begin to measure anew: what comes takes another time than what was."""
+        self._recent = deque()  # a new one, since the thread that draws may be reading the old one
 
     def seconds_left(self) -> float | None:
         """Time to the last step at the present rate; None while the rate is unknown."""
@@ -360,7 +365,8 @@ def _line(*parts: tuple[str, str]) -> Text:
 
 
 def _number(value: float) -> str:
-    return f"{format_return(value):>{_NUMBER}}"
+    text = format_return(value)
+    return f"{text if len(text) <= _NUMBER else f'{value:.1g}':>{_NUMBER}}"
 
 
 def _short(path: Path) -> str:

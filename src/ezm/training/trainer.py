@@ -191,7 +191,8 @@ class Trainer:
         if not self._compiling.done():
             self.progress.message("compiling (once; cached for later runs)")
         memory = self._compiling.result()
-        self.progress.message(f"learning takes {memory / 2**20:.3g} MiB more")
+        self.progress.message(f"learning takes {size(memory)} more")
+        self.progress.forget_rates()  # random actions are behind
         self._ready = True
 
     # -- one step --------------------------------------------------------------------------
