@@ -267,9 +267,10 @@ class TrainingProgress:
         # Two spaces before each curve, one before each number.
         curves = width - name - 4 - 3 * (_NUMBER + 1)
         trained, evaluated = curves - curves // 2, curves // 2
+        titles = ("training", "evaluation") if evaluated >= 10 else ("train", "eval")
         heading = (
-            f"{'task':{name}}  {'training':{trained}} {'last':>{_NUMBER}}"
-            f"  {'evaluation' if evaluated >= 10 else 'eval':{evaluated}} {'last':>{_NUMBER}} {'best':>{_NUMBER}}"
+            f"{'task':{name}}  {titles[0]:{trained}} {'last':>{_NUMBER}}"
+            f"  {titles[1]:{evaluated}} {'last':>{_NUMBER}} {'best':>{_NUMBER}}"
         )
         lines = [_line((heading, "dim"))]
         for task in self._tasks:
@@ -331,7 +332,7 @@ class TrainingProgress:
     def _lines_below(self, width: int) -> list[Text]:
         pieces = self._status()
         if self._memory is not None and (taken := resident()):
-            pieces.append(f"memory {size(taken)} of {size(self._memory.total)} announced")
+            pieces.append(f"memory {size(taken)}, announced {size(self._memory.total)}")
         lines = packed(pieces, width)
         if self._folder is not None:
             lines.append("in " + _fit(self._folder, width - 3, end=True))
