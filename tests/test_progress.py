@@ -14,7 +14,7 @@ from ezm.tasks.humanoid_bench import catalog
 from ezm.training import progress
 from ezm.training.memory import Memory
 from ezm.training.metrics import MetricsLogger, read_metrics
-from ezm.training.progress import BLOCKS, History, TrainingProgress, packed, sparkline
+from ezm.training.progress import BLOCKS, History, Pace, TrainingProgress, packed, sparkline
 from ezm.training.run_folder import RunFolder
 
 
@@ -33,7 +33,26 @@ def test_rates_and_time_left_follow_the_recent_past() -> None:
     for second in range(11, 61):
         shown.update(100 + (second - 10), 50, float(second))
     assert shown.rates()[0] == pytest.approx(2.0), "the fast beginning is forgotten"
-    assert shown.seconds_left() == pytest.approx(850.0)
+    assert shown.seconds_left() == pytest.approx(850 / (150 / 60)), "minutes, not seconds, tell"
+
+
+def test_an_evaluation_counts_by_its_share_of_the_time_left() -> None:
+    """100 s of steps and 50 s of evaluation, over and over: 2 steps in 3 s."""
+    shown, seconds = TrainingProgress(["a"], 100_000, plain_console()[0]), 0.0
+    for step in range(1, 2001):
+        seconds += 51 if step % 100 == 0 else 1
+        shown.update(step, step, seconds)
+    assert shown.seconds_left() == pytest.approx(98_000 * 1.5, rel=0.1)
+    shown.update(2001, 2001, seconds + 1)
+    assert shown.rates()[0] < 0.1, "what it was of late"
+
+
+def test_little_is_kept_of_many_updates() -> None:
+    pace = Pace(20.0)
+    for update in range(100_000):
+        pace.add((update, 3 * update, update / 1000))
+    assert pace.rates() == pytest.approx((1000.0, 3000.0))
+    assert len(pace._marks) < 110
 
 
 def test_a_resumed_run_counts_from_where_it_went_on() -> None:

@@ -29,7 +29,10 @@ PLAIN_EVERY = 10.0
 """Seconds between two lines where the output is not a terminal."""
 
 RATE_WINDOW = 20.0
-"""Seconds over which rates, and with them the time left, are averaged."""
+"""Seconds over which rates are averaged."""
+
+LEFT_WINDOW = 600.0
+"""Seconds over which the rate behind the time left is: evaluations and checkpoints have their part in it."""
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.-=+*%#"
@@ -105,6 +108,33 @@ class History:
         return list(self._means)
 
 
+class Pace:
+    """How fast a run was over its last `window` seconds; at least over its last two positions."""
+
+    def __init__(self, window: float) -> None:
+        self._window = window
+        # (step, updates, seconds), oldest first, a hundred to the window; the last one is where it is.
+        self._marks: deque[tuple[int, int, float]] = deque()
+
+    def add(self, position: tuple[int, int, float]) -> None:
+        """The run is here now: environment steps per task, updates, seconds."""
+        marks, seconds = self._marks, position[2]
+        if len(marks) > 1 and marks[-1][2] - marks[-2][2] < self._window / 100:
+            marks[-1] = position
+        else:
+            marks.append(position)
+        while len(marks) > 2 and seconds - marks[1][2] > self._window:
+            marks.popleft()
+
+    def rates(self) -> tuple[float, float]:
+        """Environment steps per task, and updates, per second; 0 where there are no two positions."""
+        if len(self._marks) < 2:
+            return 0.0, 0.0
+        (step, updates, start), (last_step, last_updates, end) = self._marks[0], self._marks[-1]
+        elapsed = max(end - start, 1e-9)
+        return (last_step - step) / elapsed, (last_updates - updates) / elapsed
+
+
 class TrainingProgress:
     """Per-task returns, rates, time left and memory, within ``with``."""
 
@@ -128,9 +158,8 @@ class TrainingProgress:
         self._memory: Memory | None = None
         self._episodes = {task: History() for task in self._tasks}
         self._evaluations = {task: History() for task in self._tasks}
-        # (step, updates, seconds of the run): where it is, and at the latest updates, oldest first.
-        self._position = (0, 0, 0.0)
-        self._recent: deque[tuple[int, int, float]] = deque()
+        self._position = (0, 0, 0.0)  # environment steps per task, updates, seconds of the run
+        self.forget_rates()
         self._printed = time.monotonic()
         self._live: Live | None = None
         if self._console.is_interactive:
@@ -155,7 +184,7 @@ class TrainingProgress:
     ) -> None:
         if self._live is not None:
             self._live.stop()
-        elif self._recent:
+        elif self._position[0]:
             self._print_line()
 
     def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -182,9 +211,8 @@ class TrainingProgress:
     def update(self, step: int, updates: int, seconds: float) -> None:
         """Report where the run is: environment steps per task, learner updates, seconds so far."""
         self._position = (step, updates, seconds)
-        self._recent.append(self._position)
-        while len(self._recent) > 2 and seconds - self._recent[1][2] > RATE_WINDOW:
-            self._recent.popleft()
+        self._lately.add(self._position)
+        self._for_long.add(self._position)
         if self._live is None and time.monotonic() - self._printed >= PLAIN_EVERY:
             self._print_line()
 
@@ -204,21 +232,17 @@ class TrainingProgress:
 
     def rates(self) -> tuple[float, float]:
         """Environment steps of all tasks, and learner updates, per second of late; 0 if unknown."""
-        recent = self._recent
-        if len(recent) < 2:
-            return 0.0, 0.0
-        (step, updates, start), (last_step, last_updates, end) = recent[0], recent[-1]
-        elapsed = max(end - start, 1e-9)
-        steps = (last_step - step) * len(self._tasks)
-        return steps / elapsed, (last_updates - updates) / elapsed
+        steps, updates = self._lately.rates()
+        return steps * len(self._tasks), updates
 
     def forget_rates(self) -> None:
         """Begin to measure anew: what comes takes another time than what was."""
-        self._recent = deque()  # a new one, since the thread that draws may be reading the old one
+        # New ones, since the thread that draws may be reading the old ones.
+        self._lately, self._for_long = Pace(RATE_WINDOW), Pace(LEFT_WINDOW)
 
     def seconds_left(self) -> float | None:
-        """Time to the last step at the present rate; None while the rate is unknown."""
-        rate = self.rates()[0] / len(self._tasks)
+        """Time to the last step at the rate of the last minutes; None while it is unknown."""
+        rate = self._for_long.rates()[0]
         return (self._total - self._position[0]) / rate if rate > 0 else None
 
     # -- plain lines -----------------------------------------------------------------------
