@@ -16,9 +16,17 @@ from ezm.terminal import print_findings
 
 @dataclass(frozen=True)
 class Doctor:
-    """Say whether this machine can train and draw, and for everything that is wrong how to mend it.
+    """Say whether this machine can train and draw, and how to mend what is wrong.
 
-    Exit code 0: it can train. 1: it cannot; the lines that say `problem` tell why.
+    Looked at: Python and packages, JAX and the GPU, MuJoCo, what draws pictures, cores,
+    memory, disk, the cache of compiled programs, optional packages. Nothing is changed.
+
+    ok: as it should be. note: something optional is not there. warning: something works
+    less well. problem: it cannot train; then the exit code is 1, otherwise 0.
+
+    Examples:
+      ezm doctor
+      ezm doctor --json | python -m json.tool
     """
 
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
