@@ -26,7 +26,7 @@ class Doctor:
 
     Examples:
       ezm doctor
-      ezm doctor --json | python -m json.tool
+      ezm doctor --json    for a program to read
     """
 
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
