@@ -262,7 +262,18 @@ def test_nothing_is_fetched_from_elsewhere(hooks: Any, caplog: pytest.LogCapture
 
 
 def test_every_module_has_a_place_in_the_reference(hooks: Any) -> None:
-    known = {"cli", "commands", "errors", "options", "platform", "terminal", "py", "__main__"}
+    known = {
+        "cli",
+        "commands",
+        "doctor",
+        "errors",
+        "options",
+        "platform",
+        "probes",
+        "terminal",
+        "py",
+        "__main__",
+    }
     for path in (ROOT / "src/ezm").iterdir():
         if path.suffix == ".py" or (path / "__init__.py").exists():
             assert path.stem in known | {"__init__"} or path.stem in hooks.API, path.name
