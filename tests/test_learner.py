@@ -270,8 +270,10 @@ def test_several_batches_in_one_program_are_one_update_after_the_other(times: in
             **{n: getattr(batches, n)[:, mine] for n in ("observation", "action", "reward")},
             **{n: getattr(batches, n)[mine] for n in ("length", "terminated", "task", "weight")},
         )
-        of_time = ("value", "actions", "policy", "searched", "latent")
-        target = targets._replace(**{n: getattr(targets, n)[:, mine] for n in of_time})
+        of_time = ("value", "policy", "peak", "searched", "latent")
+        target = targets._replace(
+            **{n: jax.tree.map(lambda x, mine=mine: x[:, mine], getattr(targets, n)) for n in of_time}
+        )
         one_by_one, figure, last[i % 3] = one(one_by_one, normalizer, batch, target)
         assert float(figures["loss/total"][i]) == pytest.approx(
             float(figure["loss/total"]), rel=1e-4

@@ -14,7 +14,7 @@ import pytest
 from ezm.config import LossConfig, ModelConfig
 from ezm.learning.losses import Targets, cosine_distance, masks, policy_loss, unrolled_loss
 from ezm.replay import Batch
-from ezm.world_model import Gaussian, Support, WorldModel
+from ezm.world_model import Gaussian, Support, WorldModel, moments
 
 UNROLL, BATCH, BINS = 2, 4, 11
 MODEL = ModelConfig(
@@ -70,11 +70,14 @@ def data(length: Any = UNROLL, terminated: Any = False, pad: int = 0) -> Data:
         searched=None,
         renew=None,
     )
-    policy = np.exp(normal(states, BATCH, 3))
+    weights = np.exp(normal(states, BATCH, 3))
+    weights /= weights.sum(-1, keepdims=True)
+    value = normal(states, BATCH)
+    root = wide(np.tanh(normal(states, BATCH, 3, 2)) * actions[:, None])
     targets = Targets(
-        value=normal(states, BATCH),
-        actions=wide(np.tanh(normal(states, BATCH, 3, 2)) * actions[:, None]),
-        policy=policy / policy.sum(-1, keepdims=True),
+        value=value,
+        policy=jax.tree.map(np.asarray, jax.jit(moments)(root, weights)),
+        peak=weights.max(-1),
         searched=np.ones((states, BATCH), bool),
         latent=normal(UNROLL, BATCH, MODEL.latent_size),
         q_spread=np.ones(2, np.float32),
@@ -166,7 +169,7 @@ def test_policy_loss_of_the_best_action_is_its_log_likelihood() -> None:
     zero, one = np.zeros((1, 1, 2), np.float32), np.ones((1, 1, 2), np.float32)
     policy = Gaussian(zero, zero, one)
     actions = np.float32([[[[0.1, 0.2], [-0.5, 0.3]]]])
-    loss = jax.jit(policy_loss)(policy, actions, np.float32([[[0.0, 1.0]]]))
+    loss = jax.jit(policy_loss)(policy, moments(actions, np.float32([[[0.0, 1.0]]])))
     expected = -jax.jit(Gaussian.log_prob)(policy, actions[:, :, 1])
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
@@ -207,8 +210,7 @@ def spoiled(given: Data, *, terminated: bool) -> Data:
         targets = targets._replace(value=other(targets.value, 2))
     undecided = 1 if terminated else 2
     targets = targets._replace(
-        actions=other(targets.actions, undecided) * mask(ACTIONS, 2)[TASK][:, None],
-        policy=other(targets.policy, undecided),
+        policy=jax.tree.map(lambda x: other(x, undecided), targets.policy),
         latent=other(targets.latent, 1),
     )
     return Data(other(given.observation, 2), batch, targets)
@@ -296,9 +298,10 @@ def test_actions_in_padded_dimensions_do_not_matter(model: WorldModel) -> None:
     """Task 0 has one action dimension of two."""
     given = data()
     noise = np.float32([0.0, 0.6]) * (TASK == 0)[:, None]
+    policy = given.targets.policy
     changed = given._replace(
         batch=given.batch._replace(action=given.batch.action + noise),
-        targets=given.targets._replace(actions=given.targets.actions + noise[:, None]),
+        targets=given.targets._replace(policy=policy._replace(mean=policy.mean + noise)),
     )
     assert_same(evaluate(model, changed), evaluate(model, given))
 

@@ -100,7 +100,7 @@ def assert_in_parts(pipeline: Pipeline, devices: int) -> None:
     """Each device holds 1/N of the batch and of its targets, and all parameters; others see one device."""
     assert pipeline._next is not None
     batch, targets = pipeline._next.batch, pipeline._next.targets.result()
-    for x, axis in ((batch.observation, 1), (batch.length, 0), (targets.policy, 1)):
+    for x, axis in ((batch.observation, 1), (batch.length, 0), (targets.policy.mean, 1)):
         shards = x.addressable_shards
         assert len({shard.device for shard in shards}) == len(shards) == devices
         expected = list(x.shape)

@@ -25,7 +25,7 @@ from ezm.learning.targets import (
 )
 from ezm.planning import Plan, imagined_value, log_importance, plan
 from ezm.replay import Batch, Searches
-from ezm.world_model import Context, Support, WorldModel
+from ezm.world_model import Context, Support, WorldModel, moments
 from ezm.world_model.precision import fast_precision, with_products
 
 _Q_RANGE_RATE = 0.02
@@ -217,8 +217,8 @@ class Learner:
         over = batch.terminated & (jnp.arange(len(value))[:, None] >= batch.length)
         return Targets(
             value=jnp.where(over, 0.0, value),
-            actions=searches.actions,
-            policy=searches.weights,
+            policy=moments(searches.actions, searches.weights),
+            peak=searches.weights.max(-1),
             searched=searched,
             latent=latents[1:states],
             q_spread=task_means(searches.q_spread, searched, batch.task, state.q_range),
@@ -247,11 +247,12 @@ class Learner:
             parts = x.reshape(*x.shape[:axis], drawn, size, *x.shape[axis + 1 :])
             return jnp.moveaxis(parts, axis, 0)[turn]
 
-        steps = ("observation", "action", "reward"), ("value", "actions", "policy", "searched")
+        steps = ("observation", "action", "reward"), ("value", "peak", "searched", "latent")
         samples = ("length", "terminated", "task", "weight")
         of_batch = {name: split(getattr(batches, name), 1) for name in steps[0]}
         of_batch |= {name: split(getattr(batches, name), 0) for name in samples}
-        of_targets = {name: split(getattr(targets, name), 1) for name in (*steps[1], "latent")}
+        of_targets = {name: split(getattr(targets, name), 1) for name in steps[1]}
+        of_targets["policy"] = jax.tree.map(lambda x: split(x, 1), targets.policy)
 
         def step(state: LearnerState, parts: tuple[Any, Any]) -> tuple[LearnerState, Any]:
             batch, target = batches._replace(**parts[0]), targets._replace(**parts[1])
@@ -296,7 +297,7 @@ class Learner:
             "gradient_norm": optax.tree.norm(gradient),
             "target/value": targets.value.mean(),
             "target/searched": targets.searched.mean(),
-            "target/policy_peak": targets.policy.max(-1).mean(where=targets.searched),
+            "target/policy_peak": targets.peak.mean(where=targets.searched),
             "target/q_range": q_range.mean(),
         }
         state = LearnerState(model, ema, optimizer, q_range, state.updates + 1, state.key)

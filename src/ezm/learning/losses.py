@@ -10,17 +10,17 @@ from jaxtyping import Array, Bool, Float
 
 from ezm.config import LossConfig
 from ezm.replay import Batch, Searches
-from ezm.world_model import Context, Gaussian, WorldModel, cross_entropy
+from ezm.world_model import Context, Gaussian, Moments, WorldModel, cross_entropy
 
 
 class Targets(NamedTuple):
     """What the model is trained towards, for the U + 1 states of each unrolled sample."""
 
     value: Float[Array, "states batch"]
-    actions: Float[Array, "states batch R action"]
-    """Root actions of the searches."""
-    policy: Float[Array, "states batch R"]
-    """Weight of each."""
+    policy: Moments
+    """(states, batch, ...) the root actions of the searches, weighted."""
+    peak: Float[Array, "states batch"]
+    """The largest of their weights."""
     searched: Bool[Array, "states batch"]
     """Whether there is a search, and so a policy target."""
     latent: Float[Array, "unroll batch latent"]
@@ -66,13 +66,9 @@ def _mean(loss: Float[Array, "time batch"], weight: Array) -> Float[Array, ""]:
     return (loss * weight).mean(1).sum()
 
 
-def policy_loss(
-    policy: Gaussian,
-    actions: Float[Array, "states batch R action"],
-    weights: Float[Array, "states batch R"],
-) -> Float[Array, "states batch"]:
+def policy_loss(policy: Gaussian, target: Moments) -> Float[Array, "states batch"]:
     """-sum_k w_k log pi(a_k): with all weight on one action, the paper's -log pi(best action)."""
-    return -policy.mean_log_prob(actions, weights)
+    return -policy.mean_log_prob(target)
 
 
 def cosine_distance(x: Array, y: Array) -> Array:
@@ -114,13 +110,15 @@ def unrolled_loss(
 
     reward_target = model.reward_support.two_hot(batch.reward[:unroll])
     value_target = model.value_support.two_hot(targets.value)
+    value_log = jax.nn.log_softmax(value_logits)
+    value = model.value_support.expectation(jnp.exp(value_log))
     reward_loss = _mean(cross_entropy(reward_target, reward_logits) * mask.reward, weight)
-    value_loss = _mean(cross_entropy(value_target, value_logits).mean(0) * mask.value, weight)
+    value_loss = -_mean((value_target * value_log).sum(-1).mean(0) * mask.value, weight)
 
     taught = mask.state * targets.searched
     # Few searched states stand for all: the term keeps its size relative to the others.
     taught *= mask.state.sum() / jnp.maximum(taught.sum(), 1.0)
-    policy_term = _mean(policy_loss(policy, targets.actions, targets.policy) * taught, weight)
+    policy_term = _mean(policy_loss(policy, targets.policy) * taught, weight)
     entropy = _mean(policy.entropy() * taught, weight)
 
     consistency = jnp.zeros(())
@@ -136,11 +134,11 @@ def unrolled_loss(
 
     path = jnp.zeros(())
     if config.path_consistency:
-        future = mask.alive * discount * model.value_support.mean(value_logits[:, 1:]).mean(0)
+        future = mask.alive * discount * value[:, 1:].mean(0)
         imagined = jax.lax.stop_gradient(model.reward(reward_logits) + future)
         path_target = model.value_support.two_hot(imagined)
-        per_head = cross_entropy(path_target, value_logits[:, :-1])
-        path = _mean(per_head.mean(0) * mask.reward, weight)
+        per_head = (path_target * value_log[:, :-1]).sum(-1)
+        path = -_mean(per_head.mean(0) * mask.reward, weight)
 
     total = (
         config.reward_weight * reward_loss
@@ -150,8 +148,7 @@ def unrolled_loss(
         + config.path_weight * path
         - config.entropy_weight * entropy
     ) / unroll
-    value = model.value_support.mean(value_logits[:, 0])
-    priority = jnp.abs(value.mean(0) - targets.value[0])
+    priority = jnp.abs(value[:, 0].mean(0) - targets.value[0])
     parts = {
         "total": total,
         "reward": reward_loss / unroll,

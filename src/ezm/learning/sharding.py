@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ezm.errors import UserError
 from ezm.learning.losses import Targets
 from ezm.replay import Batch, Searches
+from ezm.world_model import Moments
 
 _AXIS = "batch"
 
@@ -73,8 +74,8 @@ def layout(devices: int) -> Layout:
     )
     targets = Targets(
         value=steps,
-        actions=steps,
-        policy=steps,
+        policy=Moments(steps, steps, steps, steps),
+        peak=steps,
         searched=steps,
         latent=steps,
         q_spread=whole,

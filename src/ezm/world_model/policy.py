@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,30 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 # Closest that an action may come to +-1: beyond it the inverse of tanh has no float32 precision.
 MAX_ACTION = 0.99
+
+
+class Moments(NamedTuple):
+    """All that the likelihood of weighted actions depends on, besides the policy: see :func:`moments`."""
+
+    weight: Float[Array, "*batch 1"]
+    """Sum of the weights."""
+    mean: Float[Array, "*batch action"]
+    """Weighted mean of the actions before the tanh."""
+    variance: Float[Array, "*batch action"]
+    """Weighted sum of squared distances to it."""
+    squash: Float[Array, "*batch action"]
+    """Weighted sum of log(1 - a^2), the logarithm of tanh's slope."""
+
+
+def moments(actions: Float[Array, "*batch R action"], weights: Float[Array, "*batch R"]) -> Moments:
+    """Of squashed actions with weights, for :meth:`Gaussian.mean_log_prob`."""
+    actions = jnp.clip(actions, -MAX_ACTION, MAX_ACTION)
+    raw, share = jnp.arctanh(actions), weights[..., None]
+    total = weights.sum(-1)[..., None]
+    mean = (share * raw).sum(-2) / jnp.maximum(total, 1e-8)
+    variance = (share * jnp.square(raw - mean[..., None, :])).sum(-2)
+    squash = (share * jnp.log1p(-jnp.square(actions))).sum(-2)
+    return Moments(total, mean, variance, squash)
 
 
 class Gaussian(eqx.Module):
@@ -49,21 +75,14 @@ class Gaussian(eqx.Module):
         )
         return ((normal - jnp.log1p(-jnp.square(action))) * self.mask).sum(-1)
 
-    def mean_log_prob(
-        self, actions: Float[Array, "*batch R action"], weights: Float[Array, "*batch R"]
-    ) -> Float[Array, "*batch"]:
-        """sum_k w_k log_prob(a_k), from the weights' sum and the actions' weighted mean and variance alone.
+    def mean_log_prob(self, actions: Moments) -> Float[Array, "*batch"]:
+        """sum_k w_k log_prob(a_k), from the moments of the actions.
 
-        Each is known before the policy is, so a gradient need not pass through R densities.
+        They are known before the policy is, so a gradient need not pass through R densities.
         """
-        actions = jnp.clip(actions, -MAX_ACTION, MAX_ACTION)
-        raw, share = jnp.arctanh(actions), weights[..., None]
-        total = weights.sum(-1)[..., None]
-        mean = (share * raw).sum(-2) / jnp.maximum(total, 1e-8)
-        variance = (share * jnp.square(raw - mean[..., None, :])).sum(-2)
-        squash = (share * jnp.log1p(-jnp.square(actions))).sum(-2)
-        distance = (variance + total * jnp.square(mean - self.mean)) * jnp.exp(-2.0 * self.log_std)
-        normal = -0.5 * (distance + total * (2.0 * self.log_std + np.log(2.0 * np.pi)))
+        weight, mean, variance, squash = actions
+        distance = (variance + weight * jnp.square(mean - self.mean)) * jnp.exp(-2.0 * self.log_std)
+        normal = -0.5 * (distance + weight * (2.0 * self.log_std + np.log(2.0 * np.pi)))
         return ((normal - squash) * self.mask).sum(-1)
 
     def entropy(self) -> Float[Array, "*batch"]:

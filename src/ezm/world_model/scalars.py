@@ -65,7 +65,11 @@ class Support(eqx.Module):
 
     def mean(self, logits: Float[Array, "*shape bins"]) -> Float[Array, "*shape"]:
         """The scalar that a categorical prediction stands for."""
-        return self._inverse(jax.nn.softmax(logits) @ self.centers)
+        return self.expectation(jax.nn.softmax(logits))
+
+    def expectation(self, probabilities: Float[Array, "*shape bins"]) -> Float[Array, "*shape"]:
+        """The same of probabilities."""
+        return self._inverse(probabilities @ self.centers)
 
     def neutral_logits(self) -> Float[Array, " bins"]:
         """Logits concentrated around 0, so that an untrained head predicts about nothing.
