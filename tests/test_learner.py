@@ -272,7 +272,10 @@ def test_several_batches_in_one_program_are_one_update_after_the_other(times: in
         )
         of_time = ("value", "policy", "peak", "searched", "latent")
         target = targets._replace(
-            **{n: jax.tree.map(lambda x, mine=mine: x[:, mine], getattr(targets, n)) for n in of_time}
+            **{
+                n: jax.tree.map(lambda x, mine=mine: x[:, mine], getattr(targets, n))
+                for n in of_time
+            }
         )
         one_by_one, figure, last[i % 3] = one(one_by_one, normalizer, batch, target)
         assert float(figures["loss/total"][i]) == pytest.approx(

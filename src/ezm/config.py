@@ -276,7 +276,7 @@ PRESETS: dict[str, TrainConfig] = {
             discount=None,
             value_target="n_step",
             imagined_share=0.5,
-            reanalyze_ratio=0.05,
+            reanalyze_ratio=0.1,
             policy_target="scaled",
             final_policy_temperature=16.0,
             consistency="mse",
@@ -287,6 +287,7 @@ PRESETS: dict[str, TrainConfig] = {
             final_learning_rate=0.1,
             weight_decay=1e-5,
             batch_size=64,
+            batch_uses=2,
             ema=0.05,
         ),
     ),
@@ -318,7 +319,7 @@ _HUMANOID = replace(
     model=replace(_WIDE.model, bins=51, log_std_range=(-3.0, -0.5)),
     # Wide candidates make a robot of 19 servos fall whatever they are (docs/lab-notes.md).
     planner=replace(_WIDE.planner, spread=1.0, include_mean=False),
-    loss=replace(_WIDE.loss, unroll=5, reanalyze_ratio=0.1, entropy_weight=0.0),
+    loss=replace(_WIDE.loss, unroll=5, entropy_weight=0.0),
 )
 # Rewards of the maze and of reach are hundreds of times those of the other tasks.
 _ALL_HUMANOIDS = replace(
