@@ -1,6 +1,9 @@
 """The report: one page from a run folder, whatever state the run is in."""
 
+import base64
+import json
 import re
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -8,13 +11,16 @@ import numpy as np
 import pytest
 
 from ezm.errors import UserError
-from ezm.evaluation import figures
-from ezm.evaluation.report import learning_curve_figure, result_table, write_report
-from ezm.training.metrics import MetricsLogger, read_metrics
+from ezm.evaluation import panels, reference
+from ezm.evaluation.curves import binned, run_curves
+from ezm.evaluation.record import Record
+from ezm.evaluation.report import report_page, result_table, write_report
+from ezm.training.metrics import MetricsLogger
 from ezm.training.run_folder import RunFolder
 
 CONFIG = {"suite": "pair", "seed": 3, "model": {"latent_size": 64, "value_range": (0.0, 8.5)}}
 REFERENCE = {"left": {"random": 40.0, "sac": 250.0}, "right": {"random": 5.0}}
+FILM = Path(__file__).parent / "recordings" / "film.mp4"
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +44,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
                 value = {"return": top * step / 1000}
                 log.log("episode", step, seconds, task=task, length=100, terminated=False, **value)
             loss = {"loss/total": 1000 / step, "loss/value": float("nan"), "gradient/norm": 1.0}
-            log.log("train", step, seconds, updates=2 * step, **loss)
+            priority = {"value_error": 2.0, "priority/left": 3.0, "priority/right": 1.0}
+            log.log("train", step, seconds, updates=2 * step, **loss, **priority)
             log.log("diagnostic", step, seconds, task="left", **{"spearman/q": step / 1000})
         for step, returns in ((500, [400.0, 420.0]), (1000, [1.0]), (1000, [800.0, 820.0, 840.0])):
             log.log(
                 "eval",
                 step,
-                100.0,
+                step / 10,
                 task="left",
                 mode="search",
                 returns=returns,
@@ -52,18 +59,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
             )
         log.log("eval", 1000, 100.0, task="right", mode="search", returns=[390.0], mean=390.0)
         log.log("eval", 1000, 100.0, task="left", mode="policy", returns=[700, 702], mean=701)
+    evaluation = {
+        "mode": "search",
+        "tasks": {"left": {"returns": [1.0, 3.0], "solved": 0.25, "curve": [1, 2]}},
+    }
+    (run.path / "eval.json").write_text(json.dumps(evaluation))
+    (run.path / "films").mkdir()
+    for name in ("alone", "left", "right"):
+        shutil.copy(FILM, run.path / "films" / f"{name}.mp4")
     return run
 
 
 @pytest.fixture(scope="module")
 def page(run: RunFolder) -> str:
-    path = write_report(run.path, REFERENCE)
-    assert path == run.report_path
-    return path.read_text()
+    return report_page(run, Record.read(run.path), REFERENCE)
 
 
 def test_result_table_takes_the_last_evaluation(run: RunFolder) -> None:
-    left, right = result_table(read_metrics(run.metrics_path), REFERENCE)
+    left, right = result_table(Record.read(run.path), REFERENCE)
     assert (left["task"], left["step"], left["random"], left["sac"]) == ("left", 1000, 40.0, 250.0)
     assert left["search"].mean == 820 and left["search"].n == 3
     assert left["search"].half_width == pytest.approx(4.303 * 20 / 3**0.5, rel=1e-3)
@@ -84,9 +97,15 @@ def test_page_shows_results_beside_the_reference(page: str) -> None:
     assert cells(page, "mean over tasks") == ["22.5", "605", "–", "–"]
 
 
+def part(page: str, title: str) -> str:
+    """What stands below a heading."""
+    return page.partition(f"<h2>{title}</h2>")[2].partition("<h2>")[0]
+
+
 def test_page_needs_nothing_else(page: str) -> None:
     links = re.findall(r"""(?:src|href)=["']([^"']*)|url\(([^)]*)\)|@import""", page)
-    assert all(target.startswith("#") for pair in links for target in pair if target)
+    targets = [target for pair in links for target in pair if target]
+    assert targets and all(target.startswith(("#", "data:")) for target in targets)
     assert "<script" not in page
 
 
@@ -95,49 +114,108 @@ def test_page_has_every_part(page: str) -> None:
     assert headings == [
         "Results",
         "Learning curves",
+        "Evaluation",
+        "Films",
+        "Is learning sound?",
         "Does the model rank actions?",
         "Losses",
         "Training",
         "Throughput",
+        "Machine",
+        "Run it again",
         "Configuration",
     ]
-    for text in ("1,234,567", "ezm 9.9.9", "device toaster", "model.latent_size", "2,000"):
+    for text in ("1,234,567", "ezm 9.9.9", "toaster", "model.latent-size", "2,000"):
         assert text in page
     assert "pair &lt;1&gt;" in page and "<1>" not in page, "names are escaped"
 
 
+def test_films_are_in_the_page_in_the_order_of_the_tasks(page: str) -> None:
+    films = part(page, "Films")
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", films) == ["left", "right", "alone"]
+    data = base64.b64encode(FILM.read_bytes()).decode()
+    assert films.count(f'src="data:video/mp4;base64,{data}"') == 3
+
+
+def test_an_evaluation_is_shown_whatever_it_holds(page: str, run: RunFolder) -> None:
+    assert cells(part(page, "Evaluation"), "left") == ["2 ± 13", "0.25"]
+    known = (run.path / "eval.json").read_text()
+    (run.path / "eval.json").write_text('{"tasks": 3}')
+    try:
+        damaged = report_page(run, Record.read(run.path), REFERENCE)
+    finally:
+        (run.path / "eval.json").write_text(known)
+    assert "eval.json cannot be read" in part(damaged, "Evaluation")
+
+
+def test_priorities_have_a_line_for_each_task(page: str) -> None:
+    sound = part(page, "Is learning sound?")
+    assert "value error" in sound and "priority of each task" in sound
+    assert re.findall(r"</svg>(left|right)</li>", sound) == ["left", "right"]
+    assert "priority/left" not in page, "it has no panel of its own"
+
+
 def test_figures_are_valid_and_take_the_theme(page: str) -> None:
     pictures = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(pictures) == 5
-    for picture in pictures:
+    # Two tasks twice, value error, priority, spearman, loss, gradient, two rates; and the legends' swatches.
+    figures = [picture for picture in pictures if "aria-hidden" not in picture]
+    assert len(figures) == 11
+    for picture in figures:
         ElementTree.fromstring(picture)
-        assert "var(--ink)" in picture and figures.INK not in picture
-    ids = [i for picture in pictures for i in re.findall(r'<clipPath id="(\w+)"', picture)]
-    assert len(ids) == len(set(ids)), "one picture's clip paths must not reach another"
+        assert "var(--ink)" in picture and panels.INK not in picture
+    ids = [i for picture in figures for i in re.findall(r' id="([\w.-]+)"', picture)]
+    assert ids and len(ids) == len(set(ids)), "one picture's parts must not reach another"
+
+
+def test_curves_can_be_switched_without_a_script(page: str) -> None:
+    curves = part(page, "Learning curves")
+    assert curves.count('type="radio"') == 2 and curves.count(" checked") == 1
+    assert curves.count("environment steps per task</text>") == 2
+    assert curves.count("wall clock, seconds</text>") == 2
+
+
+def test_a_page_is_the_same_each_time(page: str, run: RunFolder) -> None:
+    assert report_page(run, Record.read(run.path), REFERENCE) == page
 
 
 def test_learning_curve_shows_evaluations_and_reference(run: RunFolder, tmp_path: Path) -> None:
-    figure = learning_curve_figure(read_metrics(run.metrics_path), REFERENCE)
-    assert figure is not None
-    left, right = figure.axes
-    assert [left.get_title("left"), right.get_title("left")] == ["left", "right"]
-    lines = {str(line.get_label()): line for line in left.lines}
-    np.testing.assert_allclose(lines["evaluation, search"].get_xydata(), [[500, 410], [1000, 820]])
-    np.testing.assert_allclose(lines["SAC, same steps"].get_ydata(), 250)
-    np.testing.assert_allclose(lines["random policy"].get_ydata(), 40)
-    assert left.get_ylim()[0] == 0
-    assert "SAC, same steps" not in {str(line.get_label()) for line in right.lines}
-    figure.savefig(tmp_path / "curve.png")
+    drawn = run_curves(Record.read(run.path), "step", REFERENCE)
+    left, right = drawn
+    assert [left.title, right.title] == ["left", "right"]
+    lines = {line.label: line for line in left.lines}
+    search = lines["evaluation, search"]
+    np.testing.assert_allclose(np.stack((search.x, search.y), 1), [[500, 410], [1000, 820]])
+    assert search.band is not None
+    np.testing.assert_allclose(search.band[1] - search.y, [12.706 * 10, 49.68], rtol=1e-3)
+    assert {level.label: level.y for level in left.levels} == {
+        "SAC, same steps": 250,
+        "random policy": 40,
+    }
+    assert [level.label for level in right.levels] == ["random policy"]
+    (clock, _) = run_curves(Record.read(run.path), "seconds", REFERENCE)
+    assert clock.x_label == "wall clock, seconds"
+    np.testing.assert_allclose(
+        {line.label: line for line in clock.lines}[search.label].x, [50, 100]
+    )
+    panels.picture(drawn).savefig(tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 5000
+
+
+def test_a_far_bar_is_left_out(run: RunFolder) -> None:
+    known = {"left": {"bar": 1600.0}, "right": {"bar": 850.0}}
+    left, right = run_curves(Record.read(run.path), "step", known)
+    assert [level.label for level in left.levels] == ["success bar"] and not right.levels
 
 
 def test_a_run_that_has_hardly_begun_has_a_report(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", CONFIG)
     assert "pair" in write_report(run.path).read_text()
     with MetricsLogger(run, tensorboard=False) as log:
-        log.log("start", 0, 0.0, suite="pair", tasks=["left"])
+        log.log("start", 0, 0.0, suite="pair", tasks=["left", "middle", "right"])
         log.log("train", 0, 1.0, updates=0, **{"loss/total": 1.0})
-    assert "No evaluation has been finished yet" in write_report(run.path).read_text()
+    page = write_report(run.path).read_text()
+    assert "No evaluation has been finished yet" in page
+    assert "no checkpoint yet" in part(page, "Map of the tasks")
 
 
 def test_what_is_not_a_run_gets_no_report(tmp_path: Path) -> None:
@@ -145,9 +223,68 @@ def test_what_is_not_a_run_gets_no_report(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "row",
+    ['{"step": 3}', '{"kind": "eval", "step": 3, "seconds": 1}', '{"kind": "train", "step": "x"}'],
+)
+def test_a_damaged_row_is_named(tmp_path: Path, row: str) -> None:
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    good = '{"kind": "train", "step": 1, "seconds": 1.0}\n'
+    run.metrics_path.write_text(good + row + "\n" + good)
+    with pytest.raises(UserError, match=r"metrics.jsonl line 2 is damaged .*: remove that line"):
+        write_report(run.path)
+
+
+def test_humanoid_tasks_stand_beside_published_curves() -> None:
+    curves, notes = reference.published(["h1-walk", "h1hand-walk", "walker-walk"])
+    assert {task: list(found) for task, found in curves.items()} == {
+        "h1-walk": ["EZ-M, paper"],
+        "h1hand-walk": ["EZ-M, paper", "FastTD3"],
+        "walker-walk": [],
+    }
+    assert "2603.01452" in notes["EZ-M, paper"] and "2505.22642" in notes["FastTD3"]
+    paper, peer = curves["h1hand-walk"].values()
+    assert paper.seconds is None and peer.seconds is not None
+    # What was published: the last point of FastTD3.
+    assert (peer.steps[-1], peer.seconds[-1], peer.mean[-1]) == (6_400_000, 3274, 928.3)
+    for curve in (paper, peer):
+        assert (curve.low <= curve.mean).all() and (curve.mean <= curve.high).all()
+        assert (np.diff(curve.steps) > 0).all()
+
+
+def test_published_curves_are_drawn_where_they_can_be(tmp_path: Path) -> None:
+    record = Record.of(
+        tmp_path,
+        {"protocol": "paper"},
+        [{"kind": "start", "step": 0, "seconds": 0, "tasks": ["h1hand-walk"]}]
+        + [
+            {
+                "kind": "eval",
+                "step": s,
+                "seconds": s,
+                "task": "h1hand-walk",
+                "mode": "search",
+                "returns": [9.0],
+            }
+            for s in (0, 100)
+        ],
+    )
+    others, notes = reference.published(record.tasks)
+    (steps,) = run_curves(record, "step", {}, others)
+    (clock,) = run_curves(record, "seconds", {}, others)
+    assert [line.label for line in steps.lines] == ["EZ-M, paper", "FastTD3", "evaluation, search"]
+    assert [line.label for line in clock.lines] == ["FastTD3", "evaluation, search"]
+    assert steps.log and clock.log
+    _, axes = panels.figure((4, 3))
+    panels.draw(steps, axes)
+    assert all((line.get_xdata() > 0).all() for line in axes.lines), "nothing at 0 on a log axis"
+    (plain,) = run_curves(record, "step", {})
+    assert not plain.log and notes
+
+
 def test_bins_average_and_keep_the_overall_mean() -> None:
-    x, y = figures.binned(np.array([1.0, 1.0, 2.0]), np.array([3.0, 5.0, 7.0]), bins=10)
+    x, y = binned(np.array([1.0, 1.0, 2.0]), np.array([3.0, 5.0, 7.0]), bins=10)
     assert x.tolist() == [1, 2] and y.tolist() == [4, 7]
-    x, y = figures.binned(np.arange(1000.0), np.arange(1000.0), bins=10)
+    x, y = binned(np.arange(1000.0), np.arange(1000.0), bins=10)
     np.testing.assert_allclose(x, 49.5 + 100 * np.arange(10), atol=1)
     assert y.mean() == pytest.approx(499.5, abs=1)

@@ -1,4 +1,4 @@
-"""What the commands print when they are done: tables and the place of the report."""
+"""What the commands print when they are done: tables."""
 
 from __future__ import annotations
 
@@ -10,24 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ezm.training.metrics import read_metrics
-from ezm.training.run_folder import RunFolder
-
 if TYPE_CHECKING:
     from ezm.doctor import Finding
-    from ezm.evaluation.figures import Reference
     from ezm.training.profile import Occasion, Part, Profile
-
-
-def write_report(path: Path) -> Path:
-    """Write the report of the run in ``path``, beside its references; returns the page's path.
-
-    Raises:
-        UserError: not a run folder, or the page cannot be written.
-    """
-    from ezm.evaluation import report
-
-    return report.write_report(path, _reference(RunFolder.open(path)))
 
 
 def print_results(path: Path) -> None:
@@ -36,19 +21,12 @@ def print_results(path: Path) -> None:
     Raises:
         UserError: not a run folder.
     """
-    from ezm.evaluation.report import result_table
+    from ezm.evaluation.record import Record
+    from ezm.evaluation.report import COLUMNS, result_table
     from ezm.evaluation.statistics import format_return
 
-    run = RunFolder.open(path)
-    rows = result_table(read_metrics(run.metrics_path), _reference(run))
-    headings = {
-        "task": "task",
-        "random": "random policy",
-        "search": "EZ-M, search",
-        "policy": "EZ-M, policy mean",
-        "sac": "SAC, same steps",
-        "bar": "success bar",
-    }
+    rows = result_table(Record.read(path))
+    headings = {"task": "task", **COLUMNS}
     shown = [key for key in headings if any(row[key] is not None for row in rows)]
 
     def cell(value: Any) -> str:
@@ -133,10 +111,3 @@ def _console() -> Console:
     if not console.is_terminal:
         console.width = 200  # cut nothing short in a file or a pipe
     return console
-
-
-def _reference(run: RunFolder) -> Reference:
-    from ezm.evaluation.reference import reference
-
-    steps = run.config.get("steps", 0)
-    return reference(str(run.config.get("suite")), read_metrics(run.metrics_path), steps)

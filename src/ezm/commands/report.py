@@ -10,22 +10,43 @@ from typing import Annotated
 import tyro
 
 from ezm.options import parse
-from ezm.terminal import write_report
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)
 class Report:
     """Write a run's report, one HTML page that needs nothing else, and print its path.
 
+    Several runs give one page that compares them: runs that differ in their seed alone are drawn as one,
+    with a band.
+
     Examples:
       ezm report runs/RUN
+      ezm report runs/A-s0 runs/A-s1 runs/B-s0 runs/B-s1 --out page.html
     """
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """The run's folder."""
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...")]
+    """The folders of one run or more."""
+    compare: Flag = False
+    """Compare the runs, as is done with several anyway."""
+    out: Path | None = None
+    """The page to write; None: report.html in the run's folder, or comparison.html here."""
 
 
 def report(arguments: Sequence[str]) -> int:
     """``ezm report``. Returns the exit code."""
-    print(write_report(parse(Report, "report", arguments).run))
+    options = parse(Report, "report", arguments)
+    from ezm.errors import UserError
+
+    if not options.runs:
+        raise UserError("Missing from ezm report: RUN; name the folder of a run, such as runs/NAME")
+    if options.compare or len(options.runs) > 1:
+        from ezm.evaluation.comparison import write_comparison
+
+        print(write_comparison(options.runs, options.out))
+        return 0
+    from ezm.evaluation.report import write_report
+
+    print(write_report(options.runs[0], options.out))
     return 0

@@ -17,7 +17,7 @@ from ezm.commands.run_options import Options, config_of, parse_run, with_default
 from ezm.config import PRESETS, TrainConfig, defaults
 from ezm.errors import UserError
 from ezm.options import parse
-from ezm.terminal import print_results, write_report
+from ezm.terminal import print_results
 
 DEMO_SUITE = "cartpole"
 
@@ -140,6 +140,8 @@ def _finish(path: Path, finished: bool) -> int:
     """Results and report of a run; or, where it was stopped, how to go on."""
     if not finished:
         raise KeyboardInterrupt(_stopped(path))
+    from ezm.evaluation.report import write_report
+
     page = write_report(path)
     print_results(path)
     print(f"report: {page}")

@@ -1,26 +1,48 @@
-"""What a run is compared with: random actions, SAC after as many environment steps, a benchmark's success bar."""
+"""What a run is compared with: random actions, SAC after as many environment steps, a benchmark's success bar, and
+the curves that others published."""
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from ezm.evaluation.figures import Reference, Rows, evaluations, tasks_of
+import numpy as np
+
+from ezm.evaluation.panels import Look
+from ezm.evaluation.record import Record
 from ezm.evaluation.statistics import mean_interval
 from ezm.tasks.humanoid_bench import NAMES, success_bar
 
 RECORDED = Path(__file__).with_name("recorded.json")
 """SAC's returns: suite -> task -> {"sac": mean return, "steps": environment steps per task}."""
+PUBLISHED = Path(__file__).with_name("published.json")
+"""Curves on HumanoidBench's tasks: method -> its "source", its "protocol", and "curves" by task."""
+PUBLISHED_LOOKS = {"EZ-M, paper": Look("#8b5cf6", "-", 1.4), "FastTD3": Look("#db2777", "-", 1.4)}
+
+Reference = Mapping[str, Mapping[str, float]]
 
 
-def reference(suite: str, metrics: Rows, steps: int) -> Reference:
+class Curve(NamedTuple):
+    """A published learning curve."""
+
+    steps: np.ndarray
+    seconds: np.ndarray | None
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+Published = Mapping[str, Mapping[str, Curve]]
+"""Task -> method -> curve."""
+
+
+def reference(record: Record) -> dict[str, dict[str, float]]:
     """Returns to stand beside a run's own.
 
-    Args:
-        suite: the run's suite by name.
-        metrics: its rows; they hold the evaluation of random actions.
-        steps: environment steps per task of the whole run. SAC recorded at any other number of
-            steps is left out: it would be no fair comparison.
+    SAC recorded at another number of steps than the run's is left out: it would be no fair comparison.
 
     Returns:
         task -> {"random": mean return, "sac": mean return, "bar": HumanoidBench's success bar}, any of
@@ -28,14 +50,41 @@ def reference(suite: str, metrics: Rows, steps: int) -> Reference:
     """
     recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
     found: dict[str, dict[str, float]] = {}
-    for task in tasks_of(metrics):
+    for task in record.tasks:
         found[task] = {}
-        random = evaluations(metrics, task, "random")
-        if random:
-            found[task]["random"] = mean_interval(random[max(random)]).mean
-        sac = recorded.get(suite, {}).get(task)
-        if sac is not None and sac["steps"] == steps:
+        if random := record.returns(task, "random"):
+            found[task]["random"] = mean_interval(random[-1].returns).mean
+        sac = recorded.get(str(record.config.get("suite")), {}).get(task)
+        if sac is not None and sac["steps"] == record.config.get("steps"):
             found[task]["sac"] = sac["sac"]
         if task in NAMES:
             found[task]["bar"] = success_bar(task)
     return found
+
+
+def published(tasks: list[str]) -> tuple[Published, dict[str, str]]:
+    """Curves of others for those of the tasks that have any, and what each method's figures are.
+
+    Returns:
+        task -> method -> curve, and method -> source and protocol of the methods that occur.
+    """
+    found: dict[str, dict[str, Curve]] = {task: {} for task in tasks}
+    notes = {}
+    for method, document in _published().items():
+        if not isinstance(document, Mapping):
+            continue
+        for task in tasks:
+            curve = document["curves"].get(task)
+            if curve is not None:
+                numbers = {name: np.array(values, float) for name, values in curve.items()}
+                found[task][method] = Curve(
+                    numbers.pop("steps"), numbers.pop("seconds", None), **numbers
+                )
+                notes[method] = f"{document['source']}: {document['protocol']}"
+    return found, notes
+
+
+@functools.cache
+def _published() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(PUBLISHED.read_text())
+    return document

@@ -2,55 +2,40 @@
 
 from __future__ import annotations
 
-import html
-import io
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ezm.evaluation import figures
-from ezm.evaluation.figures import Reference, Rows, learning_curve_figure
+from ezm.errors import UserError
+from ezm.evaluation import figures, page
+from ezm.evaluation.command import train_command
+from ezm.evaluation.curves import run_curves
+from ezm.evaluation.page import Pictures, section
+from ezm.evaluation.record import Mode, Record
+from ezm.evaluation.reference import Reference, published, reference
+from ezm.evaluation.scoring import NOTE, score_matrix, scores
 from ezm.evaluation.statistics import Mean, format_return, mean_interval
-from ezm.training.metrics import read_metrics
+from ezm.evaluation.variants import Variant, flat
+from ezm.tasks.humanoid_bench import NAMES
 from ezm.training.run_folder import RunFolder, write_atomically
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["learning_curve_figure", "result_table", "write_report"]
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #24292f; --dim: #656d76; --grid: #d0d7de; --page: #fff;
-  --tile: #f6f8fa; --ours: #2563eb; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --dim: #8d96a0; --grid: #30363d;
-  --page: #0d1117; --tile: #161b22; --ours: #6ea8fe; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
-  max-width: 960px; margin: 2.5rem auto; padding: 0 1.2rem; }
-h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.4rem 0 .6rem; }
-p { margin: .3rem 0 .8rem; } .dim { color: var(--dim); font-size: .88rem; }
-.tiles { display: flex; flex-wrap: wrap; gap: .7rem; margin: 1.2rem 0 0; }
-.tiles div { background: var(--tile); border-radius: 8px; padding: .6rem 1rem; min-width: 7rem; }
-.tiles b { display: block; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .4rem .8rem; border-bottom: 1px solid var(--grid); text-align: right; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-thead th { color: var(--dim); font-weight: 500; font-size: .88rem; }
-td.ours { color: var(--ours); font-weight: 650; } tr.mean td { border-bottom: 0; }
-svg { width: 100%; height: auto; } svg text { font-family: system-ui, sans-serif !important; }
-summary { cursor: pointer; margin: .4rem 0; } details td { text-align: left; font-size: .88rem;
-  padding: .2rem .8rem .2rem 0; overflow-wrap: anywhere; }
-"""
+COLUMNS = {
+    "random": "random policy",
+    "search": "EZ-M, search",
+    "policy": "EZ-M, policy mean",
+    "sac": "SAC, same steps",
+    "bar": "success bar",
+}
+"""Of the table of results: key -> heading."""
 
 
-def write_report(run_path: Path, reference: Reference | None = None) -> Path:
-    """Make ``report.html`` in a run folder, from its config.json and metrics.jsonl.
+def write_report(run_path: Path, out: Path | None = None) -> Path:
+    """Write the report of a run.
 
     Args:
         run_path: the run folder; the run may still be going on.
-        reference: task -> {"random": mean return of random actions, "sac": mean return of SAC
-            after as many environment steps}, to compare with; either may be missing.
+        out: the page's path; None: report.html in the folder.
 
     Returns:
         The page's path.
@@ -59,121 +44,147 @@ def write_report(run_path: Path, reference: Reference | None = None) -> Path:
         UserError: not a run folder, damaged metrics, or the page cannot be written.
     """
     run = RunFolder.open(run_path)
-    page = _page(run.path.name, run.config, read_metrics(run.metrics_path), reference or {})
-    write_atomically(run.report_path, page)
-    return run.report_path
+    written = out or run.report_path
+    write_atomically(written, report_page(run, Record.read(run_path)))
+    return written
 
 
-def result_table(metrics: Rows, reference: Reference | None = None) -> list[dict[str, Any]]:
+def result_table(record: Record, known: Reference | None = None) -> list[dict[str, Any]]:
     """The last evaluation of each task beside the reference, in the suite's order.
+
+    Args:
+        record: of the run.
+        known: what it stands beside; None: :func:`ezm.evaluation.reference.reference`.
 
     Returns:
         One row per task with keys "task"; "step" (environment steps per task at the evaluation,
         None before the first); "search" and "policy" (:class:`Mean` or None); "random", "sac" and
         "bar" (return or None).
     """
+    known = reference(record) if known is None else known
     rows = []
-    for task in figures.tasks_of(metrics):
+    for task in record.tasks:
         row: dict[str, Any] = {"task": task, "step": None}
-        for mode in ("policy", "search"):
-            curve = figures.evaluations(metrics, task, mode)
-            row[mode] = mean_interval(curve[max(curve)]) if curve else None
-            if curve:
-                row["step"] = max(curve)
-        known = (reference or {}).get(task, {})
-        rows.append({**row, **{name: known.get(name) for name in ("random", "sac", "bar")}})
+        modes: tuple[Mode, ...] = ("policy", "search")
+        for mode in modes:
+            found = record.returns(task, mode)
+            row[mode] = mean_interval(found[-1].returns) if found else None
+            if found:
+                row["step"] = found[-1].step
+        beside = known.get(task, {})
+        rows.append({**row, **{name: beside.get(name) for name in ("random", "sac", "bar")}})
     return rows
 
 
-def _page(name: str, config: Mapping[str, Any], metrics: Rows, reference: Reference) -> str:
-    starts = [row for row in metrics if row["kind"] == "start"]
-    start = starts[-1] if starts else {}
-    suite = str(start.get("suite", config.get("suite", "")))
-    facts = " · ".join(
-        str(part)
-        for part in (
-            name,
-            f"ezm {start['version']}" if "version" in start else "",
-            *_machine(start.get("machine")),
-        )
-        if part
-    )
-    training = figures.numeric_names(metrics, "train")
-    losses = [n for n in training if n.startswith("loss/")]
-    others = [n for n in training if not n.startswith("loss/")]
-    sections = [
-        _section("Results", _results(result_table(metrics, reference))),
-        _section(
-            "Learning curves",
-            _svg(learning_curve_figure(metrics, reference)),
-            "Return per episode. The band is the 95 % interval of each evaluation's mean.",
+def report_page(run: RunFolder, record: Record, known: Reference | None = None) -> str:
+    """The page as text. ``known``: see :func:`result_table`."""
+    known = reference(record) if known is None else known
+    others, notes = published(record.tasks)
+    pictures, alone = Pictures(), [Variant("", (record,))]
+    curves = {
+        "environment steps": pictures.panels(run_curves(record, "step", known, others)),
+        "wall clock": pictures.panels(run_curves(record, "seconds", known, others)),
+    }
+
+    def training(names: Mapping[str, str]) -> str:
+        return pictures.panels(figures.training_panels(alone, names), "small")
+
+    def other_training(*, losses: bool) -> str:
+        names = figures.training_names(record, losses=losses)
+        return training({name: name for name in names})
+
+    start = record.start
+    parts = [
+        page.tiles(
+            {
+                "tasks": f"{len(record.tasks)}",
+                "environment steps per task": f"{record.step:,}",
+                "learner updates": "" if record.updates is None else f"{record.updates:,}",
+                "wall clock": page.duration(record.seconds),
+                "parameters": f"{start['parameters']:,}" if start.get("parameters") else "",
+            }
         ),
-        _section(
+        section("Results", _results(result_table(record, known))),
+        section(
+            "Learning curves",
+            page.switch("curves", curves) + publication_notes(notes),
+            "Return per episode. The band is the 95 % interval of each evaluation's mean."
+            + _protocol(record),
+        ),
+        section("All tasks together", _scores(pictures, record), NOTE),
+        section("Evaluation", _evaluation(run), "What ezm eval measured last."),
+        section("Films", page.films(run.films_path, record.tasks)),
+        section(
+            "Is learning sound?",
+            training(figures.HEALTH) + pictures.panels(figures.priority_panel(record), "one"),
+            "Value error: mean |value - target| of a batch, whose mean for each task is what its replay's priorities "
+            "are made of. Latent consistency: distance between the imagined latent state and that of the "
+            "observation. Entropy falls as the policy makes up its mind.",
+        ),
+        section(
             "Does the model rank actions?",
-            _svg(figures.diagnostics_figure(metrics)),
+            pictures.panels(figures.diagnostic_panels(record), "small"),
             "Spearman correlation between what the model predicts for actions from one state and "
             "what the simulator then gives: 1 is a perfect order, 0 is chance.",
         ),
-        _section("Losses", _svg(figures.training_figure(metrics, losses))),
-        _section("Training", _svg(figures.training_figure(metrics, others))),
-        _section("Throughput", _svg(figures.throughput_figure(metrics))),
-        _section("Configuration", _configuration(config)),
+        section("Map of the tasks", _map(pictures, run, record)),
+        section("Losses", other_training(losses=True)),
+        section("Training", other_training(losses=False)),
+        section("Throughput", pictures.panels(figures.throughput_panels(record), "small")),
+        section("Machine", page.facts(machine_facts(start))),
+        section(
+            "Run it again",
+            f"<pre>{page.text(train_command(record.config))}</pre>",
+            "The command that starts this run; on the same kind of machine and with the same versions it gives the "
+            "same numbers.",
+        ),
+        section(
+            "Configuration", page.folded("All options of the run", page.facts(flat(record.config)))
+        ),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(suite)} · {_text(name)}</title><style>{STYLE}</style></head><body>\n"
-        f"<h1>EfficientZero-Multitask on {_text(suite)}</h1>\n"
-        f'<p class="dim">{_text(facts)}</p>\n{_tiles(start, metrics)}\n'
-        + "\n".join(section for section in sections if section)
-        + "\n</body></html>\n"
-    )
+    version = f"ezm {start['version']}" if "version" in start else ""
+    facts = " · ".join(part for part in (record.name, version) if part)
+    heading = f"EfficientZero-Multitask on {record.suite}"
+    return page.page(f"{record.suite} · {record.name}", heading, facts, parts)
 
 
-def _section(title: str, content: str, note: str = "") -> str:
-    """A titled part of the page, or nothing where there is nothing to show."""
-    if not content:
+def machine_facts(start: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What a start row says of the machine, by name."""
+    machine = start.get("machine")
+    if isinstance(machine, Mapping):
+        return list(machine.items())
+    return [("machine", machine)] if machine else []
+
+
+def publication_notes(notes: Mapping[str, str]) -> str:
+    """What the curves of others are, and how ours differ; nothing where there are none."""
+    if not notes:
         return ""
-    explained = f'<p class="dim">{_text(note)}</p>\n' if note else ""
-    return f"<h2>{_text(title)}</h2>\n{explained}{content}"
-
-
-def _tiles(start: Mapping[str, Any], metrics: Rows) -> str:
-    last = metrics[-1] if metrics else {"step": 0, "seconds": 0}
-    updates = [row["updates"] for row in metrics if row.get("updates") is not None]
-    tiles = {
-        "tasks": f"{len(figures.tasks_of(metrics))}",
-        "environment steps per task": f"{last['step']:,}",
-        "learner updates": f"{updates[-1]:,}" if updates else "",
-        "wall clock": _duration(last["seconds"]),
-        "parameters": f"{start['parameters']:,}" if start.get("parameters") else "",
-    }
-    cells = "".join(
-        f"<div><b>{v}</b><span class=dim>{k}</span></div>" for k, v in tiles.items() if v
+    listed = "".join(page.dim(f"{method}: {note}.") for method, note in notes.items())
+    return listed + page.dim(
+        "Ours: full evaluation episodes at each point; in the protocol “benchmark” a fall ends an episode, in “paper” "
+        "it goes on; steps are environment steps per task. So the curves are no like for like."
     )
-    return f'<div class="tiles">{cells}</div>'
+
+
+def _protocol(record: Record) -> str:
+    if not any(task in NAMES for task in record.tasks):
+        return ""
+    return f" Protocol of this run: {record.config.get('protocol', 'unknown')}."
 
 
 def _results(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     columns = {
-        "random": "random policy",
-        "search": "EZ-M, search",
-        "policy": "EZ-M, policy mean",
-        "sac": "SAC, same steps",
-        "bar": "success bar",
-    }
-    columns = {
         key: heading
-        for key, heading in columns.items()
+        for key, heading in COLUMNS.items()
         if key == "search" or any(row[key] is not None for row in rows)
     }
-    head = "".join(f"<th>{heading}</th>" for heading in columns.values())
-    body = [_result_row(row["task"], row, columns) for row in rows]
+    body = [[row["task"], *(_number(row[key]) for key in columns)] for row in rows]
     if len(rows) > 1:
-        means = {key: _mean_of([row[key] for row in rows]) for key in columns}
-        body.append(_result_row("mean over tasks", means, columns, kind="mean"))
+        means = [_number(_mean_of([row[key] for row in rows])) for key in columns]
+        body.append(["mean over tasks", *means])
     evaluated = [row["search"].n for row in rows if row["search"] is not None]
     note = (
         f"Mean return and 95 % interval over {max(evaluated)} evaluation episodes at "
@@ -181,17 +192,9 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> str:
         if evaluated
         else "No evaluation has been finished yet."
     )
-    return (
-        f'<div class="wide"><table><thead><tr><th>task</th>{head}</tr></thead>'
-        f'<tbody>{"".join(body)}</tbody></table></div><p class="dim">{note}</p>'
-    )
-
-
-def _result_row(task: str, row: Mapping[str, Any], columns: Iterable[str], kind: str = "") -> str:
-    cells = "".join(
-        f"<td{' class=ours' if key == 'search' else ''}>{_number(row[key])}</td>" for key in columns
-    )
-    return f"<tr{f' class={kind}' if kind else ''}><td>{_text(task)}</td>{cells}</tr>"
+    place = 1 + list(columns).index("search")
+    shown = page.table(["task", *columns.values()], body, ours=place, mean=len(rows) > 1)
+    return shown + page.dim(note)
 
 
 def _mean_of(values: Sequence[Mean | float | None]) -> float | None:
@@ -205,53 +208,76 @@ def _number(value: Mean | float | None) -> str:
     return str(value) if isinstance(value, Mean) else format_return(value)
 
 
-def _configuration(config: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in _flat(config)
-    )
-    return (
-        "<details><summary>All options of the run</summary>"
-        f'<div class="wide"><table>{rows}</table></div></details>'
-    )
+def _scores(pictures: Pictures, record: Record) -> str:
+    modes: dict[Mode, str] = {
+        "search": "search",
+        "policy": "policy mean",
+        "random": "random policy",
+    }
+    matrices = {}
+    for mode, name in modes.items():
+        returns = {
+            t: record.returns(t, mode)[-1].returns for t in record.tasks if record.returns(t, mode)
+        }
+        matrix = score_matrix(record.suite, returns)
+        if matrix is not None and len(returns) == len(record.tasks):
+            matrices[name] = matrix
+    return scores(pictures, matrices, "episodes") if "search" in matrices else ""
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+def _map(pictures: Pictures, run: RunFolder, record: Record) -> str:
+    if len(record.tasks) < 3:
+        return ""  # two points lie on a line whatever was learned
+    # Orbax and JAX take seconds to import.
+    if not run.checkpoint_steps():
+        return page.dim("The run has no checkpoint yet, so there are no task embeddings to show.")
+    from ezm.evaluation.embedding import task_embeddings
 
-
-def _machine(machine: Any) -> list[str]:
-    if isinstance(machine, Mapping):
-        return [f"{name} {value}" for name, value in machine.items()]
-    return [str(machine)] if machine else []
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _svg(figure: Figure | None) -> str:
-    """The figure as inline SVG in the page's colours, its text left to the page's font."""
-    if figure is None:
-        return ""
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none"}):
-        figure.savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+    try:
+        found = task_embeddings(run)
+    except UserError as error:
+        return page.dim(f"No task embeddings: {error}.")
+    if found is None:
+        return page.dim(
+            "The networks of this run are not told the task, so there are no embeddings."
         )
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]  # without the XML prologue
-    return svg.replace(figures.INK, "var(--ink)").replace(figures.GRID, "var(--grid)")
+    step, embedding = found
+    if len(embedding) != len(record.tasks):
+        return page.dim("The checkpoint's tasks are not those of the metrics.")
+    return page.dim(
+        f"The learned embedding of each task at {step:,} environment steps per task, along the two directions in "
+        "which they differ most. Embeddings begin at random, so nearness means something only where learning moved them."
+    ) + pictures.panels([figures.embedding_panel(record.tasks, embedding)], "one")
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, float) and math.isfinite(value):
-        value = f"{value:g}"
-    return html.escape(str(value))
+def _evaluation(run: RunFolder) -> str:
+    """A table of eval.json, whatever it holds of each task."""
+    try:
+        document = json.loads(run.evaluation_path.read_text(encoding="utf-8"))
+        tasks = {str(name): dict(each) for name, each in document["tasks"].items()}
+        said = {name: value for name, value in document.items() if _plain(value)}
+        rows = {name: _evaluated(each) for name, each in tasks.items()}
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return page.dim(f"eval.json cannot be read ({error!r}): evaluate the run again.")
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    body = [[task, *(row.get(name, "–") for name in columns)] for task, row in rows.items()]
+    note = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
+    return page.table(["task", *(name.replace("_", " ") for name in columns)], body) + page.dim(
+        note
+    )
+
+
+def _evaluated(task: Mapping[str, Any]) -> dict[str, str]:
+    row = {}
+    if returns := task.get("returns"):
+        row["return"] = str(mean_interval([float(each) for each in returns]))
+    for name, value in task.items():
+        if name not in ("mean", "half_width") and _plain(value):
+            row[name] = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return row
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float)

@@ -17,6 +17,9 @@ from ezm.learning.normalizer import RunningStatistics
 from ezm.tasks import Suite
 from ezm.world_model import WorldModel
 
+TASK_EMBEDDING = "000"
+"""What :meth:`Agent.arrays` calls the model's task embeddings, the first array of the learner's state."""
+
 
 @dataclass
 class Agent:

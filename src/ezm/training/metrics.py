@@ -16,7 +16,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,11 @@ from ezm.training.wandb import WandbMirror
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All rows of a metrics.jsonl, as :func:`stream_metrics` gives them."""
+    return list(stream_metrics(path))
+
+
+def stream_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a metrics.jsonl, in the order they were written; none where there is no file.
 
     A last line that a kill cut short is skipped.
@@ -36,22 +41,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: another line is damaged (the message names it), or the file cannot be read.
     """
+    damaged = 0
     try:
-        lines = Path(path).read_bytes().splitlines()
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if damaged:
+                    raise UserError(f"{path} line {damaged} is not a JSON object: remove that line")
+                row = _parse(line)
+                if row is None:
+                    damaged = number
+                else:
+                    yield row
     except FileNotFoundError:
-        return []
+        return
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}): check its permissions"
         ) from error
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        row = _parse(line)
-        if row is not None:
-            rows.append(row)
-        elif number < len(lines):
-            raise UserError(f"{path} line {number} is not a JSON object: remove that line")
-    return rows
 
 
 class MetricsLogger:

@@ -8,7 +8,8 @@
         checkpoints/<step>/   parameters, optimiser, replay and counters; see checkpoints.py
         tensorboard/          the same figures for TensorBoard
         wandb.json, wandb/    the run at Weights & Biases, where that was asked for
-        report.html           made from config.json and metrics.jsonl
+        films/                a film of each task, where `ezm watch` made them
+        report.html           made from all of these
         lock                  held by the process that writes to the folder
 
 Files are replaced, never edited in place, so that a kill at any moment leaves either the old
@@ -154,6 +155,14 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def films_path(self) -> Path:
+        return self.path / "films"
+
+    @property
+    def evaluation_path(self) -> Path:
+        return self.path / "eval.json"
+
+    @property
     def report_path(self) -> Path:
         return self.path / "report.html"
 
@@ -189,6 +198,10 @@ class RunFolder:
     def latest_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint that can be read; see :meth:`Checkpoints.latest`."""
         return self._checkpoints.latest()
+
+    def read_part(self, wanted: Any) -> tuple[int, Any] | None:
+        """Some arrays of the newest checkpoint; see :meth:`Checkpoints.read_part`."""
+        return self._checkpoints.read_part(wanted)
 
     def checkpoint_steps(self) -> list[int]:
         """Steps of the saved checkpoints, oldest first."""

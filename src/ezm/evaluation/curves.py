@@ -1,0 +1,181 @@
+"""Learning curves: a panel for each task, over environment steps or over the wall clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ezm.evaluation.panels import (
+    BAR,
+    EPISODE,
+    INK,
+    POLICY,
+    SAC,
+    SEARCH,
+    Level,
+    Line,
+    Look,
+    Panel,
+    look,
+)
+from ezm.evaluation.record import NOTHING, Axis, Mode, Record
+from ezm.evaluation.reference import PUBLISHED_LOOKS, Published, Reference
+from ezm.evaluation.statistics import mean_interval
+from ezm.evaluation.variants import Variant, evaluation_curve, seed_curve
+
+_LEVELS = (
+    ("bar", "success bar", Look(BAR, "--", 1.2)),
+    ("sac", "SAC, same steps", Look(SAC, "-.", 1.2)),
+    ("random", "random policy", Look(INK, ":", 1.2)),
+)
+
+_POINTS = 100
+"""The most that a curve of evaluations is drawn with."""
+
+
+class Clock:
+    """The unit of wall-clock times, by the longest of them."""
+
+    def __init__(self, longest: float):
+        name, self.seconds = (
+            ("seconds", 1.0)
+            if longest < 120
+            else ("minutes", 60.0)
+            if longest < 7200
+            else ("hours", 3600.0)
+        )
+        self.label = f"wall clock, {name}"
+
+
+def run_curves(
+    record: Record, axis: Axis, reference: Reference, published: Published | None = None
+) -> list[Panel]:
+    """Return of one run, a panel for each task of which an episode has been finished.
+
+    The evaluations with the search and their 95 % interval, those with the policy's mean, the training episodes
+    smoothed, the reference returns as horizontal lines, and curves that others published.
+
+    Args:
+        record: the run.
+        axis: over what.
+        reference: task -> {"random": return of random actions, "sac": return of SAC after as many environment
+            steps, "bar": the return from which the task counts as solved}; any may be missing. A bar far above all
+            returns is left out, it would flatten the curves.
+        published: see :func:`ezm.evaluation.reference.published`.
+    """
+    clock = Clock(record.seconds)
+    panels = []
+    for task in record.tasks:
+        lines = _episodes(record, task, axis)
+        lines += _evaluations(record, task, axis, "policy", Look(POLICY, "--", marker=True))
+        lines += _evaluations(record, task, axis, "search", Look(SEARCH, "-", marker=True))
+        known = reference.get(task, {})
+        others = _published(task, axis, published)
+        if lines or any((task, mode) in record.evaluations for mode in ("random", "search")):
+            panels.append(_panel(task, lines, others, known, axis, clock))
+    return panels
+
+
+def variant_curves(
+    variants: Sequence[Variant],
+    tasks: Sequence[str],
+    axis: Axis,
+    reference: Reference,
+    published: Published | None = None,
+) -> list[Panel]:
+    """Mean return of each variant's seeds, with the range of the seeds as a band; a panel for each task."""
+    clock = Clock(max(record.seconds for variant in variants for record in variant.records))
+    panels = []
+    for task in tasks:
+        lines = []
+        for index, variant in enumerate(variants):
+            curves = [thin(*evaluation_curve(record, task, axis)) for record in variant.records]
+            lines += seed_line(variant.name, curves, look(index, marker=True))
+        known = reference.get(task, {})
+        panels.append(_panel(task, lines, _published(task, axis, published), known, axis, clock))
+    return panels
+
+
+def seed_line(
+    name: str, curves: Sequence[tuple[np.ndarray, np.ndarray]], style: Look
+) -> list[Line]:
+    """Mean and range of several seeds; nothing where they share no place."""
+    found = seed_curve(curves)
+    if found is None:
+        return []
+    x, mean, low, high = found
+    return [Line(name, x, mean, style, (low, high) if len(curves) > 1 else None)]
+
+
+def _panel(
+    task: str,
+    lines: Sequence[Line],
+    others: Sequence[Line],
+    known: Mapping[str, float],
+    axis: Axis,
+    clock: Clock,
+) -> Panel:
+    highest = max((line.y.max() for line in (*lines, *others) if line.y.size), default=0.0)
+    levels = [
+        Level(label, known[name], style)
+        for name, label, style in _LEVELS
+        if known.get(name) is not None and not (name == "bar" and known[name] > 2 * highest)
+    ]
+    scale = clock.seconds if axis == "seconds" else 1.0
+    drawn = [
+        Line(line.label, line.x / scale, line.y, line.look, line.band, line.shallow)
+        for line in (*others, *lines)
+    ]
+    label = clock.label if axis == "seconds" else "environment steps per task"
+    return Panel(task, drawn, label, levels, log=bool(others))
+
+
+def _episodes(record: Record, task: str, axis: Axis) -> list[Line]:
+    series = record.episodes.get(task, NOTHING)
+    if not len(series.value):
+        return []
+    bins = min(60, max(8, len(series.value) // 4))
+    x, y = binned(getattr(series, axis), series.value, bins)
+    return [Line("training episodes", x, y, Look(EPISODE, width=1.0))]
+
+
+def _evaluations(record: Record, task: str, axis: Axis, mode: Mode, style: Look) -> list[Line]:
+    x, y = evaluation_curve(record, task, axis, mode)
+    if not len(x):
+        return []
+    means = [mean_interval(each.returns) for each in record.returns(task, mode)]
+    spread = np.nan_to_num(np.array([mean.half_width for mean in means]))
+    (places, y), (_, spread) = thin(x, y), thin(x, spread)
+    band = (y - spread, y + spread) if mode == "search" else None
+    return [Line(f"evaluation, {mode}", places, y, style, band, shallow=True)]
+
+
+def _published(task: str, axis: Axis, published: Published | None) -> list[Line]:
+    """Curves of others for a task; none over the wall clock where they tell no time."""
+    found = []
+    for name, curve in (published or {}).get(task, {}).items():
+        x = curve.seconds if axis == "seconds" else curve.steps
+        if x is not None:
+            found.append(Line(name, x, curve.mean, PUBLISHED_LOOKS[name], (curve.low, curve.high)))
+    return found
+
+
+def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A curve as it is, or where it has more points than a panel can show, means of neighbours."""
+    return binned(x, y, _POINTS) if len(x) > _POINTS else (x, y)
+
+
+def binned(x: np.ndarray, y: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means of x and of y in `bins` equal ranges of x, without the empty ones.
+
+    Smooths noisy points and keeps figures of long runs small. Fewer distinct x than bins are
+    returned as they are, points of equal x averaged.
+    """
+    places, index = np.unique(x, return_inverse=True)
+    if len(places) > bins:
+        index = np.minimum((x - x.min()) / np.ptp(x) * bins, bins - 1).astype(int)
+    counts = np.bincount(index)
+    filled = counts > 0
+    means = [np.bincount(index, weights=v)[filled] / counts[filled] for v in (x, y)]
+    return means[0], means[1]

@@ -1,0 +1,31 @@
+"""What an agent has learned of its tasks: the embeddings of its last checkpoint, and nothing else of it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ezm.errors import UserError
+from ezm.learning.agent import TASK_EMBEDDING
+from ezm.training.run_folder import RunFolder
+
+
+def task_embeddings(run: RunFolder) -> tuple[int, np.ndarray] | None:
+    """Environment steps per task of the last checkpoint, and its task embeddings (K, E) as the networks see them.
+
+    None where there is no checkpoint, or the networks are not told the task.
+
+    Raises:
+        UserError: the checkpoint cannot be read.
+    """
+    model = run.config.get("model", {})
+    found = run.read_part({"agent": {"learner": {TASK_EMBEDDING: 0}}})
+    if found is None or not model.get("task_embedding", True):
+        return None
+    step, arrays = found
+    embedding = np.asarray(arrays["agent"]["learner"][TASK_EMBEDDING], dtype=float)
+    if embedding.ndim != 2:
+        raise UserError(f"checkpoint {step} of {run.path} was written by another version of ezm")
+    # As WorldModel.context does.
+    embedding = model.get("task_embedding_scale", 1.0) * embedding
+    norm = np.linalg.norm(embedding, axis=-1, keepdims=True)
+    return step, embedding / np.maximum(norm, 1.0)

@@ -1,0 +1,84 @@
+"""The scores part of a page: what all tasks come to together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ezm.errors import UserError
+from ezm.evaluation import page
+from ezm.evaluation.figures import interval_panel, profile_panel
+from ezm.evaluation.profiles import (
+    Estimate,
+    interquartile_mean,
+    interval,
+    mean_score,
+    normalised,
+)
+from ezm.tasks import sources
+from ezm.tasks.suites import parse
+
+_STATISTICS = {"interquartile mean": interquartile_mean, "mean": mean_score}
+
+
+def score_matrix(suite: str, returns: Mapping[str, Sequence[float]]) -> np.ndarray | None:
+    """(R, K) normalised scores of as many returns as every task has; K are the tasks with a scale, None without any.
+
+    Args:
+        suite: by its name; tells where tasks come from.
+        returns: task -> (R,) returns.
+    """
+    try:
+        source = {sources.task_name(each): each for each in parse(suite)}
+    except UserError:  # a suite of another version
+        return None
+    columns = [
+        normalised(source[task], values) for task, values in returns.items() if task in source
+    ]
+    known = [column for column in columns if column is not None and len(column)]
+    if not known:
+        return None
+    rows = min(map(len, known))
+    return np.stack([column[:rows] for column in known], axis=1)
+
+
+def scores(pictures: page.Pictures, matrices: Mapping[str, np.ndarray], what: str) -> str:
+    """The performance profile, the estimates with their intervals, and these in numbers.
+
+    Args:
+        pictures: of the page.
+        matrices: name -> (R, K) scores.
+        what: R counts, in plural.
+    """
+    if not matrices:
+        return ""
+    panels = [profile_panel(matrices)]
+    estimates: dict[str, dict[str, Estimate]] = {}
+    for title, statistic in _STATISTICS.items():
+        estimates[title] = {name: interval(each, statistic) for name, each in matrices.items()}
+        panels.append(interval_panel(title, estimates[title]))
+    rows = [
+        [
+            name,
+            f"{matrix.shape[0]} × {matrix.shape[1]}",
+            *(_show(estimates[t][name]) for t in _STATISTICS),
+        ]
+        for name, matrix in matrices.items()
+    ]
+    head = ["", f"{what} × tasks", *_STATISTICS]
+    return pictures.panels(panels, "small") + page.table(head, rows)
+
+
+def _show(estimate: Estimate) -> str:
+    if not np.isfinite(estimate.low):
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+
+NOTE = (
+    "Scores are normalised: HumanoidBench 0 for random actions and 1 for the success bar, dm_control the share of the "
+    "largest possible return; tasks without such a scale are left out. The profile is the share of all scores above "
+    "each threshold; the interquartile mean is that of their middle half. Bands and intervals are 95 % bootstrap "
+    "intervals, drawn for each task apart (Agarwal et al. 2021, arXiv 2108.13264)."
+)
