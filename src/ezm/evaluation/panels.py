@@ -215,7 +215,7 @@ def figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     width, height = size
     # In inches, laid out by hand: matplotlib's own layout takes as long again as the drawing.
     made.subplots_adjust(
-        left=0.5 / width, right=1 - 0.12 / width, bottom=0.48 / height, top=1 - 0.3 / height
+        left=0.5 / width, right=1 - 0.22 / width, bottom=0.48 / height, top=1 - 0.3 / height
     )
     return made, axes
 
