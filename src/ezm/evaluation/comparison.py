@@ -143,7 +143,7 @@ def _left_out(records: Sequence[Record], pending: Sequence[Record], tasks: Seque
         )
     if dropped := dict.fromkeys(t for r in records for t in r.tasks if t not in tasks):
         said.append(
-            f"Compared are the {len(tasks)} tasks that all runs share; left out: {', '.join(dropped)}."
+            f"Compared in what all runs share, {', '.join(tasks)}; left out: {', '.join(dropped)}."
         )
     return " ".join(said)
 

@@ -50,15 +50,20 @@ def group(records: Sequence[Record]) -> list[Variant]:
     found = [tuple(sorted(each, key=_seed)) for each in groups.values()]
     if len(found) == 1:
         return [Variant(found[0][0].suite, found[0])]
-    different = differences([options_of(each[0]) for each in found])
-    short = {option: option.rpartition(".")[2] for option in different}
+    options = [options_of(each[0]) for each in found]
+    different = differences(options)
+    last = [option.rpartition(".")[2] for option in different]
     short = {
-        option: last if list(short.values()).count(last) == 1 else option
-        for option, last in short.items()
+        option: name if last.count(name) == 1 else option
+        for option, name in zip(different, last, strict=True)
     }
     named: list[Variant] = []
-    for number, each in enumerate(found):
-        parts = [f"{short[option]}={show(values[number])}" for option, values in different.items()]
+    for own, each in zip(options, found, strict=True):
+        parts = [
+            # What another version of ezm did not have yet.
+            f"{name}={show(own[option])}" if option in own else f"no {name}"
+            for option, name in short.items()
+        ]
         name = ", ".join(parts[:_NAMED_OPTIONS])
         taken = sum(variant.name.partition(" #")[0] == name for variant in named)
         named.append(Variant(f"{name} #{taken + 1}" if taken else name, each))
@@ -67,9 +72,12 @@ def group(records: Sequence[Record]) -> list[Variant]:
 
 def differences(options: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Options in which any two configurations differ -> their values; None where one lacks it."""
-    names = dict.fromkeys(name for each in options for name in each)
-    values = {name: [each.get(name) for each in options] for name in names}
-    return {name: each for name, each in values.items() if any(v != each[0] for v in each)}
+    found = {}
+    for name in dict.fromkeys(name for each in options for name in each):
+        values = [(name in each, each.get(name)) for each in options]
+        if any(value != values[0] for value in values):
+            found[name] = [value for _, value in values]
+    return found
 
 
 def show(value: Any) -> str:
