@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -169,33 +168,41 @@ def embedding_panel(tasks: Sequence[str], embedding: np.ndarray) -> Panel:
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     x, y = (left * sizes)[:, :2].T
     shares = sizes**2 / np.sum(sizes**2)
-    # A label points inwards, so that it stays within the panel.
-    heights, texts = y.copy(), []
-    for chosen in (x <= np.median(x), x > np.median(x)):
-        heights[chosen] = _apart(y[chosen], np.ptp(y) / 20)
-    for task, place, height in zip(tasks, x, heights, strict=True):
-        texts.append(Text(place, height, task, "right" if place <= np.median(x) else "left"))
-    margin = 0.12 * np.ptp(y)
+    # Labels stand in a column beside the points, where none can cover another.
+    span, longest = np.ptp(x), max(map(len, tasks))
+    column = x.max() + 0.12 * span
+    room = min(0.5, 0.019 * longest)  # of the panel's width
+    gap = np.ptp(y) / max(13, len(tasks) - 1)
+    heights = _apart(y, gap)
+    lines = []
+    for index, (a, b, height) in enumerate(zip(x, y, heights, strict=True)):
+        lines.append(Line("", np.array([a, column]), np.array([b, height]), Look(GRID, width=0.8)))
+        lines.append(
+            Line("", np.array([a]), np.array([b]), Look(look(index).colour, "", 2.0, True))
+        )
+    left, margin = x.min() - 0.05 * span, 0.07 * np.ptp(y)
     return Panel(
         "task embeddings",
-        [
-            Line("", np.array([a]), np.array([b]), Look(look(index).colour, "", 2.0, True))
-            for index, (a, b) in enumerate(zip(x, y, strict=True))
-        ],
-        f"first component, {shares[0]:.0%} of the variance; upwards the second, {shares[1]:.0%}",
-        y_range=(float(y.min() - margin), float(y.max() + margin)),
+        lines,
+        f"components 1 ({shares[0]:.0%} of the variance) and, upwards, 2 ({shares[1]:.0%})",
+        x_range=(left, left + (column - left) / (1 - room)),
+        y_range=(y.min() - margin, y.max() + margin),
         numbers="none",
-        texts=texts,
+        texts=[Text(column, *each) for each in zip(heights, tasks, strict=True)],
     )
 
 
 def _apart(places: np.ndarray, gap: float) -> np.ndarray:
-    """The places, moved up where one is less than ``gap`` above the one below it."""
-    moved = places.copy()
-    order = np.argsort(places)
-    for below, above in itertools.pairwise(order):
-        moved[above] = max(moved[above], moved[below] + gap)
-    return moved
+    """The places, moved until any two are ``gap`` apart, within their range as far as there is room."""
+    order = np.argsort(places, kind="stable")
+    moved = places[order]
+    steps = gap * np.arange(len(places))
+    moved = np.maximum.accumulate(moved - steps) + steps  # up from below, then down from above
+    highest = places.max() - steps[::-1]
+    moved = np.minimum.accumulate((np.minimum(moved, highest) - steps)[::-1])[::-1] + steps
+    found = np.empty_like(moved)
+    found[order] = moved
+    return found
 
 
 def _thin(series: Series, bins: int = _BINS) -> tuple[np.ndarray, np.ndarray]:

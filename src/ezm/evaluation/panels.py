@@ -64,13 +64,11 @@ class Level:
 
 @dataclass(frozen=True)
 class Text:
-    """Words at a place of the panel."""
+    """Words to the right of a place of the panel."""
 
     x: float
     y: float
     text: str
-    side: Literal["left", "right"] = "right"
-    """Of the place."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,7 @@ class Panel:
     """Logarithmic x; points at 0 and below are left out."""
     from_zero: bool = True
     """x begins at 0, or below where the lines do."""
+    x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
     """None: as the lines need it, from 0 where nothing lies below."""
     numbers: Literal["both", "x", "none"] = "both"
@@ -139,13 +138,11 @@ def draw(panel: Panel, axes: Axes) -> None:
     axes.set_ylim(panel.y_range or (bottom, high + 0.06 * ((high - bottom) or 1.0)))
     axes.yaxis.set_major_locator(MaxNLocator(5) if panel.numbers == "both" else NullLocator())
     for text in panel.texts:
-        away = {"right": (6, "left"), "left": (-6, "right")}[text.side]
         axes.annotate(
             text.text,
             (text.x, text.y),
-            (away[0], 0),
+            (3, 0),
             textcoords="offset points",
-            ha=away[1],
             va="center",
             fontsize=8.5,
             color=INK,
@@ -177,7 +174,6 @@ def _scale_x(axes: Axes, panel: Panel) -> None:
         axes.xaxis.set_major_locator(LogLocator(numticks=6))
         axes.xaxis.set_minor_locator(NullLocator())
     elif panel.numbers == "none":
-        axes.margins(x=0.1)
         axes.xaxis.set_major_locator(NullLocator())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -185,6 +181,8 @@ def _scale_x(axes: Axes, panel: Panel) -> None:
             axes.set_xlim(left=min(0.0, low))
         else:
             axes.margins(x=0.15)
+    if panel.x_range is not None:
+        axes.set_xlim(panel.x_range)
     short = EngFormatter(sep="") if high >= 1000 else StrMethodFormatter("{x:g}")
     axes.xaxis.set_major_formatter(short)
 
