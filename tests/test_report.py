@@ -139,13 +139,26 @@ def test_films_are_in_the_page_in_the_order_of_the_tasks(page: str) -> None:
 
 def test_an_evaluation_is_shown_whatever_it_holds(page: str, run: RunFolder) -> None:
     assert cells(part(page, "Evaluation"), "left") == ["2 ± 13", "0.25"]
-    known = (run.path / "eval.json").read_text()
-    (run.path / "eval.json").write_text('{"tasks": 3}')
-    try:
-        damaged = report_page(run, Record.read(run.path), REFERENCE)
-    finally:
-        (run.path / "eval.json").write_text(known)
-    assert "eval.json cannot be read" in part(damaged, "Evaluation")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('{"tasks": 3}', "eval.json cannot be read"),
+        ('{"evaluations": []}', "eval.json cannot be read"),
+        ("[", "eval.json cannot be read"),
+        (
+            '{"evaluations": [{"step": 1, "tasks": {}}, {"step": 2, "tasks": {"left": {"returns": [8.5]}}}]}',
+            "<td>8.5</td>",
+        ),
+    ],
+)
+def test_evaluations_of_any_version_are_shown_or_named(
+    tmp_path: Path, text: str, shown: str
+) -> None:
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    run.evaluation_path.write_text(text)
+    assert shown in part(write_report(run.path).read_text(), "Evaluation")
 
 
 def test_priorities_have_a_line_for_each_task(page: str) -> None:

@@ -251,22 +251,28 @@ def _map(pictures: Pictures, run: RunFolder, record: Record) -> str:
 
 
 def _evaluation(run: RunFolder) -> str:
-    """A table of eval.json, whatever it holds of each task."""
+    """Tables of eval.json, the last evaluation first, whatever it holds of each task."""
     try:
         document = json.loads(run.evaluation_path.read_text(encoding="utf-8"))
-        tasks = {str(name): dict(each) for name, each in document["tasks"].items()}
-        said = {name: value for name, value in document.items() if _plain(value)}
-        rows = {name: _evaluated(each) for name, each in tasks.items()}
+        found = document.get("evaluations", [document])
+        first, *earlier = [_evaluation_table(each) for each in reversed(found)]
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return page.dim(f"eval.json cannot be read ({error!r}): evaluate the run again.")
+    return first + page.folded("Earlier evaluations", "".join(earlier))
+
+
+def _evaluation_table(document: Mapping[str, Any]) -> str:
+    rows = {str(name): _evaluated(each) for name, each in document["tasks"].items()}
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     body = [[task, *(row.get(name, "–") for name in columns)] for task, row in rows.items()]
-    note = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
-    return page.table(["task", *(name.replace("_", " ") for name in columns)], body) + page.dim(
-        note
-    )
+    said = [f"{_words(name)} {value}" for name, value in document.items() if _plain(value)]
+    return page.table(["task", *map(_words, columns)], body) + page.dim(", ".join(said))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _evaluated(task: Mapping[str, Any]) -> dict[str, str]:
@@ -274,10 +280,10 @@ def _evaluated(task: Mapping[str, Any]) -> dict[str, str]:
     if returns := task.get("returns"):
         row["return"] = str(mean_interval([float(each) for each in returns]))
     for name, value in task.items():
-        if name not in ("mean", "half_width") and _plain(value):
+        if name not in ("mean", "half_width", "source") and _plain(value):
             row[name] = f"{value:.4g}" if isinstance(value, float) else str(value)
     return row
 
 
 def _plain(value: Any) -> bool:
-    return isinstance(value, str | int | float)
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
