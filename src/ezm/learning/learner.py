@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ezm.config import PlannerConfig, TrainConfig
@@ -27,6 +26,9 @@ from ezm.planning import Plan, imagined_value, log_importance, plan
 from ezm.replay import Batch, Searches
 from ezm.world_model import Context, Support, WorldModel, moments
 from ezm.world_model.precision import fast_precision, with_products
+
+if TYPE_CHECKING:
+    import optax
 
 _Q_RANGE_RATE = 0.02
 
@@ -63,6 +65,8 @@ class Learner:
     @property
     def optimizer(self) -> optax.GradientTransformation:
         """Adam with decoupled weight decay, behind a clip of the gradient's norm."""
+        import optax  # only training needs it
+
         config = self.config.optimizer
         rate = optax.cosine_decay_schedule(
             config.learning_rate, self.total_updates, alpha=config.final_learning_rate
@@ -272,6 +276,8 @@ class Learner:
         self, state: LearnerState, normalizer: Normalizer, batch: Batch, targets: Targets
     ) -> tuple[LearnerState, dict[str, Array], Float[Array, " batch"]]:
         """One gradient step: new state, logged figures, new priorities of the batch."""
+        import optax
+
         config = self.config
         observation = normalizer(batch.observation[: config.loss.unroll + 1], batch.task)
         discount = self.suite.discount[batch.task]

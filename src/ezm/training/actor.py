@@ -32,17 +32,19 @@ class Actor:
         self.steps = 0
         """Batches planned for; numbers the planner's samples, so a resumed run has to set it."""
 
-        def both(
+        def choose(
             key: Array,
             step: Array,
             model: WorldModel,
             normalizer: Normalizer,
             observation: Array,
             task: Array,
-        ) -> tuple[Array, Array]:
+            mode: Literal["search", "policy"],
+        ) -> Array:
             key = jax.random.fold_in(key, step)
             plan = learner.plan(key, model, normalizer, observation, task, config)
-            return plan.search.action, plan.policy.mode()
+            # Only what is returned is computed: the policy's mean needs no search.
+            return plan.search.action if mode == "search" else plan.policy.mode()
 
         def explore(
             key: Array,
@@ -56,7 +58,12 @@ class Actor:
             plan = learner.plan(key, state.model, normalizer, observation, task, config)
             return plan.search.action, learner.found(plan, task, state.q_range, state.updates)
 
-        self._plan, self._explore = jax.jit(both), jax.jit(explore)
+        self._choose = jax.jit(choose, static_argnames="mode")
+        self._explore = jax.jit(explore)
+
+    def reseed(self, seed: int) -> None:
+        """Go on as a new actor with this seed would; nothing is compiled again."""
+        self._key, self.steps = jax.random.key(seed), 0
 
     def compile(
         self,
@@ -85,10 +92,10 @@ class Actor:
     ) -> np.ndarray:
         """The search's best action, or the policy's mean, for each observation: (E, A)."""
         self.steps += 1
-        search, policy = self._plan(
-            self._key, jnp.int32(self.steps), model, normalizer, observation, task
+        chosen = self._choose(
+            self._key, jnp.int32(self.steps), model, normalizer, observation, task, mode=mode
         )
-        return np.asarray(search if mode == "search" else policy)
+        return np.asarray(chosen)
 
     def explore(
         self,

@@ -128,27 +128,33 @@ class Checkpoints:
             raise self._unsaved(step, size, code) from error
         return Saved(step, written, time.monotonic() - start)
 
-    def latest(self) -> Checkpoint | None:
+    def latest(self, wanted: Any = None) -> Checkpoint | None:
         """The newest checkpoint that matches its manifest and can be read; None where none was saved.
 
         A broken one is passed over with a warning that names the damaged file. Checkpoints of
         ezm 0.1 before manifests were introduced have none, and are read as they are.
+
+        Args:
+            wanted: nested dictionaries that lead to the arrays to be read, with any number in place of each; None:
+                all of them.
 
         Raises:
             UserError: there are checkpoints and none can be read.
         """
         import orbax.checkpoint as ocp
 
+        part: dict[str, Any] = {} if wanted is None else {"item": wanted, "partial_restore": True}
         folders = self._folders()
         for step, _, path in reversed(folders):
             try:
                 verify(path)
-                restored = self._orbax().restore(
-                    path,
-                    args=ocp.args.Composite(
-                        arrays=ocp.args.PyTreeRestore(), meta=ocp.args.JsonRestore()
-                    ),
-                )
+                with _one_report():
+                    restored = self._orbax().restore(
+                        path,
+                        args=ocp.args.Composite(
+                            arrays=ocp.args.PyTreeRestore(**part), meta=ocp.args.JsonRestore()
+                        ),
+                    )
                 return Checkpoint(step, restored["arrays"], restored["meta"])
             except Exception as error:  # noqa: BLE001 - damage raises many kinds
                 reason = (str(error) or repr(error)).splitlines()[0][:200]

@@ -63,10 +63,12 @@ def write_atomically(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C too leaves nothing behind
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise unwritable(path, error) from error
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from error
+        raise
 
 
 class RunFolder:
@@ -195,9 +197,9 @@ class RunFolder:
         """Save a checkpoint; see :meth:`Checkpoints.save`."""
         return self._checkpoints.save(step, arrays, meta)
 
-    def latest_checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint that can be read; see :meth:`Checkpoints.latest`."""
-        return self._checkpoints.latest()
+    def latest_checkpoint(self, wanted: Any = None) -> Checkpoint | None:
+        """The newest checkpoint that can be read, or some of its arrays; see :meth:`Checkpoints.latest`."""
+        return self._checkpoints.latest(wanted)
 
     def read_part(self, wanted: Any) -> tuple[int, Any] | None:
         """Some arrays of the newest checkpoint; see :meth:`Checkpoints.read_part`."""

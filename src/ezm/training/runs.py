@@ -12,7 +12,7 @@ import jax
 
 from ezm.config import TrainConfig, check, from_dict, to_dict
 from ezm.errors import UserError
-from ezm.learning import Agent, build
+from ezm.learning import Agent, for_acting
 from ezm.learning.sharding import mesh
 from ezm.tasks import Suite, load_suite
 from ezm.training.memory import Memory
@@ -105,16 +105,18 @@ def _run(run: RunFolder, config: TrainConfig, suite: Suite, wandb: bool) -> bool
 
 
 def load_agent(run: RunFolder) -> tuple[Agent, int]:
-    """The agent of a run's latest checkpoint, and its environment steps per task.
+    """The agent of a run's latest checkpoint, to act with, and its environment steps per task.
+
+    Of the checkpoint, model and statistics are read; replay, slow copy and optimizer are not.
 
     Raises:
         UserError: the run has no checkpoint yet, or it is from another version.
     """
     config: TrainConfig = from_dict(run.config)
     suite = suite_of(config)
-    checkpoint = run.latest_checkpoint()
+    agent = for_acting(config, suite)
+    checkpoint = run.latest_checkpoint({"agent": agent.names()})
     if checkpoint is None:
         raise UserError(f"{run.path} has no checkpoint yet: train it further first")
-    agent = build(config, suite)
     take_over(agent, checkpoint)
     return agent, checkpoint.step
