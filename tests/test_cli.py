@@ -18,6 +18,7 @@ from ezm import platform
 from ezm.config import PRESETS, TrainConfig, defaults, from_dict, to_dict
 from ezm.errors import UserError
 from ezm.evaluation import reference
+from ezm.evaluation.results import read_evaluations
 from ezm.platform import prepare_jax
 from ezm.terminal import print_results
 from ezm.training import runs
@@ -351,10 +352,10 @@ def test_stop_resume_evaluate_report(tmp_path: Path) -> None:
     last = [row for row in rows if row["kind"] == "eval"][-1]
     assert (last["step"], last["mode"], last["updates"]) == (90, "policy", 60)
 
-    go("eval", str(run), "--episodes", "2", "--mode", "policy")
-    evaluation = json.loads((run / "eval.json").read_text())
-    assert (evaluation["step"], evaluation["mode"]) == (90, "policy")
-    assert len(evaluation["tasks"]["cartpole-balance"]["returns"]) == 2
+    go("eval", str(run), "--episodes", "2", "--planner", "policy")
+    evaluation = read_evaluations(run)[-1]
+    assert (evaluation.step, evaluation.planner) == (90, "policy")
+    assert len(evaluation.tasks["cartpole-balance"].returns) == 2
 
     (run / "report.html").unlink()
     assert go("report", str(run)) == f"{run / 'report.html'}\n"

@@ -16,7 +16,6 @@ from benchmarks import parity
 from ezm.cli import main
 from ezm.config import defaults
 from ezm.errors import UserError
-from ezm.evaluation.scores import scores
 from ezm.tasks import ParallelTasks, load_suite
 from ezm.tasks.humanoid_bench import NAMES, SUITES, Batch, Environment, success_bar
 from ezm.tasks.humanoid_bench.catalog import ENTRIES, normalised_return, parse
@@ -442,17 +441,7 @@ def test_parity_of_no_recordings(tmp_path: Path) -> None:
         parity.recordings(tmp_path)
 
 
-# -- scores and presets ------------------------------------------------------------------------
-
-
-def test_scores() -> None:
-    suite = load_suite("h1-stand,dmc:cartpole-balance,hb:h1hand-reach")
-    stand, other, reach = scores(suite, [[0.0, 900.0], [1.0], [12000.0, 12000.0]])
-    assert other is None
-    assert stand is not None and stand.success_bar == 800
-    assert stand.solved == 0.5
-    assert stand.normalised == pytest.approx((450 - 15.9) / (800 - 15.9))
-    assert reach is not None and (reach.normalised, reach.solved) == (1, 1)
+# -- normalised returns and presets ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["h1-stand", "h1-pole", "h1hand-sit_simple"])

@@ -57,7 +57,7 @@ EfficientZero-Multitask: one model-based agent learns many control tasks.
 
   ezm demo             train one agent on four cartpole tasks, in minutes
   ezm train SUITE      train an agent; --resume RUN goes on with a stopped run
-  ezm eval RUN         evaluate a trained agent: returns with 95 % intervals
+  ezm eval RUN         returns, success rate and score of a trained agent
   ezm report RUN...    write a run's report, one HTML page; or compare runs
   ezm profile SUITE    where the time of a run goes, as a table and a picture
   ezm tasks            list suites and tasks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from ezm.doctor import Finding
+    from ezm.evaluation.results import Evaluation
     from ezm.training.profile import Occasion, Part, Profile
 
 
@@ -39,6 +40,49 @@ def print_results(path: Path) -> None:
         [[cell(row[key]) for key in shown] for row in rows],
         "return per episode; mean and 95 % interval of the last evaluation",
     )
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """A table of the tasks, one of the aggregates, and how the evaluation was made."""
+    from ezm.evaluation.statistics import format_return
+
+    tasks = found.tasks
+    columns: dict[str, list[str]] = {
+        "task": list(tasks),
+        "mean": [format_return(each.mean) for each in tasks.values()],
+        "IQM": [format_return(each.iqm) for each in tasks.values()],
+        "95 %": [_ends(each.iqm_low, each.iqm_high, format_return) for each in tasks.values()],
+        "bar": [_or_dash(each.success_bar, "g") for each in tasks.values()],
+        "solved": [_or_dash(each.solved, ".0%") for each in tasks.values()],
+        "score": [_or_dash(each.normalised, ".3f") for each in tasks.values()],
+        "steps": [f"{each.length:.4g}" for each in tasks.values()],
+    }
+    shown = {k: cells for k, cells in columns.items() if any(cell != "-" for cell in cells)}
+    protocols = {each.protocol for each in tasks.values()} - {None}
+    falls = f"; protocol {' and '.join(sorted(map(str, protocols)))}" if protocols else ""
+    print_table(
+        list(shown),
+        list(zip(*shown.values(), strict=True)),
+        f"returns of {found.episodes} episodes a task after {found.step:,} steps per task{falls}\n"
+        f"acting with the {found.planner}, seed {found.seed}; IQM: interquartile mean, 95 % by bootstrap",
+    )
+    if found.aggregate is None or len(found.scores()) < 2:
+        return
+    names = {"iqm": "IQM", "optimality_gap": "optimality gap"}
+    rows = [
+        [names.get(name, name), f"{each.value:.3f}", _ends(each.low, each.high, "{:.3f}".format)]
+        for name, each in found.aggregate.items()
+    ]
+    print()
+    print_table([f"score over {len(found.scores())} tasks", "value", "95 %"], rows)
+
+
+def _ends(low: float | None, high: float | None, text: Callable[[float], str]) -> str:
+    return "-" if low is None or high is None else f"{text(low)} to {text(high)}"
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def print_profile(found: Profile) -> None:

@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
+import ezm
 from ezm import platform
-from ezm.config import from_dict
+from ezm.config import TrainConfig, from_dict
 from ezm.errors import UserError
-from ezm.options import parse
+from ezm.options import nearest, parse
 from ezm.platform import Device
-from ezm.terminal import print_table
 
 
 @dataclass(frozen=True)
 class Eval:
-    """Evaluate a run's latest checkpoint: mean return and 95 % interval of every task.
+    """Evaluate a run's latest checkpoint: returns, success rate and normalised score of every task.
 
-    The returns are also written to eval.json in the run's folder.
+    The run folder is all it needs. Every evaluation is kept there, with the return and length of each
+    episode: eval.json, eval.csv.
 
     Examples:
       ezm eval runs/RUN
-      ezm eval runs/RUN --episodes 5 --mode policy
+      ezm eval runs/RUN --episodes 5 --planner policy
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
+    task: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...")] = ()
+    """Only these tasks of the run, not all. What is found for a task is the same alone and among others."""
     episodes: int = 20
     """Per task."""
-    mode: Literal["search", "policy"] = "search"
+    protocol: Literal["benchmark", "paper"] | None = None
+    """HumanoidBench's tasks: falls end an episode (benchmark), or it goes on (paper); None: as in training."""
+    planner: Literal["search", "policy"] = "search"
     """Act on the search's best action, or on the policy's mean without search."""
     seed: int = 0
     """Of the environments and of the search; never those of the training."""
-    protocol: Literal["benchmark", "paper"] | None = None
-    """HumanoidBench's tasks: falls end an episode (benchmark), or it goes on (paper); None: as in training."""
     device: Device = "auto"
     """What to compute on; auto: a GPU if there is one."""
 
@@ -51,64 +53,81 @@ def evaluate(arguments: Sequence[str]) -> int:
         raise UserError(f"--episodes {options.episodes}: must be at least 1")
     if options.seed < 0:
         raise UserError(f"--seed {options.seed}: must not be negative")
-    from ezm.training.run_folder import RunFolder, write_atomically
+    from ezm.training.run_folder import RunFolder
 
     run = RunFolder.open(options.run)
+    config: TrainConfig = from_dict(run.config)
+    tasks = _chosen(config.suite, options.task)
     platform.prepare_jax(options.device)
-    from ezm.evaluation.evaluate import Evaluator
-    from ezm.evaluation.scores import scores
+    from ezm.evaluation.results import read_evaluations, save_evaluation
+    from ezm.terminal import print_evaluation
+
+    read_evaluations(
+        run.path
+    )  # a file that cannot be read is told of before the work, not after it
+    try:
+        found = _evaluate(run, config, tasks, options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; nothing of this evaluation is kept") from None
+    print_evaluation(found)
+    try:
+        save_evaluation(run.path, found)
+    except UserError as error:
+        raise UserError(f"the results above are not saved: {error}") from error
+    return 0
+
+
+def _evaluate(run: Any, config: TrainConfig, tasks: Sequence[str], options: Eval) -> Any:
+    from ezm.evaluation.evaluate import derived_seed, episodes
+    from ezm.evaluation.progress import EvaluationProgress
+    from ezm.evaluation.results import Evaluation, aggregate, task_result
     from ezm.evaluation.statistics import mean_interval
+    from ezm.tasks import with_protocol
     from ezm.training.actor import Actor
-    from ezm.training.runs import load_agent, suite_of
+    from ezm.training.machine import machine
+    from ezm.training.runs import load_agent
 
     agent, step = load_agent(run)
-    config = from_dict(run.config)
-    protocol = options.protocol or config.protocol
-    suite = suite_of(dataclasses.replace(config, protocol=protocol))
-    seed = 500_000_000 + options.seed  # far from the seeds of training
-    actor = Actor(agent.learner, seed, evaluating=True)
-    act = actor.policy(agent.state.model, agent.statistics.normalizer(), options.mode)
-    evaluator = Evaluator(suite, min(options.episodes, 20), seed)
-    try:
-        returns = evaluator.run(act, options.episodes)
-    finally:
-        evaluator.close()
-    means = [mean_interval(values) for values in returns]
-    names = suite.task_names
-    solved = scores(suite, returns)
-    columns: list[tuple[str, ...]] = [names, tuple(map(str, means))]
-    headings = ["task", "return"]
-    if any(solved):
-        headings += ["success bar", "normalised", "episodes solved"]
-        columns += [
-            tuple("-" if each is None else text(each) for each in solved)
-            for text in (
-                lambda score: f"{score.success_bar:g}",
-                lambda score: f"{score.normalised:.3f}",
-                lambda score: f"{score.solved:.0%}",
-            )
-        ]
-    print_table(
-        headings,
-        list(zip(*columns, strict=True)),
-        f"mean and 95 % interval of {options.episodes} episodes after {step:,} steps per task, "
-        f"acting with the {options.mode}",
+    suite = with_protocol(agent.suite, options.protocol) if options.protocol else agent.suite
+    actor = Actor(agent.learner, 0, evaluating=True)
+    act = actor.policy(agent.state.model, agent.statistics.normalizer(), options.planner)
+    results = {}
+    with EvaluationProgress(options.episodes) as progress:
+        for name in tasks:
+            index = suite.task_names.index(name)
+            progress.begin(name, suite.tasks[index].episode_steps)
+            actor.reseed(derived_seed(options.seed, name))
+            found = episodes(suite, index, act, options.episodes, options.seed, progress.update)
+            results[name] = task_result(suite.tasks[index], found)
+            progress.end(str(mean_interval(found.returns)))
+    return Evaluation(
+        date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        step=step,
+        planner=options.planner,
+        protocol=options.protocol or config.protocol,
+        episodes=options.episodes,
+        seed=options.seed,
+        version=ezm.__version__,
+        machine=machine(),
+        tasks=results,
+        aggregate=aggregate(list(results.values())),
     )
-    result = {
-        "step": step,
-        "mode": options.mode,
-        "protocol": protocol,
-        "episodes": options.episodes,
-        "seed": options.seed,
-        "tasks": {
-            name: {
-                "mean": mean.mean,
-                "half_width": mean.half_width,
-                "returns": values,
-                **(score._asdict() if score else {}),
-            }
-            for name, mean, values, score in zip(names, means, returns, solved, strict=True)
-        },
-    }
-    write_atomically(run.path / "eval.json", json.dumps(result, indent=2) + "\n")
-    return 0
+
+
+def _chosen(suite: str, wanted: Sequence[str]) -> list[str]:
+    """The names of the tasks to evaluate, in the suite's order; nothing heavy is imported for it.
+
+    Raises:
+        UserError: a name that is not in the suite.
+    """
+    from ezm.tasks import sources, suites
+
+    known = [sources.task_name(source) for source in suites.parse(suite)]
+    names = {part for each in wanted for part in each.split(",")}
+    for name in sorted(names):
+        if name not in known:
+            raise UserError(
+                f"--task {name}: the run has no such task{nearest(name, known)}; "
+                f"it has {', '.join(known)}"
+            )
+    return [name for name in known if not names or name in names]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,6 +15,94 @@ from ezm.tasks import ParallelTasks, Suite
 Mode = Literal["search", "policy", "random"]
 Act = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """``act(observation (E, O), task (E,)) -> action (E, A)``."""
+Watch = Callable[[int, int], None]
+"""``watch(step, ended)``: told after every step its number, and how many episodes have ended."""
+
+SIDE_BY_SIDE = 20
+"""At most so many episodes of a task run at once."""
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """N complete episodes, each an array (N,)."""
+
+    returns: np.ndarray
+    """Undiscounted."""
+    lengths: np.ndarray
+    """Agent steps."""
+    terminated: np.ndarray
+    """Whether the task's rules ended it, such as a fall; otherwise its time was up."""
+
+
+def episodes(
+    suite: Suite,
+    task: int,
+    act: Act,
+    number: int,
+    seed: int,
+    watch: Watch = lambda step, ended: None,
+) -> Episodes:
+    """``number`` episodes of one task, the same for the same seed whatever else is evaluated.
+
+    An episode begins as its seed, its task's name and its number say. They run side by side, in equal groups of at most
+    :data:`SIDE_BY_SIDE`.
+
+    Args:
+        suite: the agent's.
+        task: index in the suite.
+        act: the policy to evaluate.
+        number: of episodes, at least 1.
+        seed: at least 0.
+        watch: told how far they are.
+
+    Raises:
+        UserError: the environment failed.
+    """
+    groups = math.ceil(number / SIDE_BY_SIDE)
+    copies = math.ceil(number / groups)  # one size for all groups: a policy is compiled for it
+    found: list[Episodes] = []
+    for group in range(groups):
+        numbers = range(group * copies, (group + 1) * copies)
+        seeds = [derived_seed(seed, suite.task_names[task], each) for each in numbers]
+        environments = ParallelTasks(suite, seeds, task_ids=[task] * copies)
+        before = group * copies
+
+        def told(step: int, ended: int, before: int = before) -> None:
+            watch(step, min(before + ended, number))
+
+        try:
+            found.append(_first_episodes(environments, act, told))
+        finally:
+            environments.close()
+    joined = (
+        np.concatenate([getattr(each, name) for each in found])[:number]
+        for name in ("returns", "lengths", "terminated")
+    )
+    return Episodes(*joined)
+
+
+def derived_seed(seed: int, task: str, number: int = 0) -> int:
+    """A seed of 32 bits for something of a task that is numbered; far from those of training, which are not mixed so."""
+    mixed = np.random.SeedSequence([seed, zlib.crc32(task.encode()), number])
+    return int(mixed.generate_state(1)[0])
+
+
+def _first_episodes(environments: ParallelTasks, act: Act, watch: Watch) -> Episodes:
+    """The first episode of every environment, all started anew."""
+    observation = environments.reset()
+    count = len(environments.task_ids)
+    found = Episodes(np.full(count, np.nan), np.zeros(count, int), np.zeros(count, bool))
+    number = 0
+    while (running := found.lengths == 0).any():
+        step = environments.step(act(observation, environments.task_ids))
+        observation = step.observation
+        number += 1
+        first = running & (step.episode_length > 0)
+        found.returns[first] = step.episode_return[first]
+        found.lengths[first] = step.episode_length[first]
+        found.terminated[first] = step.terminated[first]
+        watch(number, int((found.lengths > 0).sum()))
+    return found
 
 
 class Evaluator:
@@ -39,21 +130,10 @@ class Evaluator:
         """
         returns: list[list[float]] = [[] for _ in range(self.suite.num_tasks)]
         while min(map(len, returns)) < episodes:
-            for task, value in zip(self._environments.task_ids, self._wave(act), strict=True):
+            wave = _first_episodes(self._environments, act, lambda step, ended: None)
+            for task, value in zip(self._environments.task_ids, wave.returns, strict=True):
                 returns[task].append(value)
         return [values[:episodes] for values in returns]
-
-    def _wave(self, act: Act) -> np.ndarray:
-        """The first episode of every environment, all started anew."""
-        environments = self._environments
-        observation = environments.reset()
-        result = np.full(len(environments.task_ids), np.nan)
-        while np.isnan(result).any():
-            step = environments.step(act(observation, environments.task_ids))
-            observation = step.observation
-            first = np.isnan(result) & (step.episode_length > 0)
-            result[first] = step.episode_return[first]
-        return result
 
     def state(self) -> dict[str, np.ndarray]:
         """What decides the episodes to come, as arrays to be saved."""

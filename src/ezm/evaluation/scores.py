@@ -1,35 +1,44 @@
-"""HumanoidBench's measures of a return: its success bar, and the share of the way there."""
+"""What a return is worth: success bars, and returns on a scale that tasks share.
+
+- **HumanoidBench**: its success bar; the normalised return is 0 for random actions, 1 at the bar.
+- **dm_control**: rewards lie in [0, 1] and an episode has 1,000 control steps, so 1,000 is the largest possible return
+  (Tassa et al. 2018, arXiv 1801.00690), and the normalised return is the share of it. There is no standard bar.
+- **Gymnasium and own tasks** have neither.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from ezm.tasks import Suite
-from ezm.tasks.humanoid_bench import NAMES, success_bar
+from ezm.tasks import humanoid_bench, sources
 from ezm.tasks.humanoid_bench.catalog import normalised_return
 
-
-class Score(NamedTuple):
-    """How the episodes of one task did."""
-
-    success_bar: float
-    normalised: float
-    """Mean return, 0 for random actions and 1 at the success bar."""
-    solved: float
-    """Share of episodes that reached the bar."""
+DM_CONTROL_TOP = 1_000.0
 
 
-def scores(suite: Suite, returns: Sequence[Sequence[float]]) -> list[Score | None]:
-    """A score for each task of a suite from its episodes' returns; None for those that have no bar."""
-    found: list[Score | None] = []
-    for name, values in zip(suite.task_names, returns, strict=True):
-        if name not in NAMES:
-            found.append(None)
-            continue
-        bar = success_bar(name)
-        solved = float((np.asarray(values) >= bar).mean())
-        found.append(Score(bar, normalised_return(name, float(np.mean(values))), solved))
-    return found
+def success_bar(source: str) -> float | None:
+    """The return from which an episode of a task counts as solved; None where there is no such bar.
+
+    Args:
+        source: of the task, as in :class:`ezm.tasks.TaskSpec`.
+    """
+    if not source.startswith(f"{sources.HUMANOID_BENCH}:"):
+        return None
+    return humanoid_bench.success_bar(sources.task_name(source))
+
+
+def normalised(source: str, returns: Sequence[float] | np.ndarray) -> np.ndarray | None:
+    """Returns on the scale that their task shares with others; None for a task without one.
+
+    Args:
+        source: of the task, as in :class:`ezm.tasks.TaskSpec`.
+        returns: undiscounted, any shape.
+    """
+    values = np.asarray(returns, dtype=float)
+    prefix = source.partition(":")[0]
+    if prefix == sources.HUMANOID_BENCH:
+        low, high = (normalised_return(sources.task_name(source), end) for end in (0.0, 1.0))
+        return low + (high - low) * values
+    return values / DM_CONTROL_TOP if prefix == sources.DM_CONTROL else None

@@ -9,7 +9,7 @@ A suite is an ordered list of tasks from dm_control, Gymnasium or a factory of t
 
 from ezm.tasks.parallel import ParallelTasks, StepBatch
 from ezm.tasks.spec import Suite, TaskSpec
-from ezm.tasks.suites import SUITES, Listed, listing, load_suite
+from ezm.tasks.suites import SUITES, Listed, listing, load_suite, protocol_of, with_protocol
 from ezm.tasks.task import Step, Task
 
 __all__ = [
@@ -23,4 +23,6 @@ __all__ = [
     "TaskSpec",
     "listing",
     "load_suite",
+    "protocol_of",
+    "with_protocol",
 ]

@@ -51,7 +51,8 @@ class ParallelTasks:
 
     Args:
         suite: the tasks.
-        seed: at least 0; no two environments, episodes or seeds share their randomness.
+        seed: at least 0; no two environments, episodes or seeds share their randomness. Or one for each
+            environment.
         copies: environments of each task.
         task_ids: the task of each environment; default: all tasks in order, ``copies`` times.
         threads: None: one for each core if the physics of a task is heavy, otherwise one.
@@ -67,7 +68,7 @@ class ParallelTasks:
     def __init__(
         self,
         suite: Suite,
-        seed: int,
+        seed: int | Sequence[int],
         copies: int = 1,
         task_ids: Sequence[int] | np.ndarray | None = None,
         threads: int | None = None,
@@ -81,10 +82,13 @@ class ParallelTasks:
             task_ids = np.tile(np.arange(suite.num_tasks), copies)
         self.suite = suite
         self.task_ids = np.asarray(task_ids, np.int32)
-        seeds = np.random.SeedSequence(seed).generate_state(len(self.task_ids))
+        seeds = (
+            np.random.SeedSequence(seed).generate_state(len(self.task_ids))
+            if isinstance(seed, int)
+            else seed
+        )
         self.tasks = [
-            suite.make(int(task), int(seed))
-            for task, seed in zip(self.task_ids, seeds, strict=True)
+            suite.make(int(task), int(own)) for task, own in zip(self.task_ids, seeds, strict=True)
         ]
         count = len(self.tasks)
         self.observation = np.zeros((count, suite.observation_size), np.float32)

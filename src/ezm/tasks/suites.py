@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 from ezm.errors import UserError
@@ -110,6 +111,35 @@ def _with_options(source: str, protocol: str, meshes: str | None) -> str:
     from ezm.tasks.sources.humanoid_bench import with_options
 
     return with_options(source, protocol, meshes)
+
+
+def with_protocol(suite: Suite, protocol: str) -> Suite:
+    """The same suite, its HumanoidBench tasks by this protocol; other tasks know none.
+
+    Raises:
+        UserError: an unknown protocol.
+    """
+    catalog.check_protocol(protocol)
+
+    def by_it(task: TaskSpec) -> TaskSpec:
+        prefix, _, name = task.source.partition(":")
+        if prefix != sources.HUMANOID_BENCH:
+            return task
+        from ezm.tasks.sources.humanoid_bench import under_protocol
+
+        return dataclasses.replace(task, source=f"{prefix}:{under_protocol(name, protocol)}")
+
+    return dataclasses.replace(suite, tasks=tuple(map(by_it, suite.tasks)))
+
+
+def protocol_of(task: TaskSpec) -> str | None:
+    """The protocol of a HumanoidBench task; None for all others."""
+    prefix, _, name = task.source.partition(":")
+    if prefix != sources.HUMANOID_BENCH:
+        return None
+    from ezm.tasks.sources import humanoid_bench
+
+    return humanoid_bench.protocol_of(name)
 
 
 def _probe(source: str, action_repeat: int | None, episode_steps: int | None) -> TaskSpec:

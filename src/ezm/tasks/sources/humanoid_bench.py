@@ -28,6 +28,21 @@ def with_options(name: str, protocol: str, meshes: str | None) -> str:
     return f"{name}?{urlencode(options)}" if options else name
 
 
+def under_protocol(name: str, protocol: str) -> str:
+    """``name``, whose options are kept but for the protocol.
+
+    Raises:
+        UserError: an unknown protocol.
+    """
+    bare, _, query = name.partition("?")
+    return with_options(bare, protocol, dict(parse_qsl(query)).get("meshes"))
+
+
+def protocol_of(name: str) -> str:
+    """The protocol of a name with its options."""
+    return dict(parse_qsl(name.partition("?")[2])).get("protocol", catalog.PROTOCOLS[0])
+
+
 class HumanoidBenchSimulator:
     """One environment of HumanoidBench (see :class:`ezm.tasks.simulator.Simulator`).
 
@@ -46,7 +61,7 @@ class HumanoidBenchSimulator:
     def __init__(self, source: str, seed: int) -> None:
         name, _, query = source.partition("?")
         options = dict(parse_qsl(query))
-        protocol = options.get("protocol", catalog.PROTOCOLS[0])
+        protocol = protocol_of(source)
         meshes = Path(options["meshes"]) if "meshes" in options else None
         self.environment = Environment(name, seed, protocol, meshes)
         self._alone = Batch([self.environment])
