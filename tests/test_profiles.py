@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from ezm.evaluation.profiles import (
+from ezm.evaluation.aggregates import (
     interquartile_mean,
     interval,
     mean_score,
-    normalised,
     performance_profile,
     profile_band,
 )
+from ezm.evaluation.scores import normalised
 from ezm.evaluation.scoring import score_matrix
 from ezm.tasks.humanoid_bench import success_bar
 

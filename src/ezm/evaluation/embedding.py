@@ -18,11 +18,11 @@ def task_embeddings(run: RunFolder) -> tuple[int, np.ndarray] | None:
         UserError: the checkpoint cannot be read.
     """
     model = run.config.get("model", {})
-    found = run.read_part({"agent": {"learner": {TASK_EMBEDDING: 0}}})
+    found = run.latest_checkpoint({"agent": {"learner": {TASK_EMBEDDING: 0}}})
     if found is None or not model.get("task_embedding", True):
         return None
-    step, arrays = found
-    embedding = np.asarray(arrays["agent"]["learner"][TASK_EMBEDDING], dtype=float)
+    step = found.step
+    embedding = np.asarray(found.arrays["agent"]["learner"][TASK_EMBEDDING], dtype=float)
     if embedding.ndim != 2:
         raise UserError(f"checkpoint {step} of {run.path} was written by another version of ezm")
     # As WorldModel.context does.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ezm.evaluation.aggregates import Estimate, performance_profile, profile_band
 from ezm.evaluation.curves import binned, seed_line
 from ezm.evaluation.panels import (
     GRID,
@@ -20,7 +21,6 @@ from ezm.evaluation.panels import (
     Text,
     look,
 )
-from ezm.evaluation.profiles import Estimate, performance_profile, profile_band
 from ezm.evaluation.record import Record, Series
 from ezm.evaluation.variants import Variant
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from ezm.evaluation.curves import run_curves
 from ezm.evaluation.page import Pictures, section
 from ezm.evaluation.record import Mode, Record
 from ezm.evaluation.reference import Reference, published, reference
+from ezm.evaluation.results import Evaluation, read_evaluations
 from ezm.evaluation.scoring import NOTE, score_matrix, scores
 from ezm.evaluation.statistics import Mean, format_return, mean_interval
 from ezm.evaluation.variants import Variant, flat
@@ -251,39 +251,38 @@ def _map(pictures: Pictures, run: RunFolder, record: Record) -> str:
 
 
 def _evaluation(run: RunFolder) -> str:
-    """Tables of eval.json, the last evaluation first, whatever it holds of each task."""
+    """Tables of eval.json, the last evaluation first."""
     try:
-        document = json.loads(run.evaluation_path.read_text(encoding="utf-8"))
-        found = document.get("evaluations", [document])
-        first, *earlier = [_evaluation_table(each) for each in reversed(found)]
-    except FileNotFoundError:
+        found = read_evaluations(run.path)
+    except UserError as error:
+        return page.dim(f"{error}")
+    if not found:
         return ""
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return page.dim(f"eval.json cannot be read ({error!r}): evaluate the run again.")
+    first, *earlier = [_evaluation_table(each) for each in reversed(found)]
     return first + page.folded("Earlier evaluations", "".join(earlier))
 
 
-def _evaluation_table(document: Mapping[str, Any]) -> str:
-    rows = {str(name): _evaluated(each) for name, each in document["tasks"].items()}
-    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-    body = [[task, *(row.get(name, "–") for name in columns)] for task, row in rows.items()]
-    said = [f"{_words(name)} {value}" for name, value in document.items() if _plain(value)]
-    return page.table(["task", *map(_words, columns)], body) + page.dim(", ".join(said))
+def _evaluation_table(found: Evaluation) -> str:
+    """A row of each task, as ``ezm eval`` prints it."""
 
+    def number(value: float | None, form: str = "") -> str:
+        return "–" if value is None else format(value, form) if form else format_return(value)
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _evaluated(task: Mapping[str, Any]) -> dict[str, str]:
-    row = {}
-    if returns := task.get("returns"):
-        row["return"] = str(mean_interval([float(each) for each in returns]))
-    for name, value in task.items():
-        if name not in ("mean", "half_width", "source") and _plain(value):
-            row[name] = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return row
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, str | int | float) and not isinstance(value, bool)
+    rows = [
+        [
+            name,
+            str(mean_interval(task.returns)),
+            f"{number(task.iqm)} ({number(task.iqm_low)} to {number(task.iqm_high)})",
+            number(task.success_bar, "g"),
+            number(task.solved, ".0%"),
+            number(task.normalised, ".3f"),
+            number(task.length, ".0f"),
+        ]
+        for name, task in found.tasks.items()
+    ]
+    head = ["task", "return", "interquartile mean", "bar", "solved", "score", "length"]
+    how = (
+        f"{found.episodes} episodes of each task after {found.step:,} steps, acting with the {found.planner}, "
+        f"protocol {found.protocol}, seed {found.seed}, {found.date}"
+    )
+    return page.table(head, rows) + page.dim(how)

@@ -8,17 +8,13 @@ import numpy as np
 
 from ezm.errors import UserError
 from ezm.evaluation import page
+from ezm.evaluation.aggregates import Estimate, interquartile_mean, interval, mean_score
 from ezm.evaluation.figures import interval_panel, profile_panel
-from ezm.evaluation.profiles import (
-    Estimate,
-    interquartile_mean,
-    interval,
-    mean_score,
-    normalised,
-)
+from ezm.evaluation.scores import normalised
 from ezm.tasks import sources
 from ezm.tasks.suites import parse
 
+_RESAMPLES = 2_000
 _STATISTICS = {"interquartile mean": interquartile_mean, "mean": mean_score}
 
 
@@ -56,7 +52,9 @@ def scores(pictures: page.Pictures, matrices: Mapping[str, np.ndarray], what: st
     panels = [profile_panel(matrices)]
     estimates: dict[str, dict[str, Estimate]] = {}
     for title, statistic in _STATISTICS.items():
-        estimates[title] = {name: interval(each, statistic) for name, each in matrices.items()}
+        estimates[title] = {
+            name: interval(each, statistic, resamples=_RESAMPLES) for name, each in matrices.items()
+        }
         panels.append(interval_panel(title, estimates[title]))
     rows = [
         [

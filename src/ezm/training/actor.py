@@ -79,7 +79,7 @@ class Actor:
         if exploring:
             planned = self._explore(*rest, _acting(state), normalizer, observation, task)
         else:
-            planned = self._plan(*rest, state.model, normalizer, observation, task)
+            planned = self._choose(*rest, state.model, normalizer, observation, task, mode="search")
         jax.block_until_ready(planned)
 
     def act(

@@ -163,33 +163,6 @@ class Checkpoints:
             raise UserError(f"{self.path}: no checkpoint can be read; start a new run")
         return None
 
-    def read_part(self, wanted: Any) -> tuple[int, Any] | None:
-        """The step of the newest checkpoint and some of its arrays; None where none was saved.
-
-        Nothing else is read, and what is read is not held against the manifest.
-
-        Args:
-            wanted: nested dictionaries that lead to the arrays, with any number in place of each.
-
-        Raises:
-            UserError: it cannot be read, or has no such arrays.
-        """
-        import orbax.checkpoint as ocp
-
-        folders = self._folders()
-        if not folders:
-            return None
-        step, _, path = folders[-1]
-        part = ocp.args.PyTreeRestore(item=wanted, partial_restore=True)
-        try:
-            with _one_report():
-                return step, self._orbax().restore(path, args=ocp.args.Composite(arrays=part))[
-                    "arrays"
-                ]
-        except Exception as error:  # damage raises many kinds
-            reason = (str(error) or repr(error)).splitlines()[0][:200]
-            raise UserError(f"checkpoint {path} cannot be read: {reason}") from error
-
     def _folders(self) -> list[_Folder]:
         """All that was saved, oldest first."""
         if not self.path.is_dir():

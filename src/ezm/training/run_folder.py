@@ -201,10 +201,6 @@ class RunFolder:
         """The newest checkpoint that can be read, or some of its arrays; see :meth:`Checkpoints.latest`."""
         return self._checkpoints.latest(wanted)
 
-    def read_part(self, wanted: Any) -> tuple[int, Any] | None:
-        """Some arrays of the newest checkpoint; see :meth:`Checkpoints.read_part`."""
-        return self._checkpoints.read_part(wanted)
-
     def checkpoint_steps(self) -> list[int]:
         """Steps of the saved checkpoints, oldest first."""
         return self._checkpoints.steps()
