@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import mujoco
 import numpy as np
 from matplotlib.image import imsave
 
@@ -18,34 +16,12 @@ from benchmarks.command import command
 from ezm.tasks.humanoid_bench import SUITES, Environment
 from ezm.tasks.humanoid_bench.catalog import ENTRIES
 from ezm.tasks.humanoid_bench.models import hold_action
-from ezm.tasks.humanoid_bench.rendering import Renderer
+from ezm.tasks.humanoid_bench.views import camera
+from ezm.tasks.rendering import Renderer
 
 WIDTH, HEIGHT = 400, 300
 STEPS = 25
 
-
-class View(NamedTuple):
-    """Where the camera stands."""
-
-    lookat: tuple[float, float, float] = (0.0, 0.0, 0.9)
-    distance: float = 2.9
-    azimuth: float = 215.0
-    elevation: float = -12.0
-
-
-VIEWS = {
-    "stair": View((1.2, 0, 0.8), 5.0, 245, -18),
-    "slide": View((1.8, 0, 0.8), 6.0, 245, -14),
-    "crawl": View((2.3, 0, 0.7), 6.0, 235, -20),
-    "pole": View((1.0, 0, 0.9), 4.6, 205, -22),
-    "hurdle": View((3.5, 0, 0.5), 7.5, 40, -16),
-    "maze": View((2.2, 2.2, 0.4), 11.0, 250, -48),
-    "reach": View((0.0, 0, 0.9), 5.0, 215, -14),
-    "sit_hard": View((0.1, 0, 0.75), 3.1, 235, -14),
-    "balance_simple": View((0.0, 0, 1.0), 3.4, 215, -14),
-    "balance_hard": View((0.0, 0, 1.0), 3.4, 215, -14),
-}
-"""All others: the view's defaults."""
 
 _HEAD = """# HumanoidBench: the 23 tasks
 
@@ -70,13 +46,9 @@ def picture(name: str) -> np.ndarray:
     held = environment.layout.controls(hold_action(environment.model))
     for _ in range(STEPS):
         environment.advance(held)
-    view = VIEWS.get(environment.layout.task, View())
-    camera = mujoco.MjvCamera()
-    camera.lookat[:], camera.distance = view.lookat, view.distance
-    camera.azimuth, camera.elevation = view.azimuth, view.elevation
     renderer = Renderer(environment.model, WIDTH, HEIGHT)
     try:
-        return environment.picture(renderer, camera)
+        return environment.picture(renderer, camera(environment.layout.task))
     finally:
         renderer.close()
 

@@ -18,7 +18,7 @@ LAYERS = [
     {"replay"},
     {"learning"},
     {"evaluation", "training"},
-    {"control"},
+    {"control", "watching"},
     {"doctor", "options", "platform", "probes", "terminal"},
     {"commands"},
     {"cli"},

@@ -22,6 +22,7 @@ from ezm.commands.profile import Profile, profile
 from ezm.commands.report import Report, report
 from ezm.commands.tasks import Tasks, tasks
 from ezm.commands.train import Demo, Train, demo, train
+from ezm.commands.watch import Watch, watch
 from ezm.errors import UserError
 from ezm.options import nearest
 
@@ -38,6 +39,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "train": Command(Train, train),
     "eval": Command(Eval, evaluate),
+    "watch": Command(Watch, watch),
     "report": Command(Report, report),
     "profile": Command(Profile, profile),
     "tasks": Command(Tasks, tasks),
@@ -58,6 +60,7 @@ EfficientZero-Multitask: one model-based agent learns many control tasks.
   ezm demo             train one agent on four cartpole tasks, in minutes
   ezm train SUITE      train an agent; --resume RUN goes on with a stopped run
   ezm eval RUN         returns, success rate and score of a trained agent
+  ezm watch RUN        film a trained agent at every task, or watch it live
   ezm report RUN...    write a run's report, one HTML page; or compare runs
   ezm profile SUITE    where the time of a run goes, as a table and a picture
   ezm tasks            list suites and tasks

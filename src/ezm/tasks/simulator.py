@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
+
+from ezm.errors import UserError
+
+if TYPE_CHECKING:
+    from ezm.tasks.rendering import Scene
+
+
+class Undrawable(UserError):
+    """A task of which there can be no pictures."""
 
 
 class RawStep(NamedTuple):
@@ -35,6 +44,11 @@ class Simulator(Protocol):
     """Whether a step is mostly long calls that let other Python threads run."""
 
     @property
+    def step_seconds(self) -> float:
+        """Simulated time of a simulator step, so that films run as fast as the world does."""
+        ...
+
+    @property
     def can_restore(self) -> bool:
         """Whether :meth:`snapshot` and :meth:`restore` work, exactly."""
         ...
@@ -57,6 +71,14 @@ class Simulator(Protocol):
 
     def shared(self) -> dict[str, object]:
         """What snapshots refer to without holding it, by a name that is the same in every process."""
+        ...
+
+    def view(self) -> Scene | np.ndarray:
+        """The MuJoCo state, to be drawn; of another simulator its own picture, (height, width, 3) uint8.
+
+        Raises:
+            Undrawable: there is neither.
+        """
         ...
 
     def close(self) -> None: ...

@@ -80,17 +80,19 @@ class Suite:
         """(K, A) float32: 1 for a task's real actions, 0 for padding. Read-only."""
         return _mask([task.action_size for task in self.tasks], self.action_size)
 
-    def make(self, task: int, seed: int) -> Task:
+    def make(self, task: int, seed: int, *, pictures: bool = False) -> Task:
         """A new environment of task number ``task``, padded to this suite's sizes.
 
         Args:
             seed: at least 0; fixes everything random in the environment, over all its episodes.
+            pictures: whether it will be drawn: some environments have to know.
         """
         from ezm.tasks import sources
         from ezm.tasks.task import Task
 
         spec = self.tasks[task]
-        return Task(spec, sources.build(spec.source, seed), self.observation_size, self.action_size)
+        simulator = sources.build(spec.source, seed, pictures=pictures)
+        return Task(spec, simulator, self.observation_size, self.action_size)
 
     def only(self, *names: str) -> Suite:
         """The suite of the tasks with these names, in this order, padded to what they need.

@@ -10,7 +10,7 @@ import numpy as np
 
 from ezm.tasks.humanoid_bench import catalog
 from ezm.tasks.humanoid_bench.models import PHYSICS_STEPS, model
-from ezm.tasks.humanoid_bench.rendering import Renderer
+from ezm.tasks.rendering import Renderer
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _EXPLOSIONS = slice(

@@ -19,7 +19,7 @@ from ezm.errors import UserError
 from ezm.tasks.humanoid_bench.batch import Batch
 from ezm.tasks.humanoid_bench.catalog import EPISODE_STEPS
 from ezm.tasks.humanoid_bench.environment import Layout
-from ezm.tasks.humanoid_bench.rendering import Renderer
+from ezm.tasks.rendering import Renderer
 
 _RENDER_MODES = ("rgb_array",)
 _METADATA: dict[str, Any] = {"render_modes": list(_RENDER_MODES), "render_fps": 50}

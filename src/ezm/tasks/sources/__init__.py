@@ -23,12 +23,13 @@ LIBRARIES = (HUMANOID_BENCH, DM_CONTROL, GYMNASIUM)
 """Prefixes that name a library."""
 
 
-def build(source: str, seed: int) -> Simulator:
+def build(source: str, seed: int, *, pictures: bool = False) -> Simulator:
     """A new environment of a source.
 
     Args:
         source: as above.
         seed: at least 0; fixes everything random in the environment.
+        pictures: whether it will be drawn: Gymnasium's render mode is chosen when an environment is made.
 
     Raises:
         UserError: the task does not exist, is not installed, or has spaces that ezm cannot use.
@@ -47,10 +48,10 @@ def build(source: str, seed: int) -> Simulator:
     if prefix == GYMNASIUM:
         from ezm.tasks.sources.gymnasium import from_id
 
-        return from_id(name, seed)
+        return from_id(name, seed, pictures)
     from ezm.tasks.sources.factory import from_factory
 
-    return from_factory(source, seed)
+    return from_factory(source, seed, pictures)
 
 
 def default_action_repeat(source: str) -> int:

@@ -17,6 +17,7 @@ from dm_control import suite
 from dm_control.rl.control import PhysicsError
 
 from ezm.errors import UserError
+from ezm.tasks.rendering import Scene, telling_body
 from ezm.tasks.simulator import RawStep, unit_to_bounds
 from ezm.tasks.sources.dm_rewards import closed_form
 from ezm.tasks.sources.mujoco_model import changeable_arrays
@@ -74,6 +75,8 @@ class DmControlSimulator:
         limit = self.environment._step_limit  # dm_control has no public name for it
         self.episode_limit = None if limit == float("inf") else int(np.ceil(limit))
         self.threads_pay = self._model.nv >= _HEAVY_FREEDOMS
+        self.step_seconds = float(self.environment.control_timestep())
+        self._body = telling_body(self._model)
         self._changeable = changeable_arrays(self._model)
 
     def reset(self) -> np.ndarray:
@@ -136,6 +139,9 @@ class DmControlSimulator:
 
     def shared(self) -> dict[str, object]:
         return {}
+
+    def view(self) -> Scene:
+        return Scene(self._model, self._data, 0, self._body)
 
     def close(self) -> None:
         self.environment.close()

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import gymnasium
 
 from ezm.errors import UserError
-from ezm.tasks.sources.gymnasium import GymnasiumSimulator
+from ezm.tasks.sources.gymnasium import PICTURES, GymnasiumSimulator
 from ezm.tasks.spec import nearest
 
 
-def from_factory(source: str, seed: int) -> GymnasiumSimulator:
+def from_factory(source: str, seed: int, pictures: bool = False) -> GymnasiumSimulator:
     """The environment that a factory makes.
 
-    The function is called with ``seed=`` if it has such a parameter, otherwise without arguments. The
-    environment's attribute ``reward_range``, the bounds of one step's reward, is used if there is one.
+    The function is called with ``seed=`` if it has such a parameter, and, for ``pictures``, with
+    ``render_mode="rgb_array"`` if it has that one; otherwise without arguments. The environment's attribute ``reward_range``, the bounds of one step's reward, is used if there is one.
 
     Raises:
         UserError: no such module or function, it failed, or it returned something else.
     """
     factory = _find(source)
-    keywords = {"seed": seed} if _takes_seed(factory) else {}
+    wanted: dict[str, Any] = {"seed": seed}
+    if pictures:
+        wanted["render_mode"] = PICTURES
+    keywords = {name: value for name, value in wanted.items() if name in _parameters(factory)}
 
     def build() -> gymnasium.Env:
         try:
@@ -67,11 +70,11 @@ def _find(source: str) -> Callable[..., Any]:
     return factory
 
 
-def _takes_seed(factory: Callable[..., Any]) -> bool:
+def _parameters(factory: Callable[..., Any]) -> Container[str]:
     try:
-        return "seed" in inspect.signature(factory).parameters
+        return inspect.signature(factory).parameters
     except ValueError:  # some builtins have no signature
-        return False
+        return ()
 
 
 def _own_limit(environment: gymnasium.Env) -> int | None:

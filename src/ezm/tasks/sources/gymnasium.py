@@ -6,14 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 from gymnasium import spaces
 
 from ezm.errors import UserError
-from ezm.tasks.simulator import RawStep, unit_to_bounds
+from ezm.tasks.rendering import Scene, telling_body
+from ezm.tasks.simulator import RawStep, Undrawable, unit_to_bounds
 from ezm.tasks.sources.gymnasium_state import is_exact, load, save, shared
 from ezm.tasks.spec import nearest
 
+PICTURES = "rgb_array"
+"""Gymnasium's render mode that gives pictures."""
 _WRAP = "in a factory of your own (module:function)"
 _EXTRAS = {
     "gymnasium.envs.box2d": "box2d",
@@ -51,7 +55,7 @@ class GymnasiumSimulator:
         episode_limit: Callable[[gymnasium.Env], int | None],
     ) -> None:
         self.environment = build()
-        self._build = build
+        self._name, self._build = name, build
         self._seed: int | None = seed % 2**31
         self._restores: bool | None = None
         self._actions = _bounded_box(name, self.environment.action_space)
@@ -98,23 +102,63 @@ class GymnasiumSimulator:
     def shared(self) -> dict[str, object]:
         return shared(self.environment)
 
+    @property
+    def step_seconds(self) -> float:
+        """The environment's ``dt``, or what its ``render_fps`` says; a thirtieth of a second without either."""
+        try:
+            return float(self.environment.get_wrapper_attr("dt"))
+        except (AttributeError, TypeError, ValueError):
+            return 1 / float(self.environment.metadata.get("render_fps") or 30)
+
+    def view(self) -> Scene | np.ndarray:
+        inner = self.environment.unwrapped
+        model, data = getattr(inner, "model", None), getattr(inner, "data", None)
+        if isinstance(model, mujoco.MjModel) and isinstance(data, mujoco.MjData):
+            return Scene(model, data, _camera(model), telling_body(model))
+        if self.environment.render_mode != PICTURES:
+            raise Undrawable(
+                f"task {self._name} has no pictures: it needs the render mode {PICTURES}, with which "
+                "a factory that has a parameter render_mode is called"
+            )
+        try:
+            picture = np.asarray(self.environment.render())
+        except Exception as error:
+            raise Undrawable(
+                f"task {self._name} has no pictures: render() raised {_first_line(error)}"
+            ) from error
+        if picture.ndim != 3 or picture.shape[2] != 3:
+            raise Undrawable(
+                f"task {self._name} has no pictures: render() returned an array {picture.shape}, it "
+                "must be (height, width, 3)"
+            )
+        return picture.astype(np.uint8, copy=False)
+
     def close(self) -> None:
         self.environment.close()
 
 
-def from_id(name: str, seed: int) -> GymnasiumSimulator:
+def from_id(name: str, seed: int, pictures: bool = False) -> GymnasiumSimulator:
     """The environment that Gymnasium has registered as ``name`` (``Id`` or ``module:Id``).
+
+    Args:
+        pictures: make it with the render mode ``rgb_array`` where it has that.
 
     Raises:
         UserError: no such id, a package that it needs is missing, or spaces that ezm cannot use.
     """
-    return GymnasiumSimulator(name, lambda: _make(name), seed, _registered_limit)
+    return GymnasiumSimulator(name, lambda: _make(name, pictures), seed, _registered_limit)
 
 
-def _make(name: str) -> gymnasium.Env:
+def _make(name: str, pictures: bool = False) -> gymnasium.Env:
     try:
         # The limit is kept by ezm.tasks.Task, which can lengthen it; the checker costs time.
-        return gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True)
+        environment = gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True)
+        if not pictures or PICTURES not in (environment.metadata.get("render_modes") or ()):
+            return environment
+        environment.close()
+        return gymnasium.make(
+            name, max_episode_steps=-1, disable_env_checker=True, render_mode=PICTURES
+        )
     except gymnasium.error.UnregisteredEnv as error:
         package = _NAMESPACE_PACKAGES.get(name.partition("/")[0])
         hint = f"; pip install {package}" if package else nearest(name, gymnasium.registry)
@@ -139,6 +183,15 @@ def _make(name: str) -> gymnasium.Env:
         raise UserError(
             f"Gymnasium environment {name!r} cannot be made: {_first_line(error)}"
         ) from error
+
+
+def _camera(model: mujoco.MjModel) -> int | mujoco.MjvCamera:
+    """The model's first camera, or one from which all of it is seen."""
+    if model.ncam:
+        return 0
+    camera = mujoco.MjvCamera()
+    mujoco.mjv_defaultFreeCamera(model, camera)
+    return camera
 
 
 def _registered_limit(environment: gymnasium.Env) -> int | None:

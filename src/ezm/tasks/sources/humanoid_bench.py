@@ -11,6 +11,9 @@ import numpy as np
 from ezm.tasks.humanoid_bench import catalog
 from ezm.tasks.humanoid_bench.batch import Batch
 from ezm.tasks.humanoid_bench.environment import Environment
+from ezm.tasks.humanoid_bench.models import PHYSICS_STEPS
+from ezm.tasks.humanoid_bench.views import following
+from ezm.tasks.rendering import Scene
 from ezm.tasks.simulator import RawStep
 
 
@@ -68,6 +71,7 @@ class HumanoidBenchSimulator:
         layout = self.environment.layout
         self.action_size = layout.action_size
         self.observation_size = layout.observation_size
+        self.step_seconds = PHYSICS_STEPS * float(layout.model.opt.timestep)
         self.reward_range: tuple[float, float] | None = catalog.ENTRIES[layout.task].reward_range
 
     def reset(self) -> np.ndarray:
@@ -84,6 +88,12 @@ class HumanoidBenchSimulator:
 
     def shared(self) -> dict[str, object]:
         return {}
+
+    def view(self) -> Scene:
+        here, layout = self.environment, self.environment.layout
+        camera = following(layout.task, here.data.xpos[layout.pelvis])
+        goal = here.goal if layout.is_reach else None
+        return Scene(here.model, here.data, camera, layout.torso, goal)
 
     def close(self) -> None:
         self._alone.close()

@@ -1,43 +1,79 @@
-"""Pictures of a MuJoCo state, without a screen."""
+"""Pictures of a MuJoCo state, without a screen, with traces drawn into it."""
 
 from __future__ import annotations
 
 import atexit
 import importlib
+import itertools
 import os
 import sys
 import weakref
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
 
 from ezm.errors import UserError
 
-_BACKENDS = ("egl", "osmesa")
+_BACKENDS = ("cgl",) if sys.platform == "darwin" else ("egl", "osmesa")
 _OPEN: weakref.WeakSet[Renderer] = weakref.WeakSet()
+_TRACE_RADIUS = 0.0025  # of the distance
+_ROAMS = 3
 _INSTALL = (
     "install OpenGL for machines without a screen, on Debian and Ubuntu: "
     "apt install libegl1 libgl1-mesa-dri (EGL) or libosmesa6 (OSMesa)"
 )
 
 
+class Trace(NamedTuple):
+    """A path through a scene."""
+
+    points: np.ndarray
+    """(N, 3) in the scene's coordinates."""
+    colour: tuple[float, float, float]
+    """Red, green and blue within [0, 1]."""
+    width: float = 1.0
+    """1: about two pixels, whatever the distance, in a picture 300 pixels high."""
+
+
+class Scene(NamedTuple):
+    """A MuJoCo state, how to look at it, and what moves in it."""
+
+    model: mujoco.MjModel
+    data: mujoco.MjData
+    camera: str | int | mujoco.MjvCamera
+    """Name or number of one of the model's cameras, or a free one."""
+    body: int
+    """The body whose path tells what an action leads to."""
+    goal: np.ndarray | None = None
+    """(3,) a place to be marked."""
+
+
 class Renderer:
     """Draws states of one model. Use it in the thread that made it.
 
-    EGL is tried first, then OSMesa; the environment variable ``MUJOCO_GL`` (``egl`` or ``osmesa``) names
-    one of them.
+    EGL is tried first, then OSMesa (on macOS its own CGL); the environment variable ``MUJOCO_GL`` (``egl`` or
+    ``osmesa``) names one of them.
 
     Args:
         model: what is drawn.
         width: of the picture, in pixels.
         height: of the picture, in pixels.
+        quick: coarser shadows, which without a graphics card take much of the time of a picture.
 
     Raises:
         UserError: neither library is there; it says what to install.
     """
 
-    def __init__(self, model: mujoco.MjModel, width: int = 640, height: int = 480) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        width: int = 640,
+        height: int = 480,
+        *,
+        quick: bool = False,
+    ) -> None:
         self._model = model
         # The largest that this model's own buffer allows; pictures may be larger than its default.
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
@@ -45,7 +81,11 @@ class Renderer:
         self._gl = _gl_context(width, height)
         self._gl.make_current()
         self._viewport = mujoco.MjrRect(0, 0, width, height)
+        own = model.vis.quality.shadowsize
+        if quick:
+            model.vis.quality.shadowsize = min(own, 2048)
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        model.vis.quality.shadowsize = own  # the context has read it, and the model is not ours
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=2_000)
         self._camera = mujoco.MjvCamera()
@@ -59,15 +99,16 @@ class Renderer:
     def render(
         self,
         data: mujoco.MjData,
-        camera: str | mujoco.MjvCamera,
+        camera: str | int | mujoco.MjvCamera,
         goal: np.ndarray | None = None,
+        traces: Sequence[Trace] = (),
     ) -> np.ndarray:
         """(height, width, 3) uint8, the state as one of the model's cameras, or a free one, sees it.
 
         A ``goal`` (3,) is marked by a ball.
         """
         self._gl.make_current()
-        if isinstance(camera, str):
+        if isinstance(camera, str | int):
             self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
             self._camera.fixedcamid = self._model.camera(camera).id
             camera = self._camera
@@ -77,6 +118,7 @@ class Renderer:
         )
         if goal is not None:
             self._mark(goal)
+        add_traces(self._scene, traces, self._scene.camera[0].pos)
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         mujoco.mjr_readPixels(self._pixels, None, self._viewport, self._context)
         return self._pixels[::-1].copy()
@@ -95,6 +137,37 @@ class Renderer:
             self._gl.make_current()
             self._context.free()
             self._gl.free()
+
+
+def add_traces(scene: mujoco.MjvScene, traces: Sequence[Trace], eye: np.ndarray) -> None:
+    """Draw traces into a scene, as thick to an ``eye`` (3,) wherever they are; as many as it has room for."""
+    for trace in traces:
+        colour = np.array([*trace.colour, 1.0], np.float32)
+        for start, end in itertools.pairwise(trace.points):
+            if scene.ngeom >= scene.maxgeom:
+                return
+            piece = scene.geoms[scene.ngeom]
+            capsule = mujoco.mjtGeom.mjGEOM_CAPSULE
+            radius = _TRACE_RADIUS * trace.width * float(np.linalg.norm(end - eye))
+            mujoco.mjv_initGeom(piece, capsule, np.zeros(3), np.zeros(3), np.zeros(9), colour)
+            mujoco.mjv_connector(piece, capsule, radius, start, end)
+            piece.emission = 0.6  # its colour means something, also in the shade
+            scene.ngeom += 1
+
+
+def telling_body(model: mujoco.MjModel) -> int:
+    """The body whose path shows best what an action leads to.
+
+    Of what moves about by itself (three degrees of freedom or more at its root), the heaviest part; of what hangs on
+    fixed joints, the last link.
+    """
+    moving = [body for body in range(1, model.nbody) if model.body_dofnum[body]]
+    if not moving:
+        return model.nbody - 1
+    if model.body_dofnum[moving[0]] < _ROAMS:
+        return moving[-1]
+    own = [body for body in moving if model.body_rootid[body] == model.body_rootid[moving[0]]]
+    return max(own, key=lambda body: float(model.body_mass[body]))
 
 
 def _close_all() -> None:

@@ -1,0 +1,140 @@
+"""``ezm watch``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from ezm import platform
+from ezm.config import from_dict
+from ezm.errors import UserError
+from ezm.options import parse
+from ezm.platform import Device
+
+if TYPE_CHECKING:
+    from ezm.watching.thoughts import Thinker
+
+Live = Literal["off", "auto", "window", "browser"]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Film a run's agent at each of its tasks, or watch it live: what it does, beside what it thinks.
+
+    A film goes to films/TASK.mp4 in the run's folder, where `ezm report` finds it. It needs no screen.
+    --live opens MuJoCo's viewer, or where there is no screen a page for the browser; Ctrl-C ends it.
+
+    Examples:
+      ezm watch runs/RUN
+      ezm watch runs/RUN --task cartpole-swingup --seconds 20
+      ezm watch runs/RUN --live auto
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run's folder."""
+    task: tuple[str, ...] = ()
+    """Names of tasks; none: all of the run."""
+    planner: Literal["search", "policy"] = "search"
+    """Act on the search's best action, or on the policy's mean without search."""
+    protocol: Literal["benchmark", "paper"] | None = None
+    """HumanoidBench's tasks: falls end an episode (benchmark), or it goes on (paper); None: as in training."""
+    seed: int = 0
+    """Of the environments and of the search; never those of the training."""
+    seconds: float = 10.0
+    """Of each film, in simulated time."""
+    episodes: int | None = None
+    """Film so many whole episodes instead."""
+    out: Path | None = None
+    """Folder of the films; None: films in the run's folder."""
+    live: Live = "off"
+    """Watch live instead: in a window or in the browser; auto: a window where there is a screen."""
+    port: int = 8484
+    """Of the page for the browser, at 127.0.0.1; 0: any that is free."""
+    device: Device = "auto"
+    """What to compute on; auto: a GPU if there is one."""
+
+
+def watch(arguments: Sequence[str]) -> int:
+    """``ezm watch``. Returns the exit code."""
+    options = parse(Watch, "watch", arguments)
+    _check(options)
+    from ezm.training.run_folder import RunFolder
+
+    run = RunFolder.open(options.run)
+    platform.prepare_jax(options.device)
+    from ezm.training.runs import load_agent, suite_of
+    from ezm.watching.thoughts import Thinker
+
+    agent, _ = load_agent(run)
+    config = from_dict(run.config)
+    if options.protocol is not None:
+        suite = suite_of(dataclasses.replace(config, protocol=options.protocol))
+        agent = dataclasses.replace(agent, suite=suite)
+    names = agent.suite.only(*options.task).task_names if options.task else agent.suite.task_names
+    tasks = [agent.suite.task_names.index(name) for name in names]
+    seed = 500_000_000 + options.seed  # far from the seeds of training
+    thinker = Thinker(agent, options.planner, seed)
+    if options.live != "off":
+        return _live(thinker, tasks, seed, options)
+    return _films(thinker, tasks, seed, options)
+
+
+def _check(options: Watch) -> None:
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed}: must not be negative")
+    if not options.seconds > 0:
+        raise UserError(f"--seconds {options.seconds:g}: must be greater than 0")
+    if options.episodes is not None and options.episodes < 1:
+        raise UserError(f"--episodes {options.episodes}: must be at least 1")
+    if not 0 <= options.port < 65536:
+        raise UserError(f"--port {options.port}: must be between 0 and 65535")
+
+
+def _films(thinker: Thinker, tasks: Sequence[int], seed: int, options: Watch) -> int:
+    from ezm.tasks.simulator import Undrawable
+    from ezm.watching.films import film, film_path
+
+    folder = options.out or options.run / "films"
+    made = 0
+    for task in tasks:
+        start = time.perf_counter()
+        path = film_path(folder, thinker.agent.suite.task_names[task])
+        try:
+            found = film(
+                thinker,
+                task,
+                path,
+                seed=seed,
+                seconds=options.seconds,
+                episodes=options.episodes,
+            )
+        except Undrawable as error:
+            print(f"no film: {error}", file=sys.stderr)
+            continue
+        made += 1
+        returns = ", ".join(f"{value:.4g}" for value in found.returns)
+        print(
+            f"{path}  {found.frames / found.frames_per_second:.0f} s, "
+            f"{path.stat().st_size / 2**10:.0f} KiB, made in {time.perf_counter() - start:.0f} s"
+            + (f"; return {returns}" if returns else "")
+        )
+    if not made:
+        raise UserError("there is nothing that can be filmed; the lines above say why")
+    return 0
+
+
+def _live(thinker: Thinker, tasks: Sequence[int], seed: int, options: Watch) -> int:
+    from ezm.watching import browser, window
+
+    if options.live == "window" or (options.live == "auto" and not window.obstacle()):
+        window.show(thinker, tasks, seed)
+    else:
+        browser.serve(thinker, tasks, seed, options.port)
+    return 0

@@ -1,0 +1,209 @@
+"""A live view for the browser: one page, served to this machine alone.
+
+The agent plays in the main thread, to which drawing is bound; the server's threads hand out the latest picture, in a
+stream of JPEGs, and pass on orders.
+"""
+
+from __future__ import annotations
+
+import errno
+import html
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+from PIL import Image
+
+from ezm.errors import UserError
+from ezm.watching.films import draw, drawn
+from ezm.watching.live import Controls, perform
+from ezm.watching.thoughts import Thinker
+
+ADDRESS = "127.0.0.1"
+_SIZE = 640, 400
+"""Of the picture above the panel, in pixels."""
+_BOUNDARY = "picture"
+_UNWATCHED = 2.0
+"""Seconds without a watcher after which the agent rests."""
+
+
+class Stream:
+    """The latest picture, for any number of watchers."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._picture, self._number = b"", 0
+        self._asked = time.monotonic()
+
+    def show(self, picture: np.ndarray) -> None:
+        """Hand out a picture (H, W, 3) uint8."""
+        content = io.BytesIO()
+        Image.fromarray(picture).save(content, "JPEG", quality=85)
+        with self._changed:
+            self._picture = content.getvalue()
+            self._number += 1
+            self._changed.notify_all()
+
+    def pictures(self, controls: Controls) -> Iterator[bytes]:
+        """JPEGs as they come, the latest first, until the view is closed."""
+        seen = 0
+        while not controls.closed:
+            with self._changed:
+                self._asked = time.monotonic()
+                self._changed.wait_for(lambda: self._number != seen, _UNWATCHED / 2)  # noqa: B023
+                if self._number == seen:
+                    continue
+                seen, picture = self._number, self._picture
+            yield picture
+
+    def unwatched(self) -> bool:
+        """Whether nobody has asked for a picture for a while."""
+        return time.monotonic() - self._asked > _UNWATCHED
+
+
+def serve(thinker: Thinker, tasks: Sequence[int], seed: int, port: int) -> None:
+    """Play in a page at http://127.0.0.1:port until Ctrl-C; while nobody looks, it rests.
+
+    Args:
+        thinker: the agent.
+        tasks: indices in its suite, to choose from.
+        seed: of the environments, at least 0.
+        port: 0: any that is free.
+
+    Raises:
+        UserError: the port is taken, a task has no pictures, or there is no library to draw with.
+    """
+    controls = Controls([thinker.agent.suite.task_names[task] for task in tasks])
+    stream = Stream()
+    with _serving(controls, stream, port) as server:
+        announced = False
+        try:
+            while True:
+                task = tasks[controls.chosen]
+                with drawn(thinker, task, seed, *_SIZE) as (play, pictures):
+                    stream.show(draw(play, pictures))
+                    if not announced:
+                        address = f"http://{ADDRESS}:{server.server_port}"
+                        print(f"{address}  (Ctrl-C ends it)", flush=True)
+                        announced = True
+                    perform(
+                        play,
+                        controls,
+                        lambda: stream.show(draw(play, pictures)),
+                        stream.unwatched,
+                    )
+        except KeyboardInterrupt:
+            print("closed")
+
+
+@contextmanager
+def _serving(controls: Controls, stream: Stream, port: int) -> Iterator[ThreadingHTTPServer]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/":
+                self._answer("text/html; charset=utf-8", _page(controls.tasks))
+            elif self.path == "/state":
+                self._state()
+            elif self.path == "/stream":
+                self._stream()
+            else:
+                self.send_error(404)
+
+        def do_POST(self) -> None:
+            what, _, number = self.path.strip("/").partition("/")
+            if controls.order(what, int(number) if number.isdecimal() else 0):
+                self._state()
+            else:
+                self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing of requests."""
+
+        def _state(self) -> None:
+            state = {"paused": controls.paused, "task": controls.chosen}
+            self._answer("application/json", json.dumps(state))
+
+        def _answer(self, kind: str, text: str) -> None:
+            content = text.encode()
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def _stream(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            try:
+                for picture in stream.pictures(controls):
+                    head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\n"
+                    head += f"Content-Length: {len(picture)}\r\n\r\n"
+                    self.wfile.write(head.encode() + picture + b"\r\n")
+            except OSError:
+                pass  # the watcher has gone
+
+    try:
+        server = ThreadingHTTPServer((ADDRESS, port), Handler)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        raise UserError(
+            f"--port {port}: {error.strerror}; choose another, or 0 for any that is free"
+        ) from error
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        controls.order("close")
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _page(tasks: Sequence[str]) -> str:
+    options = "".join(
+        f'<option value="{number}">{html.escape(task)}</option>'
+        for number, task in enumerate(tasks)
+    )
+    return _PAGE.replace("OPTIONS", options)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>ezm watch</title>
+<link rel="icon" href="data:,"><meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body { margin: 0; background: #0b0f14; color: #e8edf3; font: 15px/1.5 system-ui, sans-serif; }
+main { max-width: 960px; margin: 1rem auto; padding: 0 1rem; }
+img { display: block; width: 100%; border-radius: 8px; background: #10151c; aspect-ratio: 640/550; }
+nav { display: flex; flex-wrap: wrap; gap: .6rem; margin: .8rem 0; }
+button, select { font: inherit; color: inherit; background: #1b2430; border: 1px solid #2c3643;
+  border-radius: 6px; padding: .35rem .9rem; cursor: pointer; }
+p { color: #9aa7b5; font-size: .88rem; }
+</style></head><body><main>
+<img src="/stream" alt="The agent, and what it thinks">
+<nav><button id="pause">Pause</button><button id="restart">Restart</button>
+<select id="task" aria-label="Task">OPTIONS</select></nav>
+<p>Paths in the picture: where the candidates with the highest Q would lead, blue for the lowest Q and orange for the
+highest; green is what the agent does. Below: Q of every candidate, dots as large as their share of visits; rewards
+that came and those predicted from each dot on; the value, the discounted return that the agent expects.</p>
+<script>
+const find = id => document.getElementById(id);
+const show = state => {
+  find("pause").textContent = state.paused ? "Go on" : "Pause";
+  find("task").value = state.task;
+};
+const order = what => fetch("/" + what, {method: "POST"}).then(r => r.json()).then(show);
+find("pause").onclick = () => order("pause");
+find("restart").onclick = () => order("restart");
+find("task").onchange = event => order("task/" + event.target.value);
+fetch("/state").then(r => r.json()).then(show);
+</script></main></body></html>
+"""

@@ -1,0 +1,150 @@
+"""Films: an agent at a task, as an mp4 that browsers play."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ezm.training.run_folder import unwritable
+from ezm.watching.panel import HEIGHT, panel
+from ezm.watching.pictures import Pictures
+from ezm.watching.play import Play
+from ezm.watching.thoughts import Thinker
+
+WIDTH, PICTURE_HEIGHT = 480, 300
+"""Of a film's picture, in pixels; the panel comes below it."""
+_MOST_FRAMES = 20  # a second
+_PAUSE = 0.6
+"""Seconds that an episode's last state is shown."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """What has been filmed."""
+
+    path: Path
+    frames: int
+    frames_per_second: float
+    returns: tuple[float, ...]
+    """Of the episodes that were played to their end."""
+
+
+def film_path(folder: Path, task: str) -> Path:
+    """The film of a task in a folder of films; what does not belong in a file name becomes a dash."""
+    return folder / f"{re.sub(r'[^A-Za-z0-9._]+', '-', task).strip('-.')}.mp4"
+
+
+def film(
+    thinker: Thinker,
+    task: int,
+    path: Path,
+    *,
+    seed: int = 0,
+    seconds: float = 10.0,
+    episodes: int | None = None,
+) -> Film:
+    """Film an agent at a task, as fast as the world is.
+
+    Args:
+        thinker: the agent.
+        task: index in the agent's suite.
+        path: of the film; its folder is made, and a film that is there is replaced once the new one is whole.
+        seed: of the environment, at least 0.
+        seconds: of simulated time; where an episode ends earlier the next one begins.
+        episodes: film so many whole episodes instead.
+
+    Raises:
+        Undrawable: the task has no pictures.
+        UserError: there is no library to draw with, or the film cannot be written.
+    """
+    with drawn(thinker, task, seed, WIDTH, PICTURE_HEIGHT) as (play, pictures):
+        return _film(play, pictures, path, seconds, episodes)
+
+
+@contextlib.contextmanager
+def drawn(
+    thinker: Thinker, task: int, seed: int, width: int, height: int
+) -> Iterator[tuple[Play, Pictures]]:
+    """A play and its pictures, of this size without the panel; both are closed at the end."""
+    with (
+        contextlib.closing(Play(thinker, task, seed)) as play,
+        contextlib.closing(Pictures(play.task, width, height)) as pictures,
+    ):
+        yield play, pictures
+
+
+def _film(play: Play, pictures: Pictures, path: Path, seconds: float, episodes: int | None) -> Film:
+    every = max(1, math.ceil(1 / (_MOST_FRAMES * play.step_seconds) - 1e-9))
+    rate = 1 / (every * play.step_seconds)
+    steps = math.inf if episodes else max(1, round(seconds / play.step_seconds))
+    taken, frames = 0, 0
+    returns: list[float] = []
+    with _encoder(path, rate) as write:
+        while True:
+            episode = play.episode
+            if episode.end or len(episode.rewards) % every == 0:
+                frame = draw(play, pictures)
+                for _ in range(math.ceil(_PAUSE * rate) if episode.end else 1):
+                    write(frame)
+                    frames += 1
+            if episode.end:
+                returns.append(episode.total)
+                if len(returns) == episodes or taken >= steps:
+                    break
+                play.begin()
+            elif taken >= steps:
+                break
+            else:
+                play.step()
+                taken += 1
+    return Film(path, frames, rate, tuple(returns))
+
+
+def draw(play: Play, pictures: Pictures) -> np.ndarray:
+    """(H, W, 3) uint8: a play as it is now, picture and panel."""
+    picture = pictures.draw(play.episode.traces)
+    return np.concatenate([picture, panel(play.episode, picture.shape[1])])
+
+
+@contextlib.contextmanager
+def _encoder(path: Path, rate: float) -> Iterator[Any]:
+    """Writes frames to a file that takes its name only when it is whole."""
+    from imageio_ffmpeg import write_frames
+
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
+    size = WIDTH, PICTURE_HEIGHT + HEIGHT
+    # Browsers play this profile and these colours; what they need to begin comes first in the file.
+    parameters = ["-crf", "27", "-preset", "fast", "-movflags", "+faststart"]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        encoder = write_frames(
+            temporary,
+            size,
+            fps=rate,
+            codec="libx264",
+            quality=None,
+            macro_block_size=2,
+            output_params=parameters,
+        )
+        with warnings.catch_warnings():
+            # JAX warns of every fork; the child here becomes another program at once.
+            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+            encoder.send(None)
+        try:
+            yield lambda frame: encoder.send(np.ascontiguousarray(frame))
+        finally:
+            encoder.close()
+        os.replace(temporary, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)

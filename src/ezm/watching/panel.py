@@ -1,0 +1,186 @@
+"""The panel below the picture: candidates and their Q, rewards predicted and come, the value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ezm.evaluation.statistics import format_return
+from ezm.watching.play import CHOSEN, Colour, Episode, colour, ranks
+
+HEIGHT = 150
+"""Of a panel, in pixels."""
+_SCALE = 2  # drawn so many times as large, for smooth lines
+_HISTORY = 3.0
+"""Simulated seconds that the curves go back."""
+_PAGE, _INK, _DIM, _GRID = "#10151c", "#e8edf3", "#9aa7b5", "#2c3643"
+_CAME, _PREDICTED = "#7cc4ff", "#ffb454"
+_MARGIN, _GAP, _TOP, _TITLE = 12, 16, 30, 18
+
+Point = tuple[float, float]
+
+
+def panel(episode: Episode, width: int) -> np.ndarray:
+    """(HEIGHT, width, 3) uint8: what has happened and what the agent thinks."""
+    image = Image.new("RGB", (width * _SCALE, HEIGHT * _SCALE), _PAGE)
+    canvas = _Canvas(ImageDraw.Draw(image))
+    _heading(canvas, episode, width)
+    each = (width - 2 * _MARGIN - 2 * _GAP) / 3
+    for number, draw in enumerate((_candidates, _rewards, _values)):
+        left = _MARGIN + number * (each + _GAP)
+        draw(canvas, episode, (left, _TOP, left + each, HEIGHT - _MARGIN))
+    return np.asarray(image.reduce(_SCALE))
+
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
+
+class _Canvas:
+    """Draws in the panel's own pixels, whatever the scale."""
+
+    def __init__(self, draw: ImageDraw.ImageDraw) -> None:
+        self._draw = draw
+
+    def text(
+        self, at: Point, text: str, ink: str = _INK, size: int = 12, anchor: str = "la"
+    ) -> None:
+        place = at[0] * _SCALE, at[1] * _SCALE
+        self._draw.text(place, text, ink, _font(size * _SCALE), anchor)
+
+    def line(self, points: Sequence[Point], ink: str, width: float = 1.6) -> None:
+        if len(points) > 1:
+            scaled = [(x * _SCALE, y * _SCALE) for x, y in points]
+            self._draw.line(scaled, ink, round(width * _SCALE), "curve")
+
+    def dot(self, at: Point, radius: float, ink: str) -> None:
+        x, y, r = at[0] * _SCALE, at[1] * _SCALE, radius * _SCALE
+        self._draw.ellipse((x - r, y - r, x + r, y + r), ink)
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def _heading(canvas: _Canvas, episode: Episode, width: int) -> None:
+    number = f"  episode {episode.number}" if episode.number > 1 else ""
+    canvas.text((_MARGIN, 8), episode.task + number, size=13)
+    state = episode.end or f"{episode.seconds:.1f} s"
+    ink = _PREDICTED if episode.end else _DIM
+    right = width - _MARGIN
+    canvas.text((right, 8), f"return {format_return(episode.total)}", size=13, anchor="ra")
+    canvas.text((right - 118, 9), state, ink, anchor="ra")
+
+
+def _candidates(canvas: _Canvas, episode: Episode, box: Box) -> None:
+    """Q of each candidate, sorted; a dot as large as its share of visits; what will be done, in green."""
+    left, top, right, bottom = box
+    thought = episode.thought
+    canvas.text((left, top), f"Q of {len(thought.q)} actions", _DIM, 11)
+    order = np.argsort(thought.q)
+    chosen = (thought.actions == thought.action).all(-1)
+    shades, share = ranks(thought.q), thought.visits / max(1, thought.visits.max())
+    low, high = bottom - 5, top + _TITLE + 18
+    for place, k in enumerate(order):
+        x = left + (place + 0.5) / len(order) * (right - left)
+        y = low + shades[k] * (high - low)
+        ink = _hex(CHOSEN if chosen[k] else colour(shades[k]))
+        canvas.line([(x, bottom), (x, y)], ink, 1.2)
+        canvas.dot((x, y), 1.5 + 3.0 * share[k], ink)
+    canvas.text((right, top), format_return(thought.q.max()), _INK, 11, "ra")
+    spread = format_return(float(np.ptp(thought.q)))
+    canvas.text((left, top + _TITLE - 1), f"range {spread}", _DIM, 9)
+
+
+def _rewards(canvas: _Canvas, episode: Episode, box: Box) -> None:
+    """What was predicted at each dot for the steps after it, and what then came."""
+    left, top, right, bottom = box
+    canvas.text((left, top), "reward", _DIM, 11)
+    canvas.text((left + 46, top), "came", _CAME, 11)
+    canvas.text((right, top), "predicted", _PREDICTED, 11, "ra")
+    now, history = len(episode.rewards), _history(episode)
+    ahead = max((len(each) for each in episode.predictions.values()), default=0)
+    first, last = now - history, now + ahead
+    seen = {start: each for start, each in episode.predictions.items() if start + ahead > first}
+    recent = episode.rewards[max(0, first) :]
+    plot = _Plot((left, top + _TITLE, right, bottom), first, last, [*seen.values(), recent])
+    plot.frame(canvas, now)
+    plot.curve(canvas, max(0, first) + 1, recent, _CAME, 2.0)
+    for start, each in seen.items():
+        plot.curve(canvas, start + 1, each, _PREDICTED, 1.3, dotted=True)
+
+
+def _values(canvas: _Canvas, episode: Episode, box: Box) -> None:
+    """The search's value of every state: the discounted return that it expects from there."""
+    left, top, right, bottom = box
+    canvas.text((left, top), "value", _DIM, 11)
+    canvas.text((right, top), format_return(episode.values[-1]), _INK, 11, "ra")
+    now, history = len(episode.rewards), _history(episode)
+    recent = episode.values[-history - 1 :]
+    plot = _Plot((left, top + _TITLE, right, bottom), now - history, now + 1, [recent])
+    plot.frame(canvas, now)
+    plot.curve(canvas, now - len(recent) + 1, recent, _INK, 1.8)
+
+
+def _history(episode: Episode) -> int:
+    """Agent steps that the curves go back."""
+    return max(10, round(_HISTORY / episode.step_seconds))
+
+
+class _Plot:
+    """A place for curves over agent steps."""
+
+    def __init__(
+        self, box: Box, first: int, last: int, values: Sequence[Sequence[float] | np.ndarray]
+    ) -> None:
+        self.left, self.top, self.right, self.bottom = box
+        self.first, self.last = first, last
+        every = np.concatenate([np.asarray(each, float) for each in values] or [np.zeros(1)])
+        every = every if every.size else np.zeros(1)
+        self.low, self.high = float(min(0.0, every.min())), float(max(0.0, every.max()))
+        if self.high - self.low < 1e-6:
+            self.high = self.low + 1.0
+
+    def at(self, step: float, value: float) -> Point:
+        along = (step - self.first) / max(1, self.last - self.first)
+        up = (value - self.low) / (self.high - self.low)
+        return (
+            self.left + along * (self.right - self.left),
+            self.bottom - 2 - up * (self.bottom - self.top - 6),
+        )
+
+    def frame(self, canvas: _Canvas, now: int) -> None:
+        """The line of 0, and that of now."""
+        canvas.line([self.at(self.first, 0), self.at(self.last, 0)], _GRID, 1)
+        canvas.line([(self.at(now, 0)[0], self.top), (self.at(now, 0)[0], self.bottom)], _GRID, 1)
+        canvas.text((self.left, self.top - 1), format_return(self.high), _DIM, 9)
+
+    def curve(
+        self,
+        canvas: _Canvas,
+        start: int,
+        values: Sequence[float] | np.ndarray,
+        ink: str,
+        width: float,
+        dotted: bool = False,
+    ) -> None:
+        """Values from a step on, as far as they are in view."""
+        points = [
+            self.at(start + place, float(value))
+            for place, value in enumerate(values)
+            if self.first <= start + place <= self.last
+        ]
+        canvas.line(points, ink, width)
+        if len(points) == 1 or (dotted and points and start >= self.first):
+            canvas.dot(points[0], 2.2, ink)
+
+
+def _hex(shade: Colour) -> str:
+    return "#" + "".join(f"{round(255 * part):02x}" for part in shade)

@@ -1,0 +1,174 @@
+"""An episode as it is watched: what happens, beside what the agent thought would."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ezm.tasks import Task
+from ezm.tasks.rendering import Scene, Trace
+from ezm.tasks.state import pack, restored
+from ezm.watching.thoughts import Paths, Thinker, Thought
+
+TRACED = 8
+"""So many candidates are played out, the best by the search's value."""
+_THINK_EVERY = 0.2
+_THINKS_AHEAD = 3
+"""Every so many simulated seconds candidates are played out anew, so many times as far ahead."""
+
+
+@dataclass
+class Episode:
+    """What has happened in an episode so far, and what the agent thinks now."""
+
+    task: str
+    number: int
+    """1 for the first one."""
+    step_seconds: float
+    """Simulated time of an agent step."""
+    thought: Thought
+    """At the present state."""
+    rewards: list[float] = field(default_factory=list)
+    """Of all agent steps so far, oldest first."""
+    values: list[float] = field(default_factory=list)
+    """The search's value of every state so far, the present one last."""
+    predictions: dict[int, np.ndarray] = field(default_factory=dict)
+    """Rewards that were predicted for the steps to come, by the step at which they were."""
+    traces: list[Trace] = field(default_factory=list)
+    """Where the best candidates would have led from the last state at which they were played out."""
+    end: str = ""
+    """Why the episode is over; empty: it goes on."""
+
+    @property
+    def seconds(self) -> float:
+        """Simulated time since the episode began."""
+        return len(self.rewards) * self.step_seconds
+
+    @property
+    def total(self) -> float:
+        """Undiscounted return so far."""
+        return float(sum(self.rewards))
+
+
+class Play:
+    """One environment with an agent in it. An episode that is over stays as it is until :meth:`begin`.
+
+    Where the simulator is MuJoCo and can be restored, the best candidates are played out in a second one; the
+    first is never touched by that.
+
+    Args:
+        thinker: the agent.
+        task: index in the agent's suite.
+        seed: of the environment, at least 0.
+    """
+
+    def __init__(self, thinker: Thinker, task: int, seed: int) -> None:
+        suite = thinker.agent.suite
+        self._thinker, self._index = thinker, task
+        self.task: Task = suite.make(task, seed, pictures=True)
+        spec = self.task.spec
+        self.step_seconds = spec.action_repeat * self.task.simulator.step_seconds
+        self._every = max(1, math.ceil(_THINK_EVERY / self.step_seconds - 1e-9))
+        self._ahead = _THINKS_AHEAD * self._every
+        self._observation = self.task.reset()
+        self._copy: Task | None = None
+        if self.task.can_restore and isinstance(self.task.simulator.view(), Scene):
+            self._copy = suite.make(task, seed)
+            self._copy.reset()
+        self.episode = self._begun(1)
+
+    def begin(self) -> None:
+        """Begin a new episode."""
+        self._observation = self.task.reset()
+        self.episode = self._begun(self.episode.number + 1)
+
+    def step(self) -> None:
+        """Take one agent step, as the present thought has it; nothing where the episode is over."""
+        episode = self.episode
+        if episode.end:
+            return
+        step = self.task.step(episode.thought.action)
+        self._observation = step.observation
+        episode.rewards.append(step.reward)
+        if step.terminated:
+            episode.end = "ended by the task"
+        elif step.truncated:
+            episode.end = "time is up"
+        self._remember(episode, self._thinker.think(self._observation, self._index))
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.task.close()
+        if self._copy is not None:
+            self._copy.close()
+
+    def _begun(self, number: int) -> Episode:
+        thought = self._thinker.think(self._observation, self._index)
+        episode = Episode(self.task.spec.name, number, self.step_seconds, thought)
+        self._remember(episode, thought)
+        return episode
+
+    def _remember(self, episode: Episode, thought: Thought) -> None:
+        episode.thought = thought
+        episode.values.append(thought.value)
+        now = len(episode.rewards)
+        if episode.end or now % self._every:
+            return
+        best = np.argsort(-thought.q)[:TRACED]
+        actions = np.concatenate([thought.action[None], thought.actions[best]])
+        paths = self._thinker.imagine(self._observation, self._index, actions, self._ahead)
+        if now % self._ahead == 0:
+            episode.predictions[now] = paths.rewards[0]
+        if self._copy is not None:
+            episode.traces = self._play_out(self._copy, paths, thought, best)
+
+    def _play_out(
+        self, copy: Task, paths: Paths, thought: Thought, best: np.ndarray
+    ) -> list[Trace]:
+        """Take the imagined actions in a copy of the simulator; the last trace is that of what will be done."""
+        state = pack(self.task)
+        shades = [colour(shade) for shade in ranks(thought.q)[best]]
+        traces = []
+        for actions, shade, width in [
+            *zip(paths.actions[1:], shades, [1.0] * len(best), strict=True),
+            (paths.actions[0], CHOSEN, 1.8),
+        ]:
+            if not restored(copy, state):
+                return []
+            traces.append(Trace(_path(copy, actions), shade, width))
+        return traces
+
+
+def _path(task: Task, actions: np.ndarray) -> np.ndarray:
+    """(N, 3) the way of a task's telling body under these actions, until the episode's end."""
+    scene = task.simulator.view()
+    assert isinstance(scene, Scene)
+    points = [scene.data.xipos[scene.body].copy()]
+    for action in actions:
+        step = task.step(action)
+        points.append(scene.data.xipos[scene.body].copy())
+        if step.terminated or step.truncated:
+            break
+    return np.stack(points)
+
+
+Colour = tuple[float, float, float]
+
+CHOSEN: Colour = (0.20, 0.83, 0.45)
+"""Of what the agent will do."""
+_SHADES: tuple[Colour, ...] = ((0.23, 0.51, 0.96), (0.73, 0.33, 0.83), (0.98, 0.55, 0.10))
+
+
+def ranks(q: np.ndarray) -> np.ndarray:
+    """Values of candidates taken to [0, 1], the lowest to 0 and the highest to 1; all 1 where they are equal."""
+    span = np.ptp(q)
+    return (q - q.min()) / span if span > 0 else np.ones_like(q)
+
+
+def colour(rank: float) -> Colour:
+    """From blue for 0 by way of purple to orange for 1."""
+    at = np.linspace(0, 1, len(_SHADES))
+    red, green, blue = (float(np.interp(rank, at, part)) for part in zip(*_SHADES, strict=True))
+    return red, green, blue
