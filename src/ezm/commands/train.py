@@ -59,7 +59,7 @@ class Train(Options):
 
 @dataclass(frozen=True)
 class Demo:
-    """Train one agent on the four cartpole tasks (minutes on two cores), and show what it learned.
+    """Train one agent on the four cartpole tasks (minutes on two cores), film it, show what it learned.
 
     Examples:
       ezm demo
@@ -82,7 +82,7 @@ def train(arguments: Sequence[str]) -> int:
     return _resume(options)
 
 
-def _train(config: TrainConfig, options: Train) -> int:
+def _train(config: TrainConfig, options: Train, films: bool = False) -> int:
     from ezm.training.run_folder import default_run_path
 
     platform.prepare_jax(options.device)
@@ -96,6 +96,8 @@ def _train(config: TrainConfig, options: Train) -> int:
 
     with _interruptible(path):
         finished = runs.train(config, path, wandb=options.wandb)
+    if finished and films:
+        _film(path)
     return _finish(path, finished)
 
 
@@ -118,7 +120,7 @@ def demo(arguments: Sequence[str]) -> int:
 
     path = options.out or default_run_path(Path("runs"), "demo", "cpu", options.seed)
     config = dataclasses.replace(defaults("cpu", DEMO_SUITE), suite=DEMO_SUITE, seed=options.seed)
-    return _train(config, with_defaults(Train, config, out=path))
+    return _train(config, with_defaults(Train, config, out=path), films=True)
 
 
 @contextlib.contextmanager
@@ -136,6 +138,18 @@ def _stopped(path: Path) -> str:
     return f"stopped; go on with: ezm train --resume {shlex.quote(str(path))}"
 
 
+def _film(path: Path) -> None:
+    """A film of every task for the report; where there is nothing to draw with, a line that says so."""
+    from ezm.commands.watch import watch
+
+    try:
+        watch([str(path)])
+    except UserError as error:
+        print(f"no films: {error}")
+    except KeyboardInterrupt:
+        print(f"filming stopped; go on with: ezm watch {shlex.quote(str(path))}")
+
+
 def _finish(path: Path, finished: bool) -> int:
     """Results and report of a run; or, where it was stopped, how to go on."""
     if not finished:
@@ -145,4 +159,6 @@ def _finish(path: Path, finished: bool) -> int:
     page = write_report(path)
     print_results(path)
     print(f"report: {page}")
+    if not (path / "films").exists():
+        print(f"watch it: ezm watch {shlex.quote(str(path))}")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,35 +97,19 @@ def _check(options: Watch) -> None:
 
 
 def _films(thinker: Thinker, tasks: Sequence[int], seed: int, options: Watch) -> int:
-    from ezm.tasks.simulator import Undrawable
-    from ezm.watching.films import film, film_path
+    from ezm.watching.films import Film, film_all
 
     folder = options.out or options.run / "films"
+    length = {"seconds": options.seconds, "episodes": options.episodes}
     made = 0
-    for task in tasks:
-        start = time.perf_counter()
-        path = film_path(folder, thinker.agent.suite.task_names[task])
-        try:
-            found = film(
-                thinker,
-                task,
-                path,
-                seed=seed,
-                seconds=options.seconds,
-                episodes=options.episodes,
-            )
-        except Undrawable as error:
-            print(f"no film: {error}", file=sys.stderr)
-            continue
-        made += 1
-        returns = ", ".join(f"{value:.4g}" for value in found.returns)
-        print(
-            f"{path}  {found.frames / found.frames_per_second:.0f} s, "
-            f"{path.stat().st_size / 2**10:.0f} KiB, made in {time.perf_counter() - start:.0f} s"
-            + (f"; return {returns}" if returns else "")
-        )
+    for found in film_all(thinker, tasks, folder, seed=seed, **length):
+        if isinstance(found, Film):
+            print(found, flush=True)
+            made += 1
+        else:
+            print(f"no film: {found}", file=sys.stderr)
     if not made:
-        raise UserError("there is nothing that can be filmed; the lines above say why")
+        raise UserError("no task can be filmed; the lines above say why")
     return 0
 
 

@@ -159,13 +159,13 @@ def telling_body(model: mujoco.MjModel) -> int:
     """The body whose path shows best what an action leads to.
 
     Of what moves about by itself (three degrees of freedom or more at its root), the heaviest part; of what hangs on
-    fixed joints, the last link.
+    fixed joints, the end of the last link.
     """
     moving = [body for body in range(1, model.nbody) if model.body_dofnum[body]]
     if not moving:
         return model.nbody - 1
     if model.body_dofnum[moving[0]] < _ROAMS:
-        return moving[-1]
+        return max(b for b in range(model.nbody) if model.body_weldid[b] == moving[-1])
     own = [body for body in moving if model.body_rootid[body] == model.body_rootid[moving[0]]]
     return max(own, key=lambda body: float(model.body_mass[body]))
 

@@ -6,14 +6,18 @@ import contextlib
 import math
 import os
 import re
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ezm.errors import UserError
+from ezm.evaluation.statistics import format_return
+from ezm.tasks.simulator import Undrawable
 from ezm.training.run_folder import unwritable
 from ezm.watching.panel import HEIGHT, panel
 from ezm.watching.pictures import Pictures
@@ -36,6 +40,14 @@ class Film:
     frames_per_second: float
     returns: tuple[float, ...]
     """Of the episodes that were played to their end."""
+    took: float
+    """Seconds that making it took."""
+
+    def __str__(self) -> str:
+        size, length = self.path.stat().st_size / 2**10, self.frames / self.frames_per_second
+        returns = ", ".join(map(format_return, self.returns))
+        made = f"{self.path}: {length:.0f} s, {size:.0f} KiB, made in {self.took:.0f} s"
+        return f"{made}, return {returns}" if returns else made
 
 
 def film_path(folder: Path, task: str) -> Path:
@@ -66,8 +78,25 @@ def film(
         Undrawable: the task has no pictures.
         UserError: there is no library to draw with, or the film cannot be written.
     """
+    start = time.perf_counter()
     with drawn(thinker, task, seed, WIDTH, PICTURE_HEIGHT) as (play, pictures):
-        return _film(play, pictures, path, seconds, episodes)
+        frames, rate, returns = _film(play, pictures, path, seconds, episodes)
+    return Film(path, frames, rate, returns, time.perf_counter() - start)
+
+
+def film_all(
+    thinker: Thinker, tasks: Sequence[int], folder: Path, **options: Any
+) -> Iterator[Film | Undrawable]:
+    """A film of each task in a folder, one after another; in place of one that has no pictures, why it has none.
+
+    ``options`` are those of :func:`film`, which also says what it raises.
+    """
+    for task in tasks:
+        path = film_path(folder, thinker.agent.suite.task_names[task])
+        try:
+            yield film(thinker, task, path, **options)
+        except Undrawable as error:
+            yield error
 
 
 @contextlib.contextmanager
@@ -82,7 +111,10 @@ def drawn(
         yield play, pictures
 
 
-def _film(play: Play, pictures: Pictures, path: Path, seconds: float, episodes: int | None) -> Film:
+def _film(
+    play: Play, pictures: Pictures, path: Path, seconds: float, episodes: int | None
+) -> tuple[int, float, tuple[float, ...]]:
+    """Write a film; how many frames it has, how many a second, and the returns of whole episodes."""
     every = max(1, math.ceil(1 / (_MOST_FRAMES * play.step_seconds) - 1e-9))
     rate = 1 / (every * play.step_seconds)
     steps = math.inf if episodes else max(1, round(seconds / play.step_seconds))
@@ -106,7 +138,7 @@ def _film(play: Play, pictures: Pictures, path: Path, seconds: float, episodes: 
             else:
                 play.step()
                 taken += 1
-    return Film(path, frames, rate, tuple(returns))
+    return frames, rate, tuple(returns)
 
 
 def draw(play: Play, pictures: Pictures) -> np.ndarray:
@@ -133,18 +165,25 @@ def _encoder(path: Path, rate: float) -> Iterator[Any]:
             codec="libx264",
             quality=None,
             macro_block_size=2,
+            ffmpeg_log_level="quiet",
             output_params=parameters,
         )
         with warnings.catch_warnings():
             # JAX warns of every fork; the child here becomes another program at once.
             warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
-            encoder.send(None)
+            try:
+                encoder.send(None)
+            except RuntimeError as error:
+                raise UserError(f"no ffmpeg to write films with: {error}") from error
         try:
             yield lambda frame: encoder.send(np.ascontiguousarray(frame))
         finally:
             encoder.close()
         os.replace(temporary, path)
     except OSError as error:
-        raise unwritable(path, error) from error
+        if error.strerror:
+            raise unwritable(path, error) from error
+        raise UserError(f"cannot write to {path} (ffmpeg gave up): is the disk full?") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
