@@ -21,6 +21,7 @@ from ezm.watching.thoughts import Thinker
 
 _INSTEAD = "use --live browser"
 _KEYS = {" ": "pause", "R": "restart", "N": "next"}
+_HELP = "space\nR\nN", "pause\nrestart\nnext task"
 _PANEL_WIDTH = 480
 
 
@@ -68,7 +69,7 @@ def show(thinker: Thinker, tasks: Sequence[int], seed: int) -> None:
     if why_not:
         raise UserError(f"no window, {why_not}; {_INSTEAD}")
     controls = Controls([thinker.agent.suite.task_names[task] for task in tasks])
-    print("space pauses, R restarts, N takes the next task; Ctrl-C or closing the window ends it")
+    print("Ctrl-C or closing the window ends it", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         while not controls.closed:
             with contextlib.closing(Play(thinker, tasks[controls.chosen], seed)) as play:
@@ -113,6 +114,8 @@ def _show(play: Play, controls: Controls) -> None:
     with handle:
         with handle.lock():
             _point(handle.cam, scene)
+        # Without a text MuJoCo 3.17 does not draw the panel's image either.
+        handle.set_texts((mujoco.mjtFontScale.mjFONTSCALE_100, None, *_HELP))
         perform(play, controls, sync, resting)
 
 

@@ -29,6 +29,8 @@ _UNUSABLE = {
     "lqr": "its actions have no bounds",
     "quadruped-escape": "it draws its terrain with a renderer",
 }
+# Where the first one is too far away.
+_CAMERAS: dict[str, str | int] = {"quadruped": "x"}
 # From about this many degrees of freedom on, physics outweighs Python and threads are faster.
 _HEAVY_FREEDOMS = 50
 
@@ -76,7 +78,7 @@ class DmControlSimulator:
         self.episode_limit = None if limit == float("inf") else int(np.ceil(limit))
         self.threads_pay = self._model.nv >= _HEAVY_FREEDOMS
         self.step_seconds = float(self.environment.control_timestep())
-        self._body = telling_body(self._model)
+        self._body, self._camera = telling_body(self._model), _CAMERAS.get(domain, 0)
         self._changeable = changeable_arrays(self._model)
 
     def reset(self) -> np.ndarray:
@@ -141,7 +143,7 @@ class DmControlSimulator:
         return {}
 
     def view(self) -> Scene:
-        return Scene(self._model, self._data, 0, self._body)
+        return Scene(self._model, self._data, self._camera, self._body)
 
     def close(self) -> None:
         self.environment.close()
