@@ -51,7 +51,7 @@ class Watch:
     episodes: int | None = None
     """Film so many whole episodes instead."""
     out: Path | None = None
-    """Folder of the films; None: films in the run's folder."""
+    """Folder to put the films into. None: the folder films within the run's own."""
     live: Live = "off"
     """Watch live instead: in a window or in the browser; auto: a window where there is a screen."""
     port: int = 8484

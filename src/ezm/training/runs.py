@@ -12,7 +12,7 @@ import jax
 
 from ezm.config import TrainConfig, check, from_dict, to_dict
 from ezm.errors import UserError
-from ezm.learning import Agent, for_acting
+from ezm.learning import Agent, build, for_acting
 from ezm.learning.sharding import mesh
 from ezm.tasks import Suite, load_suite
 from ezm.training.memory import Memory
