@@ -33,9 +33,10 @@ p { margin: .3rem 0 .8rem; } .dim { color: var(--dim); font-size: .88rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .4rem .8rem; border-bottom: 1px solid var(--grid); text-align: right; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
+td + td { white-space: nowrap; }
 thead th { color: var(--dim); font-weight: 500; font-size: .88rem; }
 td.ours { color: var(--ours); font-weight: 650; } tr.mean td { border-bottom: 0; }
-.facts { table-layout: fixed; } .facts td { overflow-wrap: anywhere; }
+.facts { table-layout: fixed; } .facts td { overflow-wrap: anywhere; white-space: normal; }
 .panels { display: grid; gap: .9rem 1.2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
 .panels.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
@@ -214,7 +215,7 @@ def films(folder: Path, order: Sequence[str] = ()) -> str:
                 f"{path} cannot be read ({error.strerror}): check its permissions"
             ) from error
         shown += (
-            '<figure><video controls loop muted playsinline preload="metadata" '
+            '<figure><video controls autoplay loop muted playsinline preload="auto" '
             f'src="data:video/mp4;base64,{data}"></video>'
             f"<figcaption>{text(path.stem)}</figcaption></figure>\n"
         )
