@@ -62,9 +62,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     from ezm.evaluation.results import read_evaluations, save_evaluation
     from ezm.terminal import print_evaluation
 
-    read_evaluations(
-        run.path
-    )  # a file that cannot be read is told of before the work, not after it
+    read_evaluations(run.path)  # one that cannot be read is told of before the work, not after it
     try:
         found = _evaluate(run, config, tasks, options)
     except KeyboardInterrupt:
