@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -31,6 +31,17 @@ if TYPE_CHECKING:
     import optax
 
 _Q_RANGE_RATE = 0.02
+_NOT_IN_PROGRAMS: dict[str, Any] = {
+    "suite": "",
+    "seed": 0,
+    "evaluate_every": 0,
+    "evaluation_episodes": 0,
+    "final_episodes": 0,
+    "diagnose_every": 0,
+    "checkpoint_every": 0,
+    "step_limit": 0.0,
+}
+"""Options of a run that none of the learner's functions reads."""
 
 
 class LearnerState(eqx.Module):
@@ -75,6 +86,13 @@ class Learner:
             optax.clip_by_global_norm(config.gradient_clip),
             optax.adamw(rate, weight_decay=config.weight_decay),
         )
+
+    @property
+    def identity(self) -> str:
+        """All that programs made of this learner's functions hold beside their arguments, see :mod:`ezm.programs`."""
+        config = replace(self.config, **_NOT_IN_PROGRAMS)
+        suite = (np.asarray(x) for x in (self.suite.action_mask, self.suite.discount))
+        return " ".join([repr(config), *(f"{x.shape}{x.tobytes().hex()}" for x in suite)])
 
     @property
     def total_updates(self) -> int:

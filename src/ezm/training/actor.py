@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ezm.learning import Learner, LearnerState, Normalizer
+from ezm.programs import prepare
 from ezm.replay import Searches
 from ezm.world_model import WorldModel
 
@@ -39,6 +41,7 @@ class Actor:
             normalizer: Normalizer,
             observation: Array,
             task: Array,
+            *,
             mode: Literal["search", "policy"],
         ) -> Array:
             key = jax.random.fold_in(key, step)
@@ -58,8 +61,13 @@ class Actor:
             plan = learner.plan(key, state.model, normalizer, observation, task, config)
             return plan.search.action, learner.found(plan, task, state.q_range, state.updates)
 
-        self._choose = jax.jit(choose, static_argnames="mode")
-        self._explore = jax.jit(explore)
+        self._functions = {
+            "explore": jax.jit(explore),
+            "search": jax.jit(partial(choose, mode="search")),
+            "policy": jax.jit(partial(choose, mode="policy")),
+        }
+        self._of = f"{learner.identity} {config}"
+        self._programs: dict[tuple[str, int], Any] = {}  # by function and observations
 
     def reseed(self, seed: int) -> None:
         """Go on as a new actor with this seed would; nothing is compiled again."""
@@ -75,12 +83,10 @@ class Actor:
         exploring: bool,
     ) -> None:
         """Compile :meth:`explore`, or :meth:`act`, for batches of this size ahead of the first call."""
-        rest = self._key, jnp.int32(0)
         if exploring:
-            planned = self._explore(*rest, _acting(state), normalizer, observation, task)
+            self._program("explore", _acting(state), normalizer, observation, task)
         else:
-            planned = self._choose(*rest, state.model, normalizer, observation, task, mode="search")
-        jax.block_until_ready(planned)
+            self._program("search", state.model, normalizer, observation, task)
 
     def act(
         self,
@@ -91,11 +97,7 @@ class Actor:
         mode: Literal["search", "policy"] = "search",
     ) -> np.ndarray:
         """The search's best action, or the policy's mean, for each observation: (E, A)."""
-        self.steps += 1
-        chosen = self._choose(
-            self._key, jnp.int32(self.steps), model, normalizer, observation, task, mode=mode
-        )
-        return np.asarray(chosen)
+        return np.asarray(self._run(mode, model, normalizer, observation, task))
 
     def explore(
         self,
@@ -108,11 +110,23 @@ class Actor:
 
         Both may still be under way.
         """
-        self.steps += 1
-        found: tuple[Array, Searches] = self._explore(
-            self._key, jnp.int32(self.steps), _acting(state), normalizer, observation, task
+        found: tuple[Array, Searches] = self._run(
+            "explore", _acting(state), normalizer, observation, task
         )
         return found
+
+    def _run(self, name: str, *arguments: Any) -> Any:
+        self.steps += 1
+        return self._program(name, *arguments)(self._key, jnp.int32(self.steps), *arguments)
+
+    def _program(self, name: str, *arguments: Any) -> Any:
+        """The compiled function of that name; ``arguments`` are those behind the step, the tasks last."""
+        size = name, len(arguments[-1])
+        if size not in self._programs:
+            function, of = self._functions[name], f"{name} {self._of}"
+            prepared = prepare(function, self._key, jnp.int32(0), *arguments, of=of)
+            self._programs[size] = prepared.compile()
+        return self._programs[size]
 
     def policy(
         self, model: WorldModel, normalizer: Normalizer, mode: Literal["search", "policy"]

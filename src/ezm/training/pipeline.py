@@ -25,6 +25,7 @@ from ezm.errors import Diverged
 from ezm.learning import Learner, LearnerState, Normalizer
 from ezm.learning.losses import Targets
 from ezm.learning.sharding import Layout, first, layout
+from ezm.programs import Prepared, prepare
 from ezm.replay import Batch, Drawn, Replay
 
 
@@ -55,11 +56,13 @@ class Updates(NamedTuple):
 def programs(learner: Learner, layout: Layout | None) -> tuple[Any, Any]:
     """``learner.make_targets`` and ``learner.updates``, to be compiled for one device or for several.
 
-    The second takes the optimizer's state apart from all else, and writes the new one over it.
+    The second takes the optimizer's state apart from all else, and writes the new one over it. Of the state it
+    returns the leaves.
     """
 
     def updates(optimizer: Any, state: LearnerState, *arguments: Any) -> Any:
-        return learner.updates(replace(state, optimizer=optimizer), *arguments)
+        state, *rest = learner.updates(replace(state, optimizer=optimizer), *arguments)
+        return jax.tree.leaves(state), *rest
 
     if layout is None:
         return jax.jit(learner.make_targets), jax.jit(updates, donate_argnums=0, static_argnums=5)
@@ -110,6 +113,7 @@ class Pipeline:
         # Programs of several devices wait for each other: all devices have to begin them in the same order.
         self._in_order: AbstractContextManager[Any] = Lock() if self._layout else nullcontext()
         self._make_targets, self._updates = programs(learner, self._layout)
+        self._identity = learner.identity
         self._state = state if self._layout is None else jax.device_put(state, self._layout.whole)
         self._compiled: dict[int, tuple[Any, Any]] = {}  # by updates a step
         self._prioritised = replay.config.alpha > 0.0
@@ -140,15 +144,28 @@ class Pipeline:
         """
         batch, _ = self._example(updates)
         rest = replace(self._state, optimizer=None)
-        make = self._make_targets.lower(rest, normalizer, batch, jnp.int32(0))
-        update = self._updates.lower(
-            self._state.optimizer, rest, normalizer, batch, make.out_info, updates
+        make = self._prepared("targets", rest, normalizer, batch, jnp.int32(0))
+        update = self._prepared(
+            "updates",
+            self._state.optimizer,
+            rest,
+            normalizer,
+            batch,
+            make.out_info,
+            static=(updates,),
         )
         targets = self._thread.submit(make.compile)
         learned = update.compile()
         self._compiled[updates] = compiled = targets.result(), learned
         memory = [program.memory_analysis() for program in compiled]
         return sum(m.temp_size_in_bytes + m.output_size_in_bytes for m in memory if m)
+
+    def _prepared(self, name: str, *arguments: Any, static: tuple[int, ...] = ()) -> Prepared:
+        program = self._make_targets if name == "targets" else self._updates
+        if self._layout is None:
+            return prepare(program, *arguments, of=f"{name} {self._identity}", static=static)
+        lowered = program.lower(*arguments, *static)
+        return Prepared(lowered.out_info, lowered.compile)
 
     def step(self, normalizer: Normalizer, updates: int = 1, then: int | None = None) -> Updates:
         """Some updates, which may still be under way when this returns.
@@ -172,9 +189,10 @@ class Pipeline:
         before, rest = self._state, replace(self._state, optimizer=None)
         self._next = self._draw(rest, normalizer, updates if then is None else then)
         with self._in_order:
-            self._state, figures, priority = self._learn(
+            leaves, figures, priority = self._learn(
                 updates, before.optimizer, rest, normalizer, batch, targets
             )
+        self._state = jax.tree.unflatten(jax.tree.structure(before), leaves)
         self._last = Updates(batch, targets, figures, priority)
         self.updates += updates
         if self._prioritised:

@@ -111,6 +111,15 @@ class Trainer:
 
     def _open(self, stack: ExitStack) -> None:
         config = self.config
+        self._actor = Actor(self.agent.learner, config.seed)
+        self._evaluation_actor = Actor(self.agent.learner, config.seed + 1, evaluating=True)
+        self._diagnostic = Diagnostic(self.agent.learner, self.suite)
+        self._pipeline = Pipeline(self.agent.learner, self.agent.state, self.replay, self.rng)
+        self.agent.state = self._pipeline.state
+        self._normalizer = self.agent.statistics.normalizer()
+        # Compiling goes on beside the making of environments and the random steps.
+        thread = stack.enter_context(ThreadPoolExecutor(1, "ezm-compile"))
+        self._compiling = thread.submit(self._compile)
         # An environment that cannot be restored begins a new episode, not the first one again.
         seed = config.seed + 1_000_003 * self.step
         self._environments = ParallelTasks(
@@ -122,14 +131,6 @@ class Trainer:
         stack.callback(self._environments.close)
         self._evaluator = Evaluator(self.suite, config.evaluation_episodes, seed + 10_007)
         stack.callback(self._evaluator.close)
-        self._actor = Actor(self.agent.learner, config.seed)
-        self._evaluation_actor = Actor(self.agent.learner, config.seed + 1, evaluating=True)
-        self._diagnostic = Diagnostic(self.agent.learner, self.suite)
-        self._pipeline = Pipeline(self.agent.learner, self.agent.state, self.replay, self.rng)
-        self.agent.state = self._pipeline.state
-        self._normalizer = self.agent.statistics.normalizer()
-        thread = stack.enter_context(ThreadPoolExecutor(1, "ezm-compile"))
-        self._compiling = thread.submit(self._compile)
         if self.step == 0:
             self._describe()
         self.progress.announce(self.memory)
