@@ -34,7 +34,7 @@ from ezm.config import TrainConfig, check, defaults
 from ezm.errors import UserError
 from ezm.learning import Normalizer, build
 from ezm.learning.normalizer import RunningStatistics
-from ezm.replay import Replay, Searches
+from ezm.replay import Replay
 from ezm.tasks import ParallelTasks, Suite
 from ezm.training.actor import Actor
 from ezm.training.machine import machine, peak_memory
@@ -126,8 +126,7 @@ def _ours(config: TrainConfig, suite: Suite) -> Engine:
             if not pipeline.compiled:
                 pipeline.compile(normalizer, updates)
             pipeline.step(normalizer, updates)
-        found = Searches(*map(np.asarray, searches))
-        replay.store(task, replay.rows[task] - 1, found, pipeline.updates)
+        replay.store(task, replay.rows[task] - 1, searches, pipeline.updates)
         return np.asarray(action)
 
     return _Parts(replay, agent.statistics, step)

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
 
-from ezm.config import ReplayConfig
+from ezm.config import PRESETS, ReplayConfig
 from ezm.errors import UserError
-from ezm.replay import Replay
+from ezm.replay import Replay, RowSizes
+from ezm.tasks import Suite, TaskSpec
 from ezm.training import memory
 from ezm.training.memory import Memory, check_that_it_fits
+from ezm.training.trainer import memory_of, replay_rows
 
 
 @pytest.mark.parametrize("root_actions", [1, 16])
 def test_a_row_is_what_the_replay_takes(root_actions: int) -> None:
     rows = 10_000
     replay = Replay(3, 51, 19, ReplayConfig(capacity=rows), 10, 6, root_actions)
-    assert replay.nbytes == pytest.approx(
-        3 * rows * Replay.bytes_per_row(51, 19, root_actions), rel=0.01
-    )
+    row = Replay.bytes_per_row(RowSizes(51, 19, root_actions))
+    assert replay.nbytes == pytest.approx(3 * rows * sum(row), rel=0.01)
 
 
 def test_the_published_replay_known_value() -> None:
     """14 tasks of 1M rows: observations 177, actions 61 twice, once in half precision, and 44 bytes more."""
-    row = Replay.bytes_per_row(177, 61, 1)
-    assert row == pytest.approx(4 * 177 + 4 * 61 + 2 * 61 + 44, abs=2)
+    places, content = Replay.bytes_per_row(RowSizes(177, 61, 1))
+    assert content == 4 * 177 + 4 * 61 + 2 * 61 + 14
+    assert (row := places + content) == pytest.approx(4 * 177 + 4 * 61 + 2 * 61 + 44, abs=2)
     assert memory.size(14 * 1_000_000 * row) == "14.6 GiB"
 
 
@@ -41,6 +45,51 @@ def test_what_does_not_fit_is_refused_with_what_would(monkeypatch: pytest.Monkey
     check_that_it_fits(run._replace(replay=8 * 2**30), 500_000, 14)
     with pytest.raises(UserError, match="a larger machine or a smaller model"):
         check_that_it_fits(run._replace(agent=10 * 2**30), 1_000_000, 14)
+
+
+class Device:
+    """Stands for an accelerator with 10 GiB, of which JAX has taken one."""
+
+    def __init__(self, **stats: int) -> None:
+        self._stats = stats or {"bytes_limit": 10 * 2**30, "bytes_in_use": 2**30}
+
+    def memory_stats(self) -> dict[str, int]:
+        return self._stats
+
+
+def test_rows_that_do_not_fit_on_the_device_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 100 * 2**30)
+    monkeypatch.setattr(jax, "devices", lambda: [Device()])
+    run = Memory(process=0, programs=0, replay=2**30, agent=2**30, on_device=16 * 2**30)
+    with pytest.raises(
+        UserError,
+        match=r"^--replay.device: the run needs 17.0 GiB on the device, 16.0 GiB of it for 14 replays of "
+        r"1,000,000 rows, and 9.0 GiB are free there: --replay.capacity 500000 would do, or leave "
+        r"--replay.device out$",
+    ):
+        check_that_it_fits(run, 1_000_000, 14)
+    check_that_it_fits(run._replace(on_device=8 * 2**30), 500_000, 14)
+    with pytest.raises(UserError, match="free there: leave --replay.device out"):
+        check_that_it_fits(run._replace(agent=10 * 2**30), 1_000_000, 14)
+    monkeypatch.setattr(jax, "devices", lambda: [Device(bytes_in_use=1)])  # says no limit
+    check_that_it_fits(run, 1_000_000, 14)
+
+
+def test_rows_on_a_device_of_its_own_memory_are_no_part_of_the_machines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = replace(PRESETS["paper"], replay=replace(PRESETS["paper"].replay, device=True))
+    suite = Suite("one", (TaskSpec("one", "test:one", 177, 61, 1, 1_000, (0.0, 1.0)),))
+    there = memory_of(config, suite, 1_000)  # JAX computes on the CPU
+    assert there.on_device == 0
+    assert there == memory_of(replace(config, replay=ReplayConfig()), suite, 1_000)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    apart = memory_of(config, suite, 1_000)
+    rows = replay_rows(config, suite)
+    assert apart.on_device == rows * RowSizes(177, 61, 1).nbytes
+    assert apart.replay == there.replay - apart.on_device
+    assert apart.total == pytest.approx(there.total - apart.on_device, abs=2**20)
+    assert str(apart).endswith(f"; on the device: replay {memory.size(apart.on_device)}")
 
 
 def test_a_systems_without_figures_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,27 +40,32 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-def command(run: Path) -> list[str]:
+def command(run: Path, others: Sequence[str] = ()) -> list[str]:
     """Begin the run, or go on with it where it has been begun."""
     ezm = [sys.executable, "-m", "ezm", "train"]
     if (run / "config.json").exists():
-        return [*ezm, "--resume", str(run)]
-    return [*ezm, SUITE, *OPTIONS.split(), "--out", str(run)]
+        return [*ezm, "--resume", str(run), *others]
+    return [*ezm, SUITE, *OPTIONS.split(), "--out", str(run), *others]
 
 
-def finish(run: Path, environment: dict[str, str]) -> None:
+def finish(run: Path, environment: dict[str, str], *others: str) -> None:
     done = subprocess.run(
-        command(run), env=environment, text=True, capture_output=True, check=False
+        command(run, others), env=environment, text=True, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
 
 
 def stop(
-    run: Path, environment: dict[str, str], rows: int, seconds: float, signal: signal.Signals
+    run: Path,
+    environment: dict[str, str],
+    rows: int,
+    seconds: float,
+    signal: signal.Signals,
+    *others: str,
 ) -> int:
     """Send a signal some seconds after so many rows have been measured; returns the exit code."""
     process = subprocess.Popen(
-        command(run), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(run, others), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     path = run / "metrics.jsonl"
     while not path.exists() or path.read_bytes().count(b"\n") < rows:
@@ -135,4 +140,17 @@ def test_stopped_by_ctrl_c(whole: Path, environment: dict[str, str], tmp_path: P
     steps = RunFolder.open(run).checkpoint_steps()
     assert steps[-1] >= 42 and steps[-1] % 20, steps
     finish(run, environment)
+    assert_same(run, whole)
+
+
+def test_rows_of_the_replay_move_to_the_device_and_back(
+    whole: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The run on the host was the same, bit for bit: where rows are decides nothing."""
+    run = tmp_path / "run"
+    for step, option in ((42, "--replay.device"), (66, "--replay.no-device")):
+        rows = next(i for i, row in enumerate(measured(whole)) if row["step"] > step)
+        assert stop(run, environment, rows, 0.0, signal.SIGINT, option) == 130
+        assert RunFolder.open(run).config["replay"]["device"] == (option == "--replay.device")
+    finish(run, environment, "--replay.device")
     assert_same(run, whole)

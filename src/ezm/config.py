@@ -108,6 +108,8 @@ class ReplayConfig:
     """Exponent of the priority |value - target|; 0 samples uniformly."""
     beta: float = 1.0
     """Exponent of the importance weight."""
+    device: bool = False
+    """Keep the rows in the memory of the device that learns, so that batches need not travel to it."""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def config_of(options: Options) -> TrainConfig:
 
 
 def _refuse_contradiction(config: TrainConfig, options: Options) -> None:
-    """Only the numbers of steps, which only grow, and of devices may change when a run goes on.
+    """Only the number of steps, which only grows, and what is computed where may change when a run goes on.
 
     Raises:
         UserError: naming the first option that differs from the run's.
@@ -93,7 +93,7 @@ def _refuse_contradiction(config: TrainConfig, options: Options) -> None:
         )
     ours, theirs = _flat(to_dict(config_of(options))), _flat(to_dict(config))
     for name, value in ours.items():
-        if name not in ("steps", "devices") and value != theirs[name]:
+        if name not in ("steps", "devices", "replay.device") and value != theirs[name]:
             option = "suite" if name == "suite" else f"--{name}"
             raise UserError(
                 f"{option} {value} contradicts --resume: the run was started with {theirs[name]}; "

@@ -52,7 +52,7 @@ class Train(Options):
     """Folder of the new run. None: a new one in runs/."""
     resume: Path | None = None
     """Go on with the run in this folder, with the options it was started with.
-    Only --steps, which can only grow, and --devices may be given anew."""
+    Only --steps, which can only grow, --devices and --replay.device may be given anew."""
     wandb: Flag = False
     """Also log to Weights & Biases (needs the extra `wandb`)."""
 
@@ -108,7 +108,11 @@ def _resume(options: Train) -> int:
 
     with _interruptible(options.resume):
         finished = runs.resume(
-            options.resume, steps=options.steps, devices=options.devices, wandb=options.wandb
+            options.resume,
+            steps=options.steps,
+            devices=options.devices,
+            replay_on_device=options.replay.device,
+            wandb=options.wandb,
         )
     return _finish(options.resume, finished)
 

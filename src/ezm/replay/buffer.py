@@ -4,6 +4,8 @@ An episode of L steps takes L + 1 rows: row t holds the observation o_t and, for
 r_t that follow it; the last row holds the final observation. A window that starts at row t never leaves the
 episode: past its last row (or past the newest row of an episode that still runs) that row is repeated and
 ``length`` says how many transitions are real. The last row is a bootstrap unless the episode ``terminated`` there.
+
+Here is what decides which rows are drawn and what they are; what they hold is in :mod:`ezm.replay.rows`.
 """
 
 from __future__ import annotations
@@ -14,29 +16,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ezm.config import ReplayConfig
+from ezm.replay.rows import HostRows, Rows, RowSizes, Searches
 from ezm.replay.sum_tree import SumTree
 
 
-class Searches(NamedTuple):
-    """What searches found, for states of any batch shape: the targets of policy and search value."""
-
-    actions: Any
-    """(*batch, R, A) root actions; the best one alone (R = 1) where only that is a target."""
-    weights: Any
-    """(*batch, R) how much the policy should imitate each; sums to 1."""
-    value: Any
-    """(*batch,) of the root."""
-    q_spread: Any
-    """(*batch,) largest less smallest Q of the root's actions."""
-
-
 class Batch(NamedTuple):
-    """B windows of W transitions, time first. Arrays after ``length`` transitions repeat the last row."""
+    """B windows of W transitions, time first. Observations and searches after ``length`` transitions repeat the last row.
+
+    Observations, actions, rewards and searches are JAX's arrays where the replay's rows are on a device.
+    """
 
     observation: Any
     """(W + 1, B, O) float32, as recorded (not normalised)."""
     action: Any
-    """(W, B, A) float32."""
+    """(W, B, A) float32; 0 after ``length``."""
     reward: Any
     """(W, B) float32; 0 after ``length``."""
     length: Any
@@ -75,7 +68,7 @@ class Replay:
         num_tasks: K, of the suite.
         observation_size: O.
         action_size: A.
-        config: capacity and prioritisation.
+        config: capacity, prioritisation, and where the rows are.
         window: transitions per sample (unroll + n-step).
         states: S, of a window, that have policy targets (unroll + 1).
         root_actions: R, of each search that is kept.
@@ -93,19 +86,12 @@ class Replay:
     ):
         rows = (num_tasks, config.capacity)
         self.config, self.window, self.states = config, window, states
-        self.observation = np.zeros((*rows, observation_size), np.float32)
-        self.action = np.zeros((*rows, action_size), np.float32)
-        self.reward = np.zeros(rows, np.float32)
+        self._content = _rows(*rows, RowSizes(observation_size, action_size, root_actions), config)
         self.terminated = np.zeros(rows, bool)
         # Absolute index of the last row of the row's episode; -1 while that episode runs.
         self.end = np.full(rows, -1, np.int64)
         # Rows without a transition (an episode's last row) keep priority 0: no window starts there.
         self.priority = np.zeros(rows, np.float32)
-        # Half precision is finer than the spread of any policy, and the searches are most of a row.
-        self.search_actions = np.zeros((*rows, root_actions, action_size), np.float16)
-        self.search_weights = np.zeros((*rows, root_actions), np.float16)
-        self.search_value = np.zeros(rows, np.float32)
-        self.search_spread = np.zeros(rows, np.float32)
         # Updates of the learner that made the row's search; -1 where there is none.
         self.search_updates = np.full(rows, -1, np.int64)
         self.max_priority = np.ones(num_tasks, np.float32)
@@ -121,16 +107,17 @@ class Replay:
     @property
     def nbytes(self) -> int:
         """Bytes taken once all rows are filled; the system gives them out as rows are written."""
-        return sum(x.nbytes for x in self._arrays().values()) + self._tree.nbytes
+        places = sum(x.nbytes for x in self._arrays().values()) + self._tree.nbytes
+        return places + self._content.nbytes
 
     @staticmethod
-    def bytes_per_row(observation_size: int, action_size: int, root_actions: int) -> int:
-        """What a row takes, told before anything is."""
-        one = Replay(1, observation_size, action_size, ReplayConfig(capacity=1), 1, 1, root_actions)
-        other = Replay(
-            1, observation_size, action_size, ReplayConfig(capacity=1025), 1, 1, root_actions
+    def bytes_per_row(sizes: RowSizes) -> tuple[int, int]:
+        """What a row takes in the machine's memory whatever ``config.device`` says, and what its content takes."""
+        one, other = (
+            Replay(1, *sizes[:2], ReplayConfig(capacity=rows), 1, 1, sizes.root_actions)
+            for rows in (1, 1025)
         )
-        return -(-(other.nbytes - one.nbytes) // 1024)
+        return -(-(other.nbytes - one.nbytes) // 1024) - sizes.nbytes, sizes.nbytes
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
@@ -138,13 +125,17 @@ class Replay:
     def state(self) -> dict[str, Any]:
         """All arrays by name, to be saved; :meth:`load` takes them back.
 
-        Of those with rows, a list with the rows that each task has filled: views, and none so large that
-        saving it takes a copy.
+        Of those with rows, a list with the rows that each task has filled: none so large that saving it takes a copy,
+        and views where they are in the machine's memory.
         """
         filled = np.clip(self.rows, 1, self.config.capacity)
-        return {
+        places = {
             name: value if value.ndim == 1 else [ring[:n] for ring, n in zip(value, filled)]
             for name, value in self._arrays().items()
+        }
+        return places | {
+            name: [self._content.filled(name, task, n) for task, n in enumerate(filled)]
+            for name in self._content.sizes.fields
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -154,19 +145,22 @@ class Replay:
         """
         now, filled = self.config.capacity, state["rows"].copy()
         for name in list(state):
-            mine, saved = getattr(self, name), state.pop(name)
-            if mine.ndim == 1:
+            saved, mine = state.pop(name), self._arrays().get(name)
+            if mine is not None and mine.ndim == 1:
                 mine[:] = saved
                 continue
             saved = list(saved)
             for task, rows in enumerate(filled):
                 ring, saved[task] = saved[task], None
                 before = len(ring)
-                if before == now or rows <= before <= now:
-                    mine[task, :before] = ring
-                else:
+                slots = np.arange(before)
+                if not (before == now or rows <= before <= now):
                     kept = np.arange(max(0, rows - min(before, now)), rows)
-                    mine[task, kept % now] = ring[kept % before]
+                    slots, ring = kept % now, ring[kept % before]
+                if mine is None:
+                    self._content.fill(name, task, slots, ring)
+                else:
+                    mine[task, slots] = ring
         self._tree = SumTree(self._mass(self.priority))
 
     def cut_episode(self, task: int) -> None:
@@ -190,8 +184,7 @@ class Replay:
     ) -> None:
         """Append the transition from the newest row; after an end, :meth:`begin` the next episode."""
         slot = (self.rows[task] - 1) % self.config.capacity
-        self.action[task, slot] = action
-        self.reward[task, slot] = reward
+        self._content.put_transition(task, slot, action, reward)
         self._set_priority(np.array([task]), np.array([slot]), self.max_priority[[task]])
         self._append_row(task, next_observation)
         if terminated or truncated:
@@ -206,9 +199,7 @@ class Replay:
 
     def _append_row(self, task: int, observation: np.ndarray) -> None:
         slot = self.rows[task] % self.config.capacity
-        self.observation[task, slot] = observation
-        self.action[task, slot] = 0.0
-        self.reward[task, slot] = 0.0
+        self._content.put_state(task, slot, observation)
         if self.priority[task, slot]:
             self._set_priority(np.array([task]), np.array([slot]), np.zeros(1, np.float32))
         self.terminated[task, slot] = False
@@ -241,11 +232,12 @@ class Replay:
     def example(self, batch_size: int, renew: int = 0, batches: int = 1) -> tuple[Batch, Drawn]:
         """What :meth:`sample` will return, of the same sizes and with made-up content, whatever is stored."""
         config = replace(self.config, capacity=self.window + 2)
-        sizes = (self.observation.shape[-1], self.action.shape[-1], config, self.window)
-        other = Replay(self.num_tasks, *sizes, self.states, self.search_weights.shape[-1])
+        observations, actions, root_actions = self._content.sizes
+        sizes = (observations, actions, config, self.window, self.states, root_actions)
+        other = Replay(self.num_tasks, *sizes)
         for task in range(self.num_tasks):
-            other.begin(task, np.zeros_like(other.observation[0, 0]))
-            other.add(task, other.action[0, 0], 0.0, other.observation[0, 0], False, True)
+            other.begin(task, np.zeros(observations))
+            other.add(task, np.zeros(actions), 0.0, np.zeros(observations), False, True)
         return other.sample(np.random.default_rng(0), batch_size, renew, batches)
 
     def _counts(self, rng: np.random.Generator, batch_size: int, totals: np.ndarray) -> np.ndarray:
@@ -286,38 +278,31 @@ class Replay:
         start = newest - (newest - slot) % capacity  # absolute index of the first row
         end = self.end[task, slot]
         last = np.where(end < 0, newest, end)
-        index = np.minimum(start + np.arange(self.window + 1)[:, None], last)  # (W + 1, B)
         length = np.minimum(last - start, self.window)
-        real = np.arange(self.window)[:, None] < length
-        rows = index % capacity
-        first = rows[: self.states]
-        terminated = self.terminated[task, rows[-1]]
-        made = self.search_updates[task, first]
+        index = np.minimum(start + np.arange(self.states)[:, None], last)
+        terminated = self.terminated[task, (start + length) % capacity]
+        made = self.search_updates[task, index % capacity]
         step = np.arange(self.states)[:, None]
         decides = (step <= length) & ~(terminated & (step == length))
         by_age = np.argsort(
             np.where(decides, made, np.iinfo(np.int64).max), axis=None, kind="stable"
         )
         oldest = np.sort(by_age[:renew])
+        windows = self._content.gather(task, slot, length, self.window, self.states)
         batch = Batch(
-            observation=self.observation[task, rows],
-            action=self.action[task, rows[:-1]],
-            reward=np.where(real, self.reward[task, rows[:-1]], np.float32(0.0)),
+            observation=windows.observation,
+            action=windows.action,
+            reward=windows.reward,
             length=length.astype(np.int32),
             terminated=terminated,
             task=task.astype(np.int32),
             weight=weight,
             age=(newest - start).astype(np.int32),
-            searches=Searches(
-                self.search_actions[task, first],
-                self.search_weights[task, first],
-                self.search_value[task, first],
-                self.search_spread[task, first],
-            ),
+            searches=windows.searches,
             searched=made >= 0,
             renew=oldest.astype(np.int32),
         )
-        renewed = np.tile(task, self.states)[oldest], index[: self.states].ravel()[oldest]
+        renewed = np.tile(task, self.states)[oldest], index.ravel()[oldest]
         return batch, Drawn(task, slot, renewed)
 
     def store(self, task: np.ndarray, row: np.ndarray, searches: Searches, updates: int) -> None:
@@ -325,18 +310,16 @@ class Replay:
 
         Args:
             task: of each state.
-            row: absolute; one that the ring has since given to another state is left out.
-            searches: (N, ...).
+            row: absolute; one that the ring has since given to another state is left out, and so is -1.
+            searches: (N, ...); of a state that is named twice, the last one is kept.
             updates: of the learner that made them.
         """
-        there = row >= self.rows[task] - self.config.capacity
-        task, slot = task[there], row[there] % self.config.capacity
-        kept = Searches(*(np.asarray(x)[there] for x in searches))
-        self.search_actions[task, slot] = kept.actions
-        self.search_weights[task, slot] = kept.weights
-        self.search_value[task, slot] = kept.value
-        self.search_spread[task, slot] = kept.q_spread
-        self.search_updates[task, slot] = updates
+        capacity = self.config.capacity
+        slot = row % capacity
+        there = np.flatnonzero((row >= 0) & (row >= self.rows[task] - capacity))[::-1]
+        there = there[np.unique(task[there] * capacity + slot[there], return_index=True)[1]]
+        self._content.put_searches(task, slot, searches, there)
+        self.search_updates[task[there], slot[there]] = updates
 
     def update_priorities(self, drawn: Drawn, priority: np.ndarray) -> None:
         """Set the priorities |value - target| of a batch's first rows."""
@@ -350,3 +333,11 @@ class Replay:
         priority = priority[::-1][last]
         self._set_priority(task, slot, priority)
         np.maximum.at(self.max_priority, task, priority)
+
+
+def _rows(num_tasks: int, capacity: int, sizes: RowSizes, config: ReplayConfig) -> Rows:
+    if not config.device:
+        return HostRows(num_tasks, capacity, sizes)
+    from ezm.replay.device_rows import DeviceRows  # the only part of the replay that needs JAX
+
+    return DeviceRows(num_tasks, capacity, sizes)

@@ -16,27 +16,31 @@ _COPIES = 6
 
 
 class Memory(NamedTuple):
-    """Bytes on the host, by what takes them."""
+    """Bytes in the machine's memory, by what takes them; and the replay's on the device that learns."""
 
     process: int
     """Python, libraries and environments: what is resident by now."""
     programs: int
     replay: int
     agent: int
+    on_device: int = 0
+    """Rows of a replay that has them in a memory of the device's own; 0 where they are part of ``replay``."""
 
     @property
     def total(self) -> int:
-        """The peak to expect."""
-        return sum(self)
+        """The peak to expect in the machine's memory."""
+        return sum(self) - self.on_device
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{name} {size(part)}" for name, part in self._asdict().items())
-        return f"memory: about {size(self.total)} ({parts})"
+        *parts, on_device = self._asdict().items()
+        said = ", ".join(f"{name} {size(part)}" for name, part in parts)
+        there = f"; on the device: replay {size(on_device[1])}" if on_device[1] else ""
+        return f"memory: about {size(self.total)} ({said}){there}"
 
 
-def planned(replay: int, parameters: int) -> Memory:
+def planned(replay: int, parameters: int, on_device: int = 0) -> Memory:
     """What a run takes, with so many bytes of replay and so many parameters, once all is filled."""
-    return Memory(resident(), _PROGRAMS, replay, 4 * _COPIES * parameters)
+    return Memory(resident(), _PROGRAMS, replay, 4 * _COPIES * parameters, on_device)
 
 
 def check_that_it_fits(memory: Memory, rows: int, tasks: int) -> None:
@@ -48,22 +52,49 @@ def check_that_it_fits(memory: Memory, rows: int, tasks: int) -> None:
         tasks: K.
 
     Raises:
-        UserError: there is less; it says which capacity would do.
+        UserError: there is less, or less on the device; it says which capacity would do.
     """
     free = available()
     needed = memory.total - memory.process
-    if free is None or needed <= free:
+    if free is not None and needed > free:
+        fits = int((free - needed + memory.replay) / memory.replay * rows)
+        fix = _capacity(fits) or "use a larger machine or a smaller model"
+        raise UserError(
+            f"the run needs {size(needed)} more memory, {size(memory.replay)} of it for {tasks} replays of "
+            f"{rows:,} rows, and {size(free)} are free: {fix}"
+        )
+    if not memory.on_device or (free := available_on_device()) is None:
         return
-    fits = int((free - needed + memory.replay) / memory.replay * rows)
-    fix = (
-        f"--replay.capacity {fits // 1000 * 1000} would do"
-        if fits >= 1000
-        else "use a larger machine or a smaller model"
-    )
-    raise UserError(
-        f"the run needs {size(needed)} more memory, {size(memory.replay)} of it for {tasks} replays of {rows:,} rows, "
-        f"and {size(free)} are free: {fix}"
-    )
+    needed = memory.on_device + memory.agent
+    if needed > free:
+        fix = _capacity(int((free - memory.agent) / memory.on_device * rows))
+        raise UserError(
+            f"--replay.device: the run needs {size(needed)} on the device, {size(memory.on_device)} of it for {tasks} "
+            f"replays of {rows:,} rows, and {size(free)} are free there: {f'{fix}, or ' if fix else ''}"
+            "leave --replay.device out"
+        )
+
+
+def _capacity(fits: int) -> str:
+    """What to do where so many rows fit; nothing where hardly any does."""
+    return f"--replay.capacity {fits // 1000 * 1000} would do" if fits >= 1000 else ""
+
+
+def has_own_memory() -> bool:
+    """Whether the device that JAX computes on has a memory of its own."""
+    import jax
+
+    return jax.default_backend() != "cpu"
+
+
+def available_on_device() -> int | None:
+    """Bytes that JAX may still take on the first device; None where the device does not say."""
+    import jax
+
+    found = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" not in found:
+        return None
+    return max(0, found["bytes_limit"] - found.get("bytes_in_use", 0))
 
 
 def resident() -> int:

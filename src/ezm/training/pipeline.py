@@ -184,7 +184,8 @@ class Pipeline:
         updates, batch, drawn, making = self._next
         targets = self._wait(making)
         if self._renewed:
-            self._replay.store(*drawn.renewed, targets.renewed, self.updates)
+            renewed = targets.renewed if self._layout is None else first(targets.renewed)
+            self._replay.store(*drawn.renewed, renewed, self.updates)
         self.settle()
         before, rest = self._state, replace(self._state, optimizer=None)
         self._next = self._draw(rest, normalizer, updates if then is None else then)

@@ -47,7 +47,12 @@ def train(config: TrainConfig, path: Path, *, wandb: bool = False) -> bool:
 
 
 def resume(
-    path: Path, *, steps: int | None = None, devices: int | None = None, wandb: bool = False
+    path: Path,
+    *,
+    steps: int | None = None,
+    devices: int | None = None,
+    replay_on_device: bool | None = None,
+    wandb: bool = False,
 ) -> bool:
     """Go on with the run in ``path`` from its latest checkpoint.
 
@@ -55,6 +60,7 @@ def resume(
         path: the run's folder.
         steps: a new number of steps per task for the run; None: as it was.
         devices: a new number of devices for the learner; None: as it was.
+        replay_on_device: whether the replay's rows are on the learner's device; None: as it was.
         wandb: also log to Weights & Biases.
 
     Raises:
@@ -64,6 +70,8 @@ def resume(
     config: TrainConfig = from_dict(run.config)
     devices = config.devices if devices is None else devices
     config = replace(config, steps=steps or config.steps, devices=devices)
+    if replay_on_device is not None:
+        config = replace(config, replay=replace(config.replay, device=replay_on_device))
     return _run(run, config, _possible(config), wandb)
 
 

@@ -19,12 +19,12 @@ from ezm.errors import Diverged, UserError
 from ezm.evaluation.diagnostics import Diagnostic
 from ezm.evaluation.evaluate import Act, Evaluator, Mode, random_policy
 from ezm.learning import Agent, Normalizer, build
-from ezm.replay import Replay, Searches
+from ezm.replay import Replay, RowSizes, Searches
 from ezm.tasks import ParallelTasks, Suite
 from ezm.training.actor import Actor, policy_for_episode
 from ezm.training.checkpoints import packed, unpacked
 from ezm.training.machine import machine
-from ezm.training.memory import Memory, check_that_it_fits, planned, size
+from ezm.training.memory import Memory, check_that_it_fits, has_own_memory, planned, size
 from ezm.training.metrics import MetricsLogger
 from ezm.training.pipeline import Pipeline, Updates
 from ezm.training.progress import TrainingProgress
@@ -227,18 +227,13 @@ class Trainer:
             action = self.rng.uniform(-1.0, 1.0, shape).astype(np.float32)
             action *= self.suite.action_mask[tasks]
         else:
-            action, searches = np.asarray(searching[0]), Searches(*map(np.asarray, searching[1]))
+            action, searches = np.asarray(searching[0]), searching[1]
             if not np.isfinite(action).all():
                 self._pipeline.settle()
                 raise Diverged(f"the agent's action is {action[~np.isfinite(action)][0]}")
             # What was searched for another task is no target of this one.
-            own = np.flatnonzero(self._acting_as == tasks)
-            self.replay.store(
-                tasks[own],
-                self.replay.rows[tasks[own]] - 1,
-                Searches(*(x[own] for x in searches)),
-                self._pipeline.updates,
-            )
+            row = np.where(self._acting_as == tasks, self.replay.rows[tasks] - 1, -1)
+            self.replay.store(tasks, row, searches, self._pipeline.updates)
         result = environments.step(action)
         for e, task in enumerate(tasks):
             terminated, truncated = bool(result.terminated[e]), bool(result.truncated[e])
@@ -460,5 +455,9 @@ def replay_rows(config: TrainConfig, suite: Suite) -> int:
 
 def memory_of(config: TrainConfig, suite: Suite, parameters: int) -> Memory:
     """What a run with a model of so many parameters takes."""
-    row = Replay.bytes_per_row(suite.observation_size, suite.action_size, config.kept_actions)
-    return planned(suite.num_tasks * replay_rows(config, suite) * row, parameters)
+    sizes = RowSizes(suite.observation_size, suite.action_size, config.kept_actions)
+    rows = suite.num_tasks * replay_rows(config, suite)
+    places, content = (rows * size for size in Replay.bytes_per_row(sizes))
+    if config.replay.device and has_own_memory():
+        return planned(places, parameters, content)
+    return planned(places + content, parameters)

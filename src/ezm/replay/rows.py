@@ -1,0 +1,183 @@
+"""What the rows of a replay hold: observations, actions, rewards and the searches made at them.
+
+It is most of the replay's memory, and all that learning reads of it. :class:`Rows` is what the replay needs of it;
+:class:`HostRows` keeps it in the machine's memory, :class:`ezm.replay.device_rows.DeviceRows` in that of the device which
+learns. Both give the same windows, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+
+class Searches(NamedTuple):
+    """What searches found, for states of any batch shape: the targets of policy and search value."""
+
+    actions: Any
+    """(*batch, R, A) root actions; the best one alone (R = 1) where only that is a target."""
+    weights: Any
+    """(*batch, R) how much the policy should imitate each; sums to 1."""
+    value: Any
+    """(*batch,) of the root."""
+    q_spread: Any
+    """(*batch,) largest less smallest Q of the root's actions."""
+
+
+class Windows(NamedTuple):
+    """What B windows of W transitions hold, time first. All but the transitions repeats the last row after ``length``."""
+
+    observation: Any
+    """(W + 1, B, O) float32."""
+    action: Any
+    """(W, B, A) float32; 0 after ``length``."""
+    reward: Any
+    """(W, B) float32; 0 after ``length``."""
+    searches: Searches
+    """With the first S states, (S, B, ...)."""
+
+
+class RowSizes(NamedTuple):
+    """Sizes of what a row holds."""
+
+    observation: int
+    """O."""
+    action: int
+    """A."""
+    root_actions: int
+    """R, of each search that is kept."""
+
+    @property
+    def fields(self) -> dict[str, tuple[tuple[int, ...], type]]:
+        """Shape and type of each field of a row, by the name it has in a checkpoint."""
+        # Half precision is finer than the spread of any policy, and the searches are most of a row.
+        return {
+            "observation": ((self.observation,), np.float32),
+            "action": ((self.action,), np.float32),
+            "reward": ((), np.float32),
+            "search_actions": ((self.root_actions, self.action), np.float16),
+            "search_weights": ((self.root_actions,), np.float16),
+            "search_value": ((), np.float32),
+            "search_spread": ((), np.float32),
+        }
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a row."""
+        return sum(
+            math.prod(shape) * np.dtype(kind).itemsize for shape, kind in self.fields.values()
+        )
+
+
+SEARCHES = Searches("search_actions", "search_weights", "search_value", "search_spread")
+"""The fields of :class:`RowSizes` that a search fills."""
+
+
+class Rows(Protocol):
+    """K rings of C rows. Tasks and slots, the places in a ring, are indices; whoever calls knows what lies where."""
+
+    sizes: RowSizes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes taken once all rows are filled."""
+        ...
+
+    def put_state(self, task: int, slot: int, observation: np.ndarray) -> None:
+        """Write a row's observation."""
+        ...
+
+    def put_transition(self, task: int, slot: int, action: np.ndarray, reward: float) -> None:
+        """Write the action and the reward that follow it."""
+        ...
+
+    def put_searches(
+        self, task: np.ndarray, slot: np.ndarray, searches: Searches, there: np.ndarray
+    ) -> None:
+        """Of (N, ...) searches write those with the indices ``there``, no two of which belong to one row."""
+        ...
+
+    def gather(
+        self, task: np.ndarray, slot: np.ndarray, length: np.ndarray, window: int, states: int
+    ) -> Windows:
+        """Windows of so many transitions, S with searches, from (B,) first rows on."""
+        ...
+
+    def filled(self, name: str, task: int, count: int) -> Any:
+        """A field of a ring's first rows, to be saved: (count, ...)."""
+        ...
+
+    def fill(self, name: str, task: int, slots: np.ndarray, values: np.ndarray) -> None:
+        """Write a field of many rows of a ring, none of them twice."""
+        ...
+
+
+def windows(
+    xp: ModuleType,
+    fields: dict[str, Any],
+    task: Any,
+    slot: Any,
+    length: Any,
+    window: int,
+    states: int,
+) -> Windows:
+    """:meth:`Rows.gather` of arrays (K, C, ...), with numpy or with jax.numpy."""
+    capacity = fields["reward"].shape[1]
+    rows = (slot + xp.minimum(xp.arange(window + 1)[:, None], length)) % capacity  # (W + 1, B)
+    real = xp.arange(window)[:, None] < length
+    first, nothing = rows[:states], np.float32(0.0)
+    return Windows(
+        observation=fields["observation"][task, rows],
+        action=xp.where(real[..., None], fields["action"][task, rows[:-1]], nothing),
+        reward=xp.where(real, fields["reward"][task, rows[:-1]], nothing),
+        searches=Searches(*(fields[name][task, first] for name in SEARCHES)),
+    )
+
+
+class HostRows:
+    """Rows in the machine's memory. The system gives it out as rows are written.
+
+    Args:
+        num_tasks: K.
+        capacity: C.
+        sizes: of a row.
+    """
+
+    def __init__(self, num_tasks: int, capacity: int, sizes: RowSizes):
+        self.sizes = sizes
+        self._fields: dict[str, np.ndarray] = {
+            name: np.zeros((num_tasks, capacity, *shape), kind)
+            for name, (shape, kind) in sizes.fields.items()
+        }
+
+    @property
+    def nbytes(self) -> int:
+        return sum(field.nbytes for field in self._fields.values())
+
+    def put_state(self, task: int, slot: int, observation: np.ndarray) -> None:
+        self._fields["observation"][task, slot] = observation
+
+    def put_transition(self, task: int, slot: int, action: np.ndarray, reward: float) -> None:
+        self._fields["action"][task, slot] = action
+        self._fields["reward"][task, slot] = reward
+
+    def put_searches(
+        self, task: np.ndarray, slot: np.ndarray, searches: Searches, there: np.ndarray
+    ) -> None:
+        task, slot = task[there], slot[there]
+        for name, values in zip(SEARCHES, searches, strict=True):
+            self._fields[name][task, slot] = np.asarray(values)[there]
+
+    def gather(
+        self, task: np.ndarray, slot: np.ndarray, length: np.ndarray, window: int, states: int
+    ) -> Windows:
+        return windows(np, self._fields, task, slot, length, window, states)
+
+    def filled(self, name: str, task: int, count: int) -> np.ndarray:
+        return self._fields[name][task, :count]  # a view
+
+    def fill(self, name: str, task: int, slots: np.ndarray, values: np.ndarray) -> None:
+        self._fields[name][task, slots] = values
