@@ -1,5 +1,6 @@
 """Checkpoints: they come back bit for bit, and survive damage, a full disk and kills."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -9,7 +10,9 @@ import subprocess
 import sys
 import time
 import warnings
+import weakref
 from collections import namedtuple
+from functools import partial
 from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +21,7 @@ import numpy as np
 import pytest
 
 from ezm.errors import UserError
+from ezm.replay.rows import Deferred
 from ezm.training.checkpoints import MANIFEST, Checkpoint, Saved
 from ezm.training.run_folder import RunFolder
 
@@ -71,6 +75,26 @@ def test_jax_arrays_restore_as_numpy(run: RunFolder) -> None:
     assert found is not None
     expected = {"a": np.arange(3, dtype=np.int32), "b": np.array(2, np.float32), "c": np.array(3)}
     assert_same(found.arrays, expected)
+
+
+def test_deferred_arrays_come_one_at_a_time(run: RunFolder) -> None:
+    """No array is alive any more when the next one is asked for."""
+    alive: list[weakref.ref] = []
+
+    def read(value: int) -> np.ndarray:
+        gc.collect()
+        assert not [ref for ref in alive if ref() is not None]
+        array = np.full((100, 3), value, np.float16)
+        alive.append(weakref.ref(array))
+        return array
+
+    kind = np.dtype(np.float16)
+    content = [Deferred((100, 3), kind, partial(read, value)) for value in range(5)]
+    run.save_checkpoint(1, {"replay": {"content": content, "rows": np.arange(5)}}, {})
+    found = run.latest_checkpoint()
+    assert found is not None and len(alive) == 5
+    expected = [np.full((100, 3), value, kind) for value in range(5)]
+    assert_same(found.arrays, {"replay": {"content": expected, "rows": np.arange(5)}})
 
 
 def forget_manifests(run: RunFolder) -> None:

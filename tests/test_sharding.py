@@ -35,6 +35,7 @@ SMALL = replace(
 CASES = {16: 0.25, 64: 1.0}
 """Batch size and the share of its states that are searched anew."""
 CHANGED = "2 then 8"
+ON_DEVICE = "2, rows on the first"
 TOLERANCE, TOLERANCE_OF_WEIGHTS = 1e-5, 5e-4
 """Absolute, of float32 numbers of order 1: sums over the batch are taken in another order. 1.5e-6 was measured, and
 5e-5 of the policy's targets, a softmax of what is a ten-thousandth large at first."""
@@ -135,6 +136,11 @@ def main(folder: Path) -> None:
                 assert_in_parts(run.pipeline, devices)
             np.savez(folder / f"{batch_size} {devices}.npz", **run.found())
     np.savez(folder / f"16 {CHANGED}.npz", **changed())
+    settings = config(16, 2)
+    run = Run(replace(settings, replay=replace(settings.replay, device=True)))
+    run.update(UPDATES, compiled=True)
+    assert_in_parts(run.pipeline, 2)
+    np.savez(folder / f"16 {ON_DEVICE}.npz", **run.found())
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +175,13 @@ def test_any_number_of_devices_learns_the_same(folder: Path, batch_size: int, de
         for name, expected in alone.items():
             bound = TOLERANCE_OF_WEIGHTS if name == "renewed weights" else TOLERANCE
             np.testing.assert_allclose(together[name], expected, rtol=0, atol=bound, err_msg=name)
+
+
+def test_rows_on_the_first_device_give_the_same(folder: Path) -> None:
+    with np.load(folder / "16 2.npz") as here, np.load(folder / f"16 {ON_DEVICE}.npz") as there:
+        assert here.keys() == there.keys()
+        for name, expected in here.items():
+            np.testing.assert_array_equal(there[name], expected, err_msg=name)
 
 
 def test_layout_names_every_array() -> None:

@@ -125,8 +125,8 @@ class Replay:
     def state(self) -> dict[str, Any]:
         """All arrays by name, to be saved; :meth:`load` takes them back.
 
-        Of those with rows, a list with the rows that each task has filled: none so large that saving it takes a copy,
-        and views where they are in the machine's memory.
+        Of those with rows, a list with the rows that each task has filled, none so large that saving it takes a copy:
+        views, or, of what is on a device, :class:`ezm.replay.rows.Deferred`.
         """
         filled = np.clip(self.rows, 1, self.config.capacity)
         places = {

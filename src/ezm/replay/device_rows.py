@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ezm.replay.rows import SEARCHES, RowSizes, Searches, Windows, windows
+from ezm.replay.rows import SEARCHES, Deferred, RowSizes, Searches, Windows, windows
 
 _CHUNK = 4096
 """Rows that saving and loading move at once."""
@@ -80,8 +80,13 @@ class DeviceRows:
         gathered: Windows = _gathered(self._fields, *place, window, states)
         return gathered
 
-    def filled(self, name: str, task: int, count: int) -> np.ndarray:
+    def filled(self, name: str, task: int, count: int) -> Deferred:
         self._write()
+        field = self._fields[name]
+        shape = (int(count), *field.shape[2:])
+        return Deferred(shape, field.dtype, partial(self._read, name, task, int(count)))
+
+    def _read(self, name: str, task: int, count: int) -> np.ndarray:
         field = self._fields[name]
         found = np.empty((count, *field.shape[2:]), field.dtype)
         size = min(_CHUNK, self._capacity)

@@ -8,6 +8,8 @@ learns. Both give the same windows, bit for bit.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -76,6 +78,29 @@ SEARCHES = Searches("search_actions", "search_weights", "search_value", "search_
 """The fields of :class:`RowSizes` that a search fills."""
 
 
+@dataclass(frozen=True, eq=False)
+class Deferred:
+    """An array elsewhere, to be saved: whoever writes it brings it to the machine's memory, and need not keep it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.read() if dtype is None else self.read().astype(dtype)
+
+
 class Rows(Protocol):
     """K rings of C rows. Tasks and slots, the places in a ring, are indices; whoever calls knows what lies where."""
 
@@ -106,8 +131,8 @@ class Rows(Protocol):
         """Windows of so many transitions, S with searches, from (B,) first rows on."""
         ...
 
-    def filled(self, name: str, task: int, count: int) -> Any:
-        """A field of a ring's first rows, to be saved: (count, ...)."""
+    def filled(self, name: str, task: int, count: int) -> np.ndarray | Deferred:
+        """A field of a ring's first rows, to be saved before anything is written: (count, ...)."""
         ...
 
     def fill(self, name: str, task: int, slots: np.ndarray, values: np.ndarray) -> None:

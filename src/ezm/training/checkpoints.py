@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ezm.errors import UserError
+from ezm.replay.rows import Deferred
 
 KEPT_CHECKPOINTS = 2
 
@@ -96,7 +97,8 @@ class Checkpoints:
                 is replaced.
             arrays: nested dictionaries and lists with string keys, of numbers or of numpy or JAX
                 arrays. They come back bit for bit with their dtype and shape. Object arrays and
-                arrays without elements are a ValueError: Orbax cannot write them.
+                arrays without elements are a ValueError: Orbax cannot write them. Of those that are
+                :class:`ezm.replay.rows.Deferred` one at a time is in memory.
             meta: plain values, as JSON can hold them.
 
         Raises:
@@ -107,7 +109,7 @@ class Checkpoints:
 
         start = time.monotonic()
         # Numpy throughout: a checkpoint then restores without the devices that made it.
-        arrays = jax.tree.map(np.asarray, arrays)
+        arrays = jax.tree.map(lambda x: x if isinstance(x, Deferred) else np.asarray(x), arrays)
         for leaf in jax.tree.leaves(arrays):  # Orbax would fail too, and leave threads that wait
             if leaf.dtype == object or not leaf.size:
                 raise ValueError(f"arrays of {leaf.dtype} and shape {leaf.shape} cannot be saved")
@@ -244,6 +246,15 @@ class Checkpoints:
                         one_by_one += await super().deserialize([info], [arg])
                     return one_by_one
 
+            class OneByOne(InPlace):
+                """Deferred arrays, each brought here when the one before is written."""
+
+                async def _background_serialize(
+                    self, values: Any, infos: Any, args: Any = None
+                ) -> None:
+                    for value, info, arg in zip(values, infos, args, strict=True):
+                        await super()._background_serialize([np.asarray(value)], [info], [arg])
+
             scalars = type_handlers.ScalarHandler()
             # Weights and observations hardly compress; without it saving takes half the time.
             arrays = ocp.PyTreeCheckpointHandler(
@@ -251,7 +262,10 @@ class Checkpoints:
                 use_zarr3=True,
                 use_compression=False,
                 type_handler_registry=type_handlers.create_type_handler_registry(
-                    (np.ndarray, InPlace()), (int, scalars), (float, scalars)
+                    (np.ndarray, InPlace()),
+                    (Deferred, OneByOne()),
+                    (int, scalars),
+                    (float, scalars),
                 ),
             )
             self._checkpointer = ocp.Checkpointer(
