@@ -132,6 +132,11 @@ def _ours(config: TrainConfig, suite: Suite) -> Engine:
     return _Parts(replay, agent.statistics, step)
 
 
+def _on_device(config: TrainConfig, suite: Suite) -> Engine:
+    """The same, with the replay's rows on the device."""
+    return _ours(replace(config, replay=replace(config.replay, device=True)), suite)
+
+
 def _uncached(config: TrainConfig, suite: Suite) -> Engine:
     """The same, which searches every state of every batch anew."""
     return _ours(replace(config, loss=replace(config.loss, reanalyze_ratio=1.0)), suite)
@@ -139,6 +144,7 @@ def _uncached(config: TrainConfig, suite: Suite) -> Engine:
 
 VARIANTS: dict[str, Callable[[TrainConfig, Suite], Engine]] = {
     "ours": _ours,
+    "rows on the device": _on_device,
     "uncached": _uncached,
     "straightforward": Straightforward,
     "straightforward, mixed": partial(Straightforward, precision="auto"),

@@ -8,11 +8,12 @@ from pathlib import Path
 import jax
 import pytest
 
+import ezm.cli
 from ezm.config import PRESETS, ReplayConfig
 from ezm.errors import UserError
 from ezm.replay import Replay, RowSizes
 from ezm.tasks import Suite, TaskSpec
-from ezm.training import memory
+from ezm.training import memory, trainer
 from ezm.training.memory import Memory, check_that_it_fits
 from ezm.training.trainer import memory_of, replay_rows
 
@@ -78,6 +79,7 @@ def test_rows_that_do_not_fit_on_the_device_are_refused(monkeypatch: pytest.Monk
 def test_rows_on_a_device_of_its_own_memory_are_no_part_of_the_machines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(memory, "resident", lambda: 0)
     config = replace(PRESETS["paper"], replay=replace(PRESETS["paper"].replay, device=True))
     suite = Suite("one", (TaskSpec("one", "test:one", 177, 61, 1, 1_000, (0.0, 1.0)),))
     there = memory_of(config, suite, 1_000)  # JAX computes on the CPU
@@ -88,8 +90,23 @@ def test_rows_on_a_device_of_its_own_memory_are_no_part_of_the_machines(
     rows = replay_rows(config, suite)
     assert apart.on_device == rows * RowSizes(177, 61, 1).nbytes
     assert apart.replay == there.replay - apart.on_device
-    assert apart.total == pytest.approx(there.total - apart.on_device, abs=2**20)
+    assert apart.total == there.total - apart.on_device
     assert str(apart).endswith(f"; on the device: replay {memory.size(apart.on_device)}")
+
+
+def test_a_run_that_the_device_cannot_hold_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trainer, "has_own_memory", lambda: True)
+    monkeypatch.setattr(memory, "available_on_device", lambda: 5 * 2**19)
+    monkeypatch.setattr(trainer.Trainer, "train", lambda run: pytest.fail("not refused"))
+    command = ["train", "cartpole", "--preset=cpu", "--device=cpu", "--replay.device"]
+    assert ezm.cli.main([*command, f"--out={tmp_path / 'run'}"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        said.count("\n") == 1
+        and "replays of 3,026 rows, and 2.5 MiB are free there: --replay" in said
+    )
 
 
 def test_a_systems_without_figures_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
