@@ -22,6 +22,7 @@ import pytest
 
 from ezm.errors import UserError
 from ezm.replay.rows import Deferred
+from ezm.training import checkpoints
 from ezm.training.checkpoints import MANIFEST, Checkpoint, Saved
 from ezm.training.run_folder import RunFolder
 
@@ -77,8 +78,11 @@ def test_jax_arrays_restore_as_numpy(run: RunFolder) -> None:
     assert_same(found.arrays, expected)
 
 
-def test_deferred_arrays_come_one_at_a_time(run: RunFolder) -> None:
-    """No array is alive any more when the next one is asked for."""
+def test_deferred_arrays_come_a_few_at_a_time(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here one: no array is alive any more when the next one is asked for."""
+    monkeypatch.setattr(checkpoints, "_TOGETHER", 1)
     alive: list[weakref.ref] = []
 
     def read(value: int) -> np.ndarray:

@@ -40,6 +40,9 @@ KEPT_CHECKPOINTS = 2
 
 MANIFEST = "manifest.json"
 
+_TOGETHER = 2**26
+"""Bytes of deferred arrays that are in memory at once, and those of one array more."""
+
 _FIXES = {
     errno.ENOSPC: "free space",
     errno.EDQUOT: "free space",
@@ -97,8 +100,8 @@ class Checkpoints:
                 is replaced.
             arrays: nested dictionaries and lists with string keys, of numbers or of numpy or JAX
                 arrays. They come back bit for bit with their dtype and shape. Object arrays and
-                arrays without elements are a ValueError: Orbax cannot write them. Of those that are
-                :class:`ezm.replay.rows.Deferred` one at a time is in memory.
+                arrays without elements are a ValueError: Orbax cannot write them. Those that are
+                :class:`ezm.replay.rows.Deferred` come into memory a few at a time.
             meta: plain values, as JSON can hold them.
 
         Raises:
@@ -246,14 +249,20 @@ class Checkpoints:
                         one_by_one += await super().deserialize([info], [arg])
                     return one_by_one
 
-            class OneByOne(InPlace):
-                """Deferred arrays, each brought here when the one before is written."""
+            class PartByPart(InPlace):
+                """Deferred arrays, some brought here when those before are written."""
 
                 async def _background_serialize(
                     self, values: Any, infos: Any, args: Any = None
                 ) -> None:
-                    for value, info, arg in zip(values, infos, args, strict=True):
-                        await super()._background_serialize([np.asarray(value)], [info], [arg])
+                    part = np.cumsum([value.nbytes for value in values]) // _TOGETHER
+                    for number in np.unique(part):
+                        here = np.flatnonzero(part == number)
+                        rest = [infos[i] for i in here], [args[i] for i in here]
+                        # A name for the arrays would keep them while the next ones come.
+                        await super()._background_serialize(
+                            [np.asarray(values[i]) for i in here], *rest
+                        )
 
             scalars = type_handlers.ScalarHandler()
             # Weights and observations hardly compress; without it saving takes half the time.
@@ -263,7 +272,7 @@ class Checkpoints:
                 use_compression=False,
                 type_handler_registry=type_handlers.create_type_handler_registry(
                     (np.ndarray, InPlace()),
-                    (Deferred, OneByOne()),
+                    (Deferred, PartByPart()),
                     (int, scalars),
                     (float, scalars),
                 ),
