@@ -165,6 +165,7 @@ def test_what_a_learner_is_identified_by() -> None:
 
     same = learner.identity
     assert identity(seed=1, evaluate_every=7, checkpoint_every=11) == same
+    assert identity(replay=dataclasses.replace(config.replay, capacity=77, device=True)) == same
     # The learning rate's schedule ends with the run.
     others = [identity(steps=config.steps + 100), identity(precision="bfloat16")]
     others.append(identity(loss=dataclasses.replace(config.loss, unroll=config.loss.unroll + 1)))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ezm.config import PlannerConfig, TrainConfig
+from ezm.config import PlannerConfig, ReplayConfig, TrainConfig
 from ezm.learning.losses import Targets, unrolled_loss
 from ezm.learning.normalizer import Normalizer
 from ezm.learning.sharding import split
@@ -40,6 +40,7 @@ _NOT_IN_PROGRAMS: dict[str, Any] = {
     "diagnose_every": 0,
     "checkpoint_every": 0,
     "step_limit": 0.0,
+    "replay": ReplayConfig(),
 }
 """Options of a run that none of the learner's functions reads."""
 

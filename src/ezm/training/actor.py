@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -52,14 +50,16 @@ class Actor:
         def explore(
             key: Array,
             step: Array,
-            state: LearnerState,
+            model: WorldModel,
+            q_range: Array,
+            updates: Array,
             normalizer: Normalizer,
             observation: Array,
             task: Array,
         ) -> tuple[Array, Searches]:
             key = jax.random.fold_in(key, step)
-            plan = learner.plan(key, state.model, normalizer, observation, task, config)
-            return plan.search.action, learner.found(plan, task, state.q_range, state.updates)
+            plan = learner.plan(key, model, normalizer, observation, task, config)
+            return plan.search.action, learner.found(plan, task, q_range, updates)
 
         self._functions = {
             "explore": jax.jit(explore),
@@ -84,7 +84,7 @@ class Actor:
     ) -> None:
         """Compile :meth:`explore`, or :meth:`act`, for batches of this size ahead of the first call."""
         if exploring:
-            self._program("explore", _acting(state), normalizer, observation, task)
+            self._program("explore", *_acting(state), normalizer, observation, task)
         else:
             self._program("search", state.model, normalizer, observation, task)
 
@@ -111,20 +111,20 @@ class Actor:
         Both may still be under way.
         """
         found: tuple[Array, Searches] = self._run(
-            "explore", _acting(state), normalizer, observation, task
+            "explore", *_acting(state), normalizer, observation, task
         )
         return found
 
     def _run(self, name: str, *arguments: Any) -> Any:
         self.steps += 1
-        return self._program(name, *arguments)(self._key, jnp.int32(self.steps), *arguments)
+        return self._program(name, *arguments)(self._key, np.int32(self.steps), *arguments)
 
     def _program(self, name: str, *arguments: Any) -> Any:
         """The compiled function of that name; ``arguments`` are those behind the step, the tasks last."""
         size = name, len(arguments[-1])
         if size not in self._programs:
             function, of = self._functions[name], f"{name} {self._of}"
-            prepared = prepare(function, self._key, jnp.int32(0), *arguments, of=of)
+            prepared = prepare(function, self._key, np.int32(0), *arguments, of=of)
             self._programs[size] = prepared.compile()
         return self._programs[size]
 
@@ -139,9 +139,9 @@ class Actor:
         return act
 
 
-def _acting(state: LearnerState) -> LearnerState:
-    """What acting takes: an update may write over the optimizer's state, and fewer arrays are passed faster."""
-    return replace(state, optimizer=None, ema=state.model)
+def _acting(state: LearnerState) -> tuple[WorldModel, Array, Array]:
+    """What acting needs of the learner: an update may write over the rest."""
+    return state.model, state.q_range, state.updates
 
 
 def policy_for_episode(

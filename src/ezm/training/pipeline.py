@@ -18,7 +18,6 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ezm.errors import Diverged
@@ -115,6 +114,7 @@ class Pipeline:
         self._make_targets, self._updates = programs(learner, self._layout)
         self._identity = learner.identity
         self._state = state if self._layout is None else jax.device_put(state, self._layout.whole)
+        self._structure = jax.tree.structure(state)
         self._compiled: dict[int, tuple[Any, Any]] = {}  # by updates a step
         self._prioritised = replay.config.alpha > 0.0
         self._thread = ThreadPoolExecutor(1, "ezm-targets")
@@ -144,7 +144,7 @@ class Pipeline:
         """
         batch, _ = self._example(updates)
         rest = replace(self._state, optimizer=None)
-        make = self._prepared("targets", rest, normalizer, batch, jnp.int32(0))
+        make = self._prepared("targets", rest, normalizer, batch, np.int32(0))
         update = self._prepared(
             "updates",
             self._state.optimizer,
@@ -187,13 +187,13 @@ class Pipeline:
             renewed = targets.renewed if self._layout is None else first(targets.renewed)
             self._replay.store(*drawn.renewed, renewed, self.updates)
         self.settle()
-        before, rest = self._state, replace(self._state, optimizer=None)
+        rest = replace(self._state, optimizer=None)
         self._next = self._draw(rest, normalizer, updates if then is None else then)
         with self._in_order:
             leaves, figures, priority = self._learn(
-                updates, before.optimizer, rest, normalizer, batch, targets
+                updates, self._state.optimizer, rest, normalizer, batch, targets
             )
-        self._state = jax.tree.unflatten(jax.tree.structure(before), leaves)
+        self._state = jax.tree.unflatten(self._structure, leaves)
         self._last = Updates(batch, targets, figures, priority)
         self.updates += updates
         if self._prioritised:
@@ -248,7 +248,7 @@ class Pipeline:
 
     def _draw(self, state: LearnerState, normalizer: Normalizer, updates: int) -> _Ahead:
         batch, drawn = self._placed(*self._replay.sample(self._rng, *self._sizes(updates)))
-        number = jnp.int32(self._drawn)
+        number = np.int32(self._drawn)
         self._drawn += updates
 
         def work() -> Targets:
@@ -274,11 +274,11 @@ class Pipeline:
         updates = int(number)
         batch, drawn = self._example(updates)
         rest = replace(self._state, optimizer=None)
-        targets = jax.eval_shape(self._make_targets, rest, normalizer, batch, jnp.int32(0))
+        targets = jax.eval_shape(self._make_targets, rest, normalizer, batch, np.int32(0))
         structure = jax.tree.structure((batch, drawn, targets))
         batch, drawn, made = jax.tree.unflatten(structure, leaves)
         if self._layout is None:
-            made = jax.tree.map(jnp.asarray, made)
+            made = jax.device_put(made)
         else:
             batch, made = jax.device_put((batch, made), (self._layout.batch, self._layout.targets))
         done: Future[Targets] = Future()
