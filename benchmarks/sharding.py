@@ -28,7 +28,7 @@ from ezm.errors import UserError
 from ezm.learning import build
 from ezm.learning.sharding import layout
 from ezm.replay import Replay
-from ezm.training.pipeline import programs
+from ezm.training.pipeline import functions, programs
 from ezm.training.runs import suite_of
 
 SUITE = "cartpole"
@@ -86,17 +86,18 @@ def row(devices: int, repeats: int) -> Row:
     batch, _ = replay.sample(rng, size, loss.renewed(size))
     state, normalizer = agent.state, agent.statistics.normalizer()
     where = layout(devices) if devices > 1 else None
-    make_targets = programs(agent.learner, where)[0]
+    make_targets = programs(*functions(agent.learner, state), where)[0]
     update = jax.jit(agent.learner.update)
     if where is not None:
         state, normalizer = jax.device_put((state, normalizer), where.whole)
         batch = jax.device_put(batch, where.batch)
-    targets = make_targets(state, normalizer, batch, jnp.int32(0))
+    leaves = jax.tree.leaves(replace(state, optimizer=None))
+    targets = make_targets(leaves, normalizer, batch, jnp.int32(0))
     return Row(
         devices=devices,
         update_ms=milliseconds(lambda: update(state, normalizer, batch, targets), repeats),
         targets_ms=milliseconds(
-            lambda: make_targets(state, normalizer, batch, jnp.int32(0)), repeats
+            lambda: make_targets(leaves, normalizer, batch, jnp.int32(0)), repeats
         ),
     )
 

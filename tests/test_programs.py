@@ -28,7 +28,7 @@ def function(x, scale):
     return {"product": jnp.sin(scale * x), "sum": (x.sum(),)}
 
 x = jnp.arange(6.0).reshape(2, 3)
-prepared = prepare(jax.jit(function, static_argnums=1), x, of="function", static=(3,))
+prepared = prepare(function, x, of="function", static=(3,), static_argnums=1)
 result = prepared.compile()(x)
 assert jnp.array_equal(result["product"], jnp.sin(3 * x)), result
 assert float(result["sum"][0]) == 15.0
@@ -97,7 +97,7 @@ import equinox as eqx, jax
 from ezm.programs import prepare
 
 layer = eqx.nn.Linear(2, 2, key=jax.random.key(0))
-prepared = prepare(jax.jit(lambda x: eqx.tree_at(lambda m: m.bias, layer, x)), layer.bias, of="layer")
+prepared = prepare(lambda x: eqx.tree_at(lambda m: m.bias, layer, x), layer.bias, of="layer")
 print(type(prepared.compile()(layer.bias)).__name__)
 """
     assert run(tmp_path, script) == "Linear"

@@ -193,7 +193,7 @@ class Planner:
             return search.action, search.following[0]
 
         of = f"act {self._learner.identity} {config} {self._structure} {self.warm_start}"
-        return prepare(jax.jit(act), *self._arguments(0, *self._nothing), of=of).compile()
+        return prepare(act, *self._arguments(0, *self._nothing), of=of).compile()
 
     @property
     def _nothing(self) -> tuple[np.ndarray, int, np.ndarray]:

@@ -40,29 +40,44 @@ class Prepared(NamedTuple):
     """Gives the program; takes long where it was not found."""
 
 
-def prepare(program: Any, *arguments: Any, of: str, static: tuple[Any, ...] = ()) -> Prepared:
-    """What ``program.lower(*arguments, *static)`` gives, or the same from an earlier process.
+def prepare(
+    function: Callable[..., Any],
+    *arguments: Any,
+    of: str,
+    static: tuple[Any, ...] = (),
+    **options: Any,
+) -> Prepared:
+    """What ``jax.jit(function, **options).lower(*arguments, *static)`` gives, or the same from an earlier process.
 
     Args:
-        program: a function under ``jax.jit`` that runs on one device. It is kept if it returns arrays in tuples,
-            lists, dictionaries and named tuples.
+        function: runs on one device. Its program is kept if it returns arrays in tuples, lists, dictionaries and
+            named tuples.
         arguments: arrays, or their shapes and dtypes.
         of: names the program, and all that its function holds beside its arguments: what differs in any way
             that tracing sees has to differ here.
         static: arguments behind the others that it is compiled for.
+        options: of ``jax.jit``.
     """
     structure = jax.tree.structure((arguments, {}))
-    path = _path(f"{of} {static} {structure}", jax.tree.leaves(arguments))
-    if path is not None and (found := _read(path, structure)) is not None:
+    path = _path(f"{of} {static} {options} {structure}", jax.tree.leaves(arguments))
+    if path is None:
+        lowered = jax.jit(function, **options).lower(*arguments, *static)
+        return Prepared(lowered.out_info, lowered.compile)
+    if (found := _read(path, structure)) is not None:
         return Prepared(found.out_info, lambda: found)
-    lowered = program.lower(*arguments, *static)
+
+    def named(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    # JAX then finds it in its own cache only where it was kept there and is gone here.
+    named.__name__ = f"ezm_{path.name[:16]}"
+    lowered = jax.jit(named, **options).lower(*arguments, *static)
 
     def compile() -> Any:
         before = _events.hits, _events.requests
         compiled = lowered.compile()
         # What JAX had in its own cache cannot be written once more: it would lack its code (JAX 0.10).
-        fresh = _events.hits == before[0] and _events.requests > before[1]
-        if path is not None and fresh:
+        if _events.hits == before[0] and _events.requests > before[1]:
             _write(path, compiled)
         return compiled
 

@@ -61,10 +61,10 @@ class Actor:
             plan = learner.plan(key, model, normalizer, observation, task, config)
             return plan.search.action, learner.found(plan, task, q_range, updates)
 
-        self._functions = {
-            "explore": jax.jit(explore),
-            "search": jax.jit(partial(choose, mode="search")),
-            "policy": jax.jit(partial(choose, mode="policy")),
+        self._functions: dict[str, Callable[..., Any]] = {
+            "explore": explore,
+            "search": partial(choose, mode="search"),
+            "policy": partial(choose, mode="policy"),
         }
         self._of = f"{learner.identity} {config}"
         self._programs: dict[tuple[str, int], Any] = {}  # by function and observations
