@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import ablations, learning, planner, sharding
+from benchmarks import ablations, learning, planner, sharding, startup
 from benchmarks.learning import Budget, Options, Run, compare, plan, run_random
 from benchmarks.picture import draw
 from benchmarks.results import (
@@ -410,3 +410,13 @@ def test_sharding_times_each_number_of_devices_in_its_own_process(
     assert "--xla_force_host_platform_device_count=8" in seen[-1]["XLA_FLAGS"]
     with pytest.raises(UserError, match="each at least 1"):
         sharding.measure(sharding.Options(devices=(0,)))
+
+
+@pytest.mark.slow
+def test_second_starts_are_the_faster_ones() -> None:
+    rows = {row["command"]: row for row in startup.measure(startup.Options())}
+    assert list(rows) == ["import ezm", "train", "eval", "planner"]
+    assert rows["import ezm"]["second"] < 1.0
+    for command in ("train", "eval", "planner"):
+        assert rows[command]["second"] < 15.0
+        assert rows[command]["second"] < rows[command]["first"], command

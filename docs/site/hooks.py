@@ -24,7 +24,7 @@ ELSEWHERE = {
 
 API = [
     *("config", "tasks", "tasks.sources", "tasks.humanoid_bench", "world_model", "planning"),
-    *("replay", "learning", "evaluation", "training", "watching", "control"),
+    *("replay", "learning", "evaluation", "training", "watching", "control", "programs"),
 ]
 """Modules and packages of ezm that have a page."""
 

@@ -3,7 +3,8 @@
 JAX keeps what XLA compiled, and finds it by what tracing gives; tracing takes seconds of Python at every start. Here
 programs are found by what tracing starts from: the source of this package, the versions of the libraries, the
 processor, JAX's settings, and what the program and its arguments are. They lie where JAX has its own cache, in a folder
-``ezm``; where that is switched off, nothing is kept.
+``ezm``; where that is switched off, nothing is kept. As in JAX's cache, what lies there is code: only its owner should
+be able to write to it.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ _UPDATES: dict[str, Any] = {"donate_argnums": 0, "static_argnums": 5}
 def functions(learner: Learner, example: LearnerState) -> tuple[Any, Any]:
     """``learner.make_targets`` and ``learner.updates`` on a state's leaves.
 
-    Lists of arrays pass into a program in half the time that modules take. The first function takes all leaves but the
+    Lists of arrays spare every step the taking apart of a hundred modules. The first function takes all leaves but the
     optimizer's. The second takes these, to write over them, and the others, and returns all.
 
     Args:

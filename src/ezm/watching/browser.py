@@ -10,11 +10,13 @@ import errno
 import html
 import io
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -80,25 +82,41 @@ def serve(thinker: Thinker, tasks: Sequence[int], seed: int, port: int) -> None:
     """
     controls = Controls([thinker.agent.suite.task_names[task] for task in tasks])
     stream = Stream()
-    with _serving(controls, stream, port) as server:
+    with _serving(controls, stream, port) as server, _closing(controls):
         announced = False
-        try:
-            while True:
-                task = tasks[controls.chosen]
-                with drawn(thinker, task, seed, *_SIZE) as (play, pictures):
-                    stream.show(draw(play, pictures))
-                    if not announced:
-                        address = f"http://{ADDRESS}:{server.server_port}"
-                        print(f"{address}  (Ctrl-C ends it)", flush=True)
-                        announced = True
-                    perform(
-                        play,
-                        controls,
-                        lambda: stream.show(draw(play, pictures)),
-                        stream.unwatched,
-                    )
-        except KeyboardInterrupt:
-            print("closed")
+        while not controls.closed:
+            task = tasks[controls.chosen]
+            with drawn(thinker, task, seed, *_SIZE) as (play, pictures):
+                stream.show(draw(play, pictures))
+                if not announced:
+                    address = f"http://{ADDRESS}:{server.server_port}"
+                    print(f"{address}  (Ctrl-C ends it)", flush=True)
+                    announced = True
+                perform(
+                    play,
+                    controls,
+                    lambda: stream.show(draw(play, pictures)),
+                    stream.unwatched,
+                )
+    print("closed")
+
+
+@contextmanager
+def _closing(controls: Controls) -> Iterator[None]:
+    """The first Ctrl-C closes the view after the current step; a second one ends the process at once.
+
+    An exception could come while a library calls Python back, and be lost there.
+    """
+
+    def close(signum: int, frame: Any) -> None:
+        controls.order("close")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, close)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
