@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ezm.replay.rows import SEARCHES, Deferred, RowSizes, Searches, Windows, windows
+from ezm.replay.rows import SEARCHES, Deferred, RowSizes, Searches, Windows, empty, windows
 
 _CHUNK = 4096
 """Rows that saving and loading move at once."""
@@ -31,10 +31,7 @@ class DeviceRows:
 
     def __init__(self, num_tasks: int, capacity: int, sizes: RowSizes):
         self.sizes = sizes
-        self._fields: dict[str, jax.Array] = {
-            name: jnp.zeros((num_tasks, capacity, *shape), kind)
-            for name, (shape, kind) in sizes.fields.items()
-        }
+        self._fields: dict[str, jax.Array] = empty(jnp, num_tasks, capacity, sizes)
         self._capacity = capacity
         # A step appends a row to each task, and another where an episode begins.
         waiting = partial(_Waiting, 2 * num_tasks, capacity, sizes)

@@ -162,6 +162,14 @@ def windows(
     )
 
 
+def empty(xp: ModuleType, num_tasks: int, capacity: int, sizes: RowSizes) -> dict[str, Any]:
+    """The fields of K rings of C rows, (K, C, ...) each, with numpy or with jax.numpy."""
+    return {
+        name: xp.zeros((num_tasks, capacity, *shape), kind)
+        for name, (shape, kind) in sizes.fields.items()
+    }
+
+
 class HostRows:
     """Rows in the machine's memory. The system gives it out as rows are written.
 
@@ -173,10 +181,7 @@ class HostRows:
 
     def __init__(self, num_tasks: int, capacity: int, sizes: RowSizes):
         self.sizes = sizes
-        self._fields: dict[str, np.ndarray] = {
-            name: np.zeros((num_tasks, capacity, *shape), kind)
-            for name, (shape, kind) in sizes.fields.items()
-        }
+        self._fields: dict[str, np.ndarray] = empty(np, num_tasks, capacity, sizes)
 
     @property
     def nbytes(self) -> int:

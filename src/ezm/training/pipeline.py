@@ -137,8 +137,8 @@ class Pipeline:
         self._in_order: AbstractContextManager[Any] = Lock() if self._layout else nullcontext()
         self._functions = functions(learner, state)
         self._make_targets, self._updates = programs(*self._functions, self._layout)
-        self._identity = f"{learner.identity} {jax.tree.structure(state)}"
         self._structure = jax.tree.structure(state)
+        self._identity = f"{learner.identity} {self._structure}"
         leaves = jax.tree.leaves(state)
         self._leaves = (
             leaves if self._layout is None else jax.device_put(leaves, self._layout.whole)

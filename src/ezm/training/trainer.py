@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +21,7 @@ from ezm.replay import Replay, RowSizes, Searches
 from ezm.tasks import ParallelTasks, Suite
 from ezm.training.actor import Actor, policy_for_episode
 from ezm.training.checkpoints import packed, unpacked
+from ezm.training.interrupts import at_interrupt
 from ezm.training.machine import machine
 from ezm.training.memory import Memory, check_that_it_fits, has_own_memory, planned, size
 from ezm.training.metrics import MetricsLogger
@@ -92,7 +91,7 @@ class Trainer:
         """
         self._started = time.monotonic()
         with ExitStack() as stack:
-            stack.enter_context(self._interruptible())
+            stack.enter_context(at_interrupt(self._stop_soon))
             self._open(stack)
             stack.callback(self._pipeline.close)
             stack.callback(self._compiling.result)
@@ -412,24 +411,9 @@ class Trainer:
         self.rng.bit_generator.state = checkpoint.meta["rng"]
         self.metrics.truncate(checkpoint.meta["rows"], self.step)
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """The first Ctrl-C ends the run after the current step; a second one kills it."""
-
-        def stop(signum: int, frame: Any) -> None:
-            self._stop = True
-            self.progress.message("stopping after this step (Ctrl-C again: at once)")
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        try:
-            before = signal.signal(signal.SIGINT, stop)
-        except ValueError:  # not in the main thread: whoever runs us handles Ctrl-C
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
+    def _stop_soon(self) -> None:
+        self._stop = True
+        self.progress.message("stopping after this step (Ctrl-C again: at once)")
 
 
 def take_over(agent: Agent, checkpoint: Checkpoint) -> None:

@@ -10,18 +10,17 @@ import errno
 import html
 import io
 import json
-import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ezm.errors import UserError
+from ezm.training.interrupts import at_interrupt
 from ezm.watching.films import draw, drawn
 from ezm.watching.live import Controls, perform
 from ezm.watching.thoughts import Thinker
@@ -82,7 +81,8 @@ def serve(thinker: Thinker, tasks: Sequence[int], seed: int, port: int) -> None:
     """
     controls = Controls([thinker.agent.suite.task_names[task] for task in tasks])
     stream = Stream()
-    with _serving(controls, stream, port) as server, _closing(controls):
+    closing = at_interrupt(lambda: controls.order("close"))
+    with _serving(controls, stream, port) as server, closing:
         announced = False
         while not controls.closed:
             task = tasks[controls.chosen]
@@ -99,24 +99,6 @@ def serve(thinker: Thinker, tasks: Sequence[int], seed: int, port: int) -> None:
                     stream.unwatched,
                 )
     print("closed")
-
-
-@contextmanager
-def _closing(controls: Controls) -> Iterator[None]:
-    """The first Ctrl-C closes the view after the current step; a second one ends the process at once.
-
-    An exception could come while a library calls Python back, and be lost there.
-    """
-
-    def close(signum: int, frame: Any) -> None:
-        controls.order("close")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, close)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
