@@ -35,9 +35,9 @@ from rich.console import Console
 from benchmarks.command import Flag, command
 from benchmarks.picture import draw
 from benchmarks.results import RANDOM, CurveKey, Curves, Row, append, read, recorded_steps, tables
-from ezm.config import PRESETS
 from ezm.errors import UserError
 from ezm.evaluation.evaluate import Evaluator, random_policy
+from ezm.presets import PRESETS
 from ezm.tasks import Suite, load_suite
 from ezm.training.metrics import read_metrics
 

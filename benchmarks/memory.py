@@ -93,8 +93,10 @@ def _status() -> tuple[float, float]:
 
 def _run(options: Options, folder: Path, rows: Connection) -> None:
     """The run, in a process of its own and in `folder`; sends rows."""
-    from ezm.config import check, defaults, to_dict
+    from ezm.config import to_dict
     from ezm.platform import prepare_jax
+    from ezm.presets import defaults
+    from ezm.validation import check
 
     os.environ["EZM_CACHE"] = str(folder / "cache")
     prepare_jax("cpu")

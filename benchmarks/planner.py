@@ -26,9 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command import Flag, command
-from ezm.config import PRESETS, ModelConfig, PlannerConfig
+from ezm.config import ModelConfig, PlannerConfig
 from ezm.errors import UserError
 from ezm.planning import plan, rounds
+from ezm.presets import PRESETS
 from ezm.world_model import Context, Support, WorldModel
 from ezm.world_model.inference import for_one_robot
 from ezm.world_model.layers import Precision

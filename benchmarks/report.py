@@ -18,9 +18,10 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.command import Flag, command, show
-from ezm.config import defaults, to_dict
+from ezm.config import to_dict
 from ezm.evaluation.comparison import write_comparison
 from ezm.evaluation.report import write_report
+from ezm.presets import defaults
 from ezm.tasks.humanoid_bench.catalog import SUITES
 from ezm.training.run_folder import RunFolder
 

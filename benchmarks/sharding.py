@@ -23,13 +23,14 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.command import Flag, command, show
-from ezm.config import check, defaults
 from ezm.errors import UserError
 from ezm.learning import build
 from ezm.learning.sharding import layout
+from ezm.presets import defaults
 from ezm.replay import Replay
 from ezm.training.pipeline import functions, programs
 from ezm.training.runs import suite_of
+from ezm.validation import check
 
 SUITE = "cartpole"
 FILLED = 500

@@ -30,16 +30,18 @@ from rich.table import Table
 
 from benchmarks.command import Flag, command
 from benchmarks.straightforward import Straightforward
-from ezm.config import TrainConfig, check, defaults
+from ezm.config import TrainConfig
 from ezm.errors import UserError
 from ezm.learning import Normalizer, build
 from ezm.learning.normalizer import RunningStatistics
+from ezm.presets import defaults
 from ezm.replay import Replay
 from ezm.tasks import ParallelTasks, Suite
 from ezm.training.actor import Actor
 from ezm.training.machine import machine, peak_memory
 from ezm.training.pipeline import Pipeline
 from ezm.training.runs import suite_of
+from ezm.validation import check
 
 SUITES = {"cpu": "cartpole", "paper": "h1"}
 """What each preset is timed on."""
@@ -126,6 +128,7 @@ def _ours(config: TrainConfig, suite: Suite) -> Engine:
             if not pipeline.compiled:
                 pipeline.compile(normalizer, updates)
             pipeline.step(normalizer, updates)
+        assert searches is not None  # both presets act with the search
         replay.store(task, replay.rows[task] - 1, searches, pipeline.updates)
         return np.asarray(action)
 

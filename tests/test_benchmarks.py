@@ -25,9 +25,10 @@ from benchmarks.results import (
     short_names,
     tables,
 )
-from ezm.config import CPU_SIZES, PRESETS, TrainConfig
+from ezm.config import TrainConfig
 from ezm.errors import UserError
 from ezm.options import parse
+from ezm.presets import CPU_SIZES, PRESETS
 from ezm.tasks import load_suite
 
 

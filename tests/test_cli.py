@@ -15,11 +15,12 @@ import pytest
 
 import ezm.cli
 from ezm import platform
-from ezm.config import PRESETS, TrainConfig, defaults, from_dict, to_dict
+from ezm.config import TrainConfig, from_dict, to_dict
 from ezm.errors import UserError
 from ezm.evaluation import reference
 from ezm.evaluation.results import read_evaluations
 from ezm.platform import prepare_jax
+from ezm.presets import PRESETS, defaults
 from ezm.terminal import print_results
 from ezm.training import runs
 from ezm.training.metrics import MetricsLogger, read_metrics

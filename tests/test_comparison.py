@@ -16,13 +16,14 @@ import ezm.cli
 from benchmarks.report import invent
 from ezm.commands.run_options import config_of, parse_run
 from ezm.commands.train import Train
-from ezm.config import TrainConfig, defaults, from_dict, to_dict
+from ezm.config import TrainConfig, from_dict, to_dict
 from ezm.evaluation.command import train_command
 from ezm.evaluation.comparison import write_comparison
 from ezm.evaluation.curves import variant_curves
 from ezm.evaluation.record import Record
 from ezm.evaluation.report import write_report
 from ezm.evaluation.variants import group, seed_curve
+from ezm.presets import defaults
 from ezm.training.metrics import MetricsLogger
 from ezm.training.run_folder import RunFolder
 

@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import control
-from ezm.config import PRESETS, TrainConfig, to_dict
+from ezm.config import TrainConfig, to_dict
 from ezm.control import Planner, most_that_fits
 from ezm.errors import UserError
 from ezm.learning.agent import Agent, build
+from ezm.presets import PRESETS
 from ezm.tasks import load_suite
 from ezm.training.actor import Actor
 from ezm.training.run_folder import RunFolder

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ezm.config import PRESETS, PlannerConfig
+from ezm.config import PlannerConfig
 from ezm.evaluation.diagnostics import Diagnostic, Outcomes, Predictions, spearman, summarise
 from ezm.learning import Learner, Normalizer, build
 from ezm.learning.learner import SuiteArrays
+from ezm.presets import PRESETS
 from ezm.tasks import load_suite
 from ezm.world_model import Context, Gaussian
 
@@ -46,6 +47,7 @@ class SliderModel(eqx.Module):
     """The slider as a world model that knows everything; ``error`` turns its dynamics round."""
 
     error: float = 0.0
+    q_heads: None = None
 
     def with_two_heads(self, key: Any) -> SliderModel:
         return self
@@ -137,6 +139,7 @@ def test_metrics_equal_hand_computed_ones() -> None:
         search_q=np.array([[3.0, 2.0, 1.0]]),
         model_q=np.array([[1.0, 3.0, 2.0]]),
         reward=np.array([[0.5, 0.0, 1.0]]),
+        q=np.array([[4.0, 6.0, 8.0]]),
     )
     outcomes = Outcomes(
         reward=np.array([[0.0, 0.0, 0.0]]),
@@ -152,6 +155,8 @@ def test_metrics_equal_hand_computed_ones() -> None:
     assert np.isnan(found["spearman/reward"])  # the true rewards are all equal
     assert found["error/reward"] == pytest.approx(0.5)
     assert found["bias/search_q"] == pytest.approx(-1.0)
+    assert found["spearman/q"] == pytest.approx(1.0)
+    assert found["bias/q"] == pytest.approx(3.0)
     assert found["regret/search"] == pytest.approx(2.0)
     assert found["regret/average"] == pytest.approx(1.0)
 

@@ -22,7 +22,8 @@ import tyro
 
 import ezm.cli
 from ezm import platform
-from ezm.config import defaults, to_dict
+from ezm.config import to_dict
+from ezm.presets import defaults
 from ezm.tasks import suites
 from ezm.training.run_folder import RunFolder
 

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ezm.config import defaults, to_dict
+from ezm.config import to_dict
 from ezm.errors import UserError
 from ezm.evaluation.embedding import task_embeddings
 from ezm.evaluation.figures import embedding_panel
 from ezm.evaluation.record import Record
 from ezm.evaluation.report import report_page
 from ezm.learning import build
+from ezm.presets import defaults
 from ezm.tasks import load_suite
 from ezm.training.run_folder import RunFolder
 

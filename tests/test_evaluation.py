@@ -18,7 +18,7 @@ import pytest
 
 import ezm.cli
 from ezm import platform
-from ezm.config import PRESETS, ModelConfig, PlannerConfig, to_dict
+from ezm.config import ModelConfig, PlannerConfig, to_dict
 from ezm.errors import UserError
 from ezm.evaluation import evaluate, results
 from ezm.evaluation.evaluate import Episodes, episodes, random_policy
@@ -28,6 +28,7 @@ from ezm.evaluation.results import (
 )
 from ezm.evaluation.scores import normalised, success_bar
 from ezm.learning import build
+from ezm.presets import PRESETS
 from ezm.tasks import ParallelTasks, Suite, load_suite, protocol_of, with_protocol
 from ezm.training.run_folder import RunFolder, unwritable
 from ezm.training.runs import load_agent, suite_of

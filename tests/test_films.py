@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from imageio_ffmpeg import read_frames
 
-from ezm.config import PRESETS, PlannerConfig
+from ezm.config import PlannerConfig
 from ezm.errors import UserError
 from ezm.learning import build
+from ezm.presets import PRESETS
 from ezm.tasks import load_suite
 from ezm.tasks.rendering import telling_body
 from ezm.tasks.simulator import Undrawable

@@ -14,8 +14,8 @@ from gymnasium.utils.env_checker import check_env
 
 from benchmarks import parity
 from ezm.cli import main
-from ezm.config import defaults
 from ezm.errors import UserError
+from ezm.presets import defaults
 from ezm.tasks import ParallelTasks, load_suite
 from ezm.tasks.humanoid_bench import NAMES, SUITES, Batch, Environment, success_bar
 from ezm.tasks.humanoid_bench.catalog import ENTRIES, normalised_return, parse

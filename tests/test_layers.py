@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "ezm"
 # The package itself tells Gymnasium of its tasks; modules import nothing of it but its version.
 LAYERS = [
     {"errors"},
-    {"config", "programs"},
+    {"config", "presets", "programs", "validation"},
     {"tasks"},
     {"world_model"},
     {"planning"},

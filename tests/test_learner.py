@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ezm.config import PRESETS, PlannerConfig, ReplayConfig, TrainConfig
+from ezm.config import PlannerConfig, ReplayConfig, TrainConfig
 from ezm.learning import Agent, LearnerState, Normalizer, build
 from ezm.learning.learner import discounts, supports
+from ezm.presets import PRESETS
 from ezm.replay import Batch, Replay
 from ezm.tasks import Suite, TaskSpec
 from ezm.training.pipeline import Pipeline, Updates

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from ezm.config import PRESETS
+from ezm.presets import PRESETS
 from ezm.training.runs import train
 
 STEPS = 50

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from ezm.config import LossConfig, ModelConfig
-from ezm.learning.losses import Targets, cosine_distance, masks, policy_loss, unrolled_loss
+from ezm.learning.losses import (
+    Targets,
+    cosine_distance,
+    masks,
+    policy_loss,
+    q_range,
+    unrolled_loss,
+)
 from ezm.replay import Batch
 from ezm.world_model import Gaussian, Support, WorldModel, moments
 
@@ -26,9 +33,17 @@ MODEL = ModelConfig(
     head_layers=1,
     projector_size=8,
     value_heads=2,
+    q_heads=2,
     bins=BINS,
 )
-LOSS = LossConfig(unroll=UNROLL, n_step=1, consistency="cosine")
+LOSS = LossConfig(
+    unroll=UNROLL,
+    n_step=1,
+    consistency="cosine",
+    q_weight=0.7,
+    actor_weight=0.3,
+    actor_scale="task",
+)
 MSE = replace(LOSS, consistency="mse")
 OBSERVATIONS, ACTIONS = (2, 3), (1, 2)  # sizes of the two tasks
 TASK = np.array([0, 1, 0, 1])
@@ -59,7 +74,7 @@ def data(length: Any = UNROLL, terminated: Any = False, pad: int = 0) -> Data:
     actions = mask(ACTIONS, 2)[TASK]
     batch = Batch(
         observation=observation,
-        action=wide(np.tanh(normal(UNROLL, BATCH, 2)) * actions),
+        action=wide(np.tanh(normal(UNROLL + 1, BATCH, 2)) * actions),
         reward=normal(UNROLL, BATCH),
         length=np.broadcast_to(length, BATCH).astype(np.int32),
         terminated=np.broadcast_to(terminated, BATCH),
@@ -80,6 +95,7 @@ def data(length: Any = UNROLL, terminated: Any = False, pad: int = 0) -> Data:
         peak=weights.max(-1),
         searched=np.ones((states, BATCH), bool),
         latent=normal(UNROLL, BATCH, MODEL.latent_size),
+        q=value + 0.5,
         q_spread=np.ones(2, np.float32),
         renewed=None,
     )
@@ -114,12 +130,12 @@ def _evaluate(model: WorldModel, given: Data, keep: Any, config: LossConfig) -> 
         context = m.context(given.batch.task, jnp.asarray(masks_))
         discount = jnp.full(BATCH, 0.9)
         kept = replace(config, latent_gradient=keep)
-        return unrolled_loss(
-            m, given.observation, given.batch, given.targets, context, discount, kept
-        )
+        key, temperature = jax.random.key(3), jnp.array([0.2, 0.4])
+        given_ = given.observation, given.batch, given.targets
+        return unrolled_loss(m, *given_, context, discount, kept, key, temperature)
 
-    (_, (parts, priority)), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(model)
-    return parts, priority, gradient
+    (_, figures), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(model)
+    return figures.parts, figures.priority, gradient
 
 
 def evaluate(
@@ -155,6 +171,7 @@ def test_masks_by_hand() -> None:
     np.testing.assert_array_equal(result.value.T, [[1, 1, 1], [1, 1, 0], [1, 1, 1]])
     np.testing.assert_array_equal(result.transition.T, [[1, 1], [1, 0], [1, 0]])
     np.testing.assert_array_equal(result.reward.T, [[1, 1], [1, 0], [1, 1]])
+    np.testing.assert_array_equal(result.action.T, [[1, 1, 1], [1, 0, 0], [1, 1, 1]])
     np.testing.assert_array_equal(result.alive.T, [[1, 1], [1, 1], [0, 0]])
 
 
@@ -190,6 +207,8 @@ def test_total_is_the_weighted_sum_of_the_parts(model: WorldModel) -> None:
         + LOSS.consistency_weight * parts["consistency"]
         + LOSS.path_weight * parts["path"]
         - LOSS.entropy_weight * parts["entropy"] * per_state
+        + LOSS.q_weight * parts["q"] * per_state
+        + LOSS.actor_weight * parts["actor"] * per_state
     )
     assert float(parts["total"]) == pytest.approx(float(expected), rel=1e-5)
 
@@ -207,7 +226,7 @@ def spoiled(given: Data, *, terminated: bool) -> Data:
     # Behind a termination the imagined actions, a reward of 0 and a value of 0 are trained.
     if not terminated:
         batch = batch._replace(action=other(batch.action, 1), reward=other(batch.reward, 1))
-        targets = targets._replace(value=other(targets.value, 2))
+        targets = targets._replace(value=other(targets.value, 2), q=other(targets.q, 1))
     undecided = 1 if terminated else 2
     targets = targets._replace(
         policy=jax.tree.map(lambda x: other(x, undecided), targets.policy),
@@ -278,8 +297,9 @@ def embedded(model: WorldModel, pad: int) -> WorldModel:
 
 def test_padding_to_larger_sizes_changes_nothing(model: WorldModel) -> None:
     """A suite with a larger task beside these: the same losses and gradients, none in the padding."""
-    parts, priority, gradient = evaluate(model, data())
-    large = evaluate(embedded(model, 2), data(pad=2))
+    same = replace(LOSS, actor_weight=0.0)  # the actor's samples of more dimensions are other ones
+    parts, priority, gradient = evaluate(model, data(), same)
+    large = evaluate(embedded(model, 2), data(pad=2), same)
     for name in parts:
         np.testing.assert_allclose(large[0][name], parts[name], rtol=1e-4, err_msg=name)
     np.testing.assert_allclose(large[1], priority, rtol=1e-4, atol=1e-6)
@@ -314,7 +334,8 @@ def test_latent_gradient_is_halved_at_each_step(model: WorldModel) -> None:
     given = data()
 
     def encoder(keep: float) -> np.ndarray:
-        return evaluate(model, given, MSE, keep)[2].observation_in.weight
+        modelled = replace(MSE, actor_weight=0.0)  # its gradient would hide the others
+        return evaluate(model, given, modelled, keep)[2].observation_in.weight
 
     zero, plus, minus = encoder(0.0), encoder(1.0), encoder(-1.0)
     first, second = (plus - minus) / 2, (plus + minus) / 2 - zero
@@ -332,7 +353,7 @@ def test_consistency_is_the_distance_to_the_given_latent(model: WorldModel) -> N
     def latents(m: WorldModel) -> list[jax.Array]:
         context = m.context(jnp.asarray(TASK), jnp.asarray(mask(ACTIONS, 2)))
         z, result = m.represent(jnp.asarray(given.observation[0]), context), []
-        for action in given.batch.action:
+        for action in given.batch.action[:UNROLL]:
             z, _ = m.step(z, jnp.asarray(action), context)
             result.append(z)
         return result
@@ -341,3 +362,73 @@ def test_consistency_is_the_distance_to_the_given_latent(model: WorldModel) -> N
     expected = (distance * given.batch.weight).mean(1).sum() / UNROLL
     parts, _, _ = evaluate(model, given, MSE)
     assert float(parts["consistency"]) == pytest.approx(float(expected), rel=1e-4)
+
+
+# -- the policy gradient -----------------------------------------------------------------
+
+ACTOR = replace(
+    MSE,
+    reward_weight=0.0,
+    value_weight=0.0,
+    policy_weight=0.0,
+    consistency_weight=0.0,
+    path_weight=0.0,
+    entropy_weight=0.0,
+    q_weight=1e-30,
+    actor_weight=1.0,
+)
+"""The policy gradient alone."""
+
+
+def test_the_policy_gradient_changes_no_q_and_no_reward(model: WorldModel) -> None:
+    gradient = evaluate(model, data(), replace(ACTOR, actor_shapes_latent=False))[2]
+    assert np.abs(gradient.policy_head.output.weight).max() > 1e-3
+    for part in (gradient.q_heads, gradient.reward_head, gradient.value_heads, gradient.action_in):
+        for leaf in jax.tree.leaves(part):
+            np.testing.assert_allclose(leaf, 0.0, atol=1e-20)
+
+
+@pytest.mark.parametrize("shapes", [True, False])
+def test_the_policy_gradient_stops_at_the_latent_if_told_to(
+    model: WorldModel, shapes: bool
+) -> None:
+    gradient = evaluate(model, data(), replace(ACTOR, actor_shapes_latent=shapes))[2]
+    assert np.abs(gradient.prediction_in.weight).max() > 1e-3
+    for part in (gradient.dynamics, gradient.observation_in, gradient.task_embedding):
+        largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(part))
+        assert (largest > 1e-6) == shapes
+
+
+def test_the_policy_gradient_points_to_larger_q(model: WorldModel) -> None:
+    """A small step against the gradient of -Q raises Q of the policy's actions."""
+    given, config = data(), replace(ACTOR, actor_scale="batch")
+    parts, _, gradient = evaluate(model, given, config)
+    moved = jax.tree.map(lambda x, g: x - 1e-2 * g, model.policy_head, gradient.policy_head)
+    after, _, _ = evaluate(eqx.tree_at(lambda m: m.policy_head, model, moved), given, config)
+    assert after["actor"] < parts["actor"] - 1e-4
+
+
+def test_the_range_of_q_by_hand() -> None:
+    """The 95th percentile less the 5th of evenly spaced values is nine tenths of what they span; one is not real."""
+    spaced = np.linspace(0.0, 10.0, 101, dtype=np.float32)
+    q = np.stack([spaced, 3.0 * spaced, np.zeros(101, np.float32)], axis=1)
+    task = np.array([0, 1, 3])
+    q[0, 0], real = 1e6, np.ones((101, 3), bool)
+    real[0, 0] = False
+    ranges = jax.jit(q_range, static_argnums=(3, 4))(q, real, task, 4, 0.25)
+    np.testing.assert_allclose(ranges, [8.91, 27.0, 0.25], rtol=1e-5)
+
+
+def test_without_an_unroll_q_and_policy_are_learned_at_the_observed_state(
+    model: WorldModel,
+) -> None:
+    config = replace(MSE, unroll=0)
+    targets = jax.tree.map(lambda x: x[:1], data().targets._replace(q_spread=None, renewed=None))
+    targets = targets._replace(q_spread=np.ones(2, np.float32), latent=data().targets.latent[:0])
+    given = data()._replace(targets=targets)
+    given = given._replace(observation=given.observation[:1])
+    parts, _, gradient = evaluate(model, given, config)
+    assert all(parts[name] == 0.0 for name in ("reward", "consistency", "path"))
+    assert all(parts[name] != 0.0 for name in ("value", "policy", "q", "actor"))
+    assert all(not leaf.any() for leaf in jax.tree.leaves(gradient.dynamics))
+    assert np.abs(gradient.observation_in.weight).max() > 1e-3

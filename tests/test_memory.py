@@ -9,8 +9,9 @@ import jax
 import pytest
 
 import ezm.cli
-from ezm.config import PRESETS, ReplayConfig
+from ezm.config import ReplayConfig
 from ezm.errors import UserError
+from ezm.presets import PRESETS
 from ezm.replay import Replay, RowSizes
 from ezm.tasks import Suite, TaskSpec
 from ezm.training import memory, trainer

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ezm.config import PRESETS
+from ezm.presets import PRESETS
 from ezm.training.metrics import read_metrics, scalars
 
 PAGE = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ezm.config import PRESETS, ModelConfig
+from ezm.config import ModelConfig
+from ezm.presets import PRESETS
 from ezm.world_model import Support, WorldModel
 
 SMALL = replace(PRESETS["cpu"].model, latent_size=8, task_embedding_size=2)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ezm.config import PRESETS, PlannerConfig
+from ezm.config import PlannerConfig
 from ezm.planning import imagined_value, plan, planner
+from ezm.presets import PRESETS
 from ezm.world_model import Context, Support, WorldModel
 
 STATES, BATCH = 3, 4

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from ezm import programs
-from ezm.config import defaults
 from ezm.learning import build
+from ezm.presets import defaults
 from ezm.tasks import load_suite
 
 SCRIPT = """

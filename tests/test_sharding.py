@@ -16,12 +16,13 @@ from test_learner import CONFIG, SUITE, experience
 
 import ezm.cli
 import ezm.platform
-from ezm.config import TrainConfig, check, to_dict
+from ezm.config import TrainConfig, to_dict
 from ezm.errors import UserError
 from ezm.learning import sharding
 from ezm.training import runs
 from ezm.training.pipeline import Pipeline
 from ezm.training.run_folder import RunFolder
+from ezm.validation import check
 
 UPDATES, DEVICES = 5, (1, 2, 8)
 # Rounding to bfloat16 would make a last digit of float32 a hundredth.

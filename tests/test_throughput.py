@@ -11,10 +11,11 @@ from rich.console import Console
 
 from benchmarks import throughput
 from benchmarks.straightforward import ListReplay, Straightforward
-from ezm.config import CPU_SIZES, PRESETS, PlannerConfig, ReplayConfig, TrainConfig
+from ezm.config import PlannerConfig, ReplayConfig, TrainConfig
 from ezm.errors import UserError
 from ezm.learning import build
 from ezm.learning.normalizer import RunningStatistics
+from ezm.presets import CPU_SIZES, PRESETS
 from ezm.replay import Replay
 from ezm.tasks import Suite, TaskSpec, load_suite
 

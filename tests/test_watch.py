@@ -22,8 +22,9 @@ from PIL import Image
 
 import ezm.cli
 from ezm import platform
-from ezm.config import PRESETS, PlannerConfig, to_dict
+from ezm.config import PlannerConfig, to_dict
 from ezm.learning import Agent, build
+from ezm.presets import PRESETS
 from ezm.tasks import load_suite
 from ezm.tasks.rendering import Renderer
 from ezm.training import runs

@@ -1,9 +1,4 @@
-"""Typed configuration: every choice of the method in one place, and the presets.
-
-``PRESETS["paper"]`` holds the published settings (EfficientZero-Multitask, appendix), ``PRESETS["cpu"]``
-what learns within minutes on two CPU cores; :func:`defaults` knows what a suite needs. ``docs/presets.md`` says where and
-why they differ.
-"""
+"""Typed configuration: every choice of the method in one place. :mod:`ezm.presets` gives the values."""
 
 from __future__ import annotations
 
@@ -35,12 +30,18 @@ class ModelConfig:
     """Residual blocks of the reward trunk."""
     head_layers: int = 2
     """Hidden layers of the reward, value and policy heads, each latent_size wide."""
+    critic_size: int | None = None
+    """Width of the hidden layers of the value heads and Q heads; None: latent_size."""
+    critic_norm: Literal["layer", "unit"] = "layer"
+    """Hidden layers of these heads: LayerNorm before the relu (layer), or rows of norm 1 and an RMSNorm after it (unit)."""
     projector_size: int = 1024
     """Hidden width of the projector and predictor, which "cosine" consistency needs; 0: there are none."""
     latent_norm: bool = False
     """LayerNorm (no scale, no bias) on every latent that h and g return."""
     value_heads: int = 5
     """Networks of the value; searches and targets take the minimum of two."""
+    q_heads: int = 0
+    """Networks Q(s, a), whose minimum the policy climbs; 0: there are none."""
     bins: int = 51
     """Of the distributions that rewards and values are predicted as."""
     scalar_transform: Literal["h", "linear"] = "h"
@@ -51,6 +52,10 @@ class ModelConfig:
     """Range of the reward bins; None: what the suite's tasks declare."""
     log_std_range: tuple[float, float] = (-10.0, 2.0)
     """Bounds of the policy's log standard deviation, before the tanh."""
+    initial_log_std: float | None = None
+    """Where an untrained policy's log standard deviation begins; None: in the middle of its bounds."""
+    neutral_start: bool = False
+    """An untrained policy's mean is each task's neutral action, such as a robot's home pose; off: it is 0."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,10 @@ class PlannerConfig:
     """Make the policy's mean the first of the sampled actions, at the root and inside the tree."""
     interior_actions: int = 2
     """Actions sampled at each node inside the tree."""
+    refined_actions: int = 0
+    """How many of the root's actions climb the gradient of Q before the search."""
+    refine_step: float = 1.0
+    """Length of that climb, in standard deviations of the policy in each dimension."""
     leaf_rollout: int = 0
     """Steps along the policy's mean behind each new node before the network's value is taken."""
     c_visit: float = 50.0
@@ -143,7 +152,7 @@ class LossConfig:
     policy_temperature: float = 4.0
     """Factor on Q in units of its range, for the "scaled" target."""
     final_policy_temperature: float | None = None
-    """What it grows to, linearly, over the run; None: it stays."""
+    """What it grows to, linearly, over the schedule; None: it stays."""
     consistency: Literal["cosine", "mse", "off"] = "cosine"
     """Temporal consistency: projected cosine (paper) or distance to the EMA encoder's latent."""
     path_consistency: bool = True
@@ -153,7 +162,21 @@ class LossConfig:
     value_weight: float = 0.5
     """Of the value's cross-entropy, mean over the heads."""
     policy_weight: float = 1.0
-    """Of -log pi(what the search found)."""
+    """Of -log pi(what the search found), the imitation of the search."""
+    q_weight: float = 0.0
+    """Of the cross-entropy of Q(s, a), mean over the heads; 0: Q is not trained."""
+    q_target: Literal["value", "q"] = "value"
+    """Bootstrap of Q: the EMA model's V of the later state (value), or its Q of an action of its policy there (q)."""
+    q_n_step: int = 1
+    """Rewards in the target of Q before the bootstrap; at most n_step."""
+    actor_weight: float = 0.0
+    """Of the policy gradient: -Q(s, a) of a sampled action, in units of Q's range; 0: the policy imitates alone."""
+    actor_scale: Literal["batch", "task"] = "batch"
+    """Q's range (5th to 95th percentile) over the whole batch, or over each task's part of it."""
+    actor_shapes_latent: bool = True
+    """Let the policy gradient pass into the latent state, and so into the encoder and the dynamics."""
+    target_spread: float | None = None
+    """Standard deviation that a learned entropy bonus of each task holds the policy to; None: there is no such bonus."""
     consistency_weight: float = 5.0
     """Of the temporal consistency."""
     path_weight: float = 0.5
@@ -162,6 +185,25 @@ class LossConfig:
     """Of the policy's entropy, as a bonus."""
     latent_gradient: float = 0.5
     """Factor on the latent's gradient at each unrolled step."""
+    reward_scaling: bool = False
+    """Divide the rewards of each task by a running scale of its discounted returns, so that one support fits all tasks."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The factor on each term of the loss, by the term's name; Q and actor only where they are trained."""
+        weights = {
+            "reward": self.reward_weight,
+            "value": self.value_weight,
+            "policy": self.policy_weight,
+            "consistency": self.consistency_weight,
+            "path": self.path_weight,
+            "entropy": -self.entropy_weight,
+        }
+        if self.q_weight:
+            weights["q"] = self.q_weight
+        if self.actor_weight:
+            weights["actor"] = self.actor_weight
+        return weights
 
     def renewed(self, batch_size: int) -> int:
         """How many states of a batch are searched anew."""
@@ -175,13 +217,18 @@ class OptimizerConfig:
     learning_rate: float = 1e-4
     """At the first update."""
     final_learning_rate: float = 1.0
-    """Fraction of the learning rate that a cosine leads down to over the run; 1: constant."""
+    """Fraction of the learning rate that a cosine leads down to over the schedule; 1: constant."""
+    schedule_steps: int | None = None
+    """Steps per task over which learning rate and policy temperature change; None: those of the run."""
     weight_decay: float = 2e-5
     """Decoupled, times the learning rate."""
     gradient_clip: float = 5.0
     """Largest norm of a gradient."""
     batch_size: int = 512
     """Windows in each batch, of all tasks together."""
+    windows_per_task: int | None = None
+    """Windows of each task that pass through a gradient at each agent step (W): sets the batch size, whatever the
+    number of tasks. None: the batch size is as given."""
     batch_uses: int = 1
     """Gradient steps with each batch and its targets, among those that a step of the environments owes."""
     ema: float = 0.01
@@ -207,6 +254,10 @@ class TrainConfig:
     """Learner updates for each step of all tasks together: the fixed ratio of the run."""
     random_steps: int = 1_000
     """Uniformly random actions at first, per task; learning starts after them."""
+    acting: Literal["search", "policy"] = "search"
+    """What training acts with: the search's best action, or a sample of the policy without any search."""
+    noise: float = 0.0
+    """Largest standard deviation of noise on training's actions. Each episode of a task draws its own, uniformly."""
     borrowed_episodes: float = 0.0
     """Fraction of training episodes in which a task acts with the policy of another task of the same body."""
     action_repeat: int | None = None
@@ -243,112 +294,22 @@ class TrainConfig:
         """Updates that the fixed ratio owes after ``step`` steps per task."""
         return int((step - self.random_steps) * self.updates_per_step)
 
+    @property
+    def schedule_updates(self) -> int:
+        """Updates over which learning rate and policy temperature change."""
+        return max(1, self.updates_by(self.optimizer.schedule_steps or self.steps))
 
-PRESETS: dict[str, TrainConfig] = {
-    "cpu": TrainConfig(
-        preset="cpu",
-        steps=10_000,
-        updates_per_step=4.0,
-        random_steps=200,
-        borrowed_episodes=0.3,
-        evaluate_every=500,
-        checkpoint_every=1_000,
-        model=ModelConfig(
-            latent_size=64,
-            task_embedding_size=32,
-            action_code_size=32,
-            blocks=1,
-            reward_blocks=0,
-            head_layers=1,
-            projector_size=0,
-            latent_norm=True,
-            value_heads=2,
-            bins=31,
-            scalar_transform="linear",
-            value_range=None,
-            reward_range=None,
-            log_std_range=(-2.0, 0.5),
-        ),
-        planner=PlannerConfig(
-            simulations=16, evaluation_spread=0.3, include_mean=True, leaf_rollout=2
-        ),
-        replay=ReplayConfig(alpha=0.0),
-        loss=LossConfig(
-            unroll=3,
-            discount=None,
-            value_target="n_step",
-            imagined_share=0.5,
-            reanalyze_ratio=0.1,
-            policy_target="scaled",
-            final_policy_temperature=16.0,
-            consistency="mse",
-            consistency_weight=20.0,
-        ),
-        optimizer=OptimizerConfig(
-            learning_rate=1e-3,
-            final_learning_rate=0.1,
-            weight_decay=1e-5,
-            batch_size=64,
-            batch_uses=2,
-            ema=0.05,
-        ),
-    ),
-    "paper": TrainConfig(
-        preset="paper",
-        steps=850_000,
-        random_steps=5_000,
-        evaluate_every=10_000,
-        # The published 1 searches all states of all batches anew, five times the gradient step's time.
-        loss=LossConfig(reanalyze_ratio=0.03),
-    ),
-}
+    def windows(self, num_tasks: int) -> float:
+        """W, the windows of each task that pass through a gradient at each agent step."""
+        return self.optimizer.batch_size * self.updates_per_step / num_tasks
 
-
-_CPU = PRESETS["cpu"]
-_WIDE = replace(
-    _CPU,
-    evaluate_every=1_000,
-    model=replace(_CPU.model, latent_size=128),
-)
-_HUMANOID = replace(
-    _WIDE,
-    steps=100_000,
-    updates_per_step=1.0,
-    random_steps=1_000,
-    action_repeat=4,
-    evaluate_every=10_000,
-    checkpoint_every=5_000,
-    model=replace(_WIDE.model, bins=51, log_std_range=(-3.0, -0.5)),
-    # Wide candidates make a robot of 19 servos fall whatever they are (docs/lab-notes.md).
-    planner=replace(_WIDE.planner, spread=1.0, include_mean=False),
-    loss=replace(_WIDE.loss, unroll=5, entropy_weight=0.0),
-)
-# Rewards of the maze and of reach are hundreds of times those of the other tasks.
-_ALL_HUMANOIDS = replace(
-    _HUMANOID,
-    model=replace(
-        _HUMANOID.model,
-        scalar_transform="h",
-        value_range=(-299.0, 299.0),
-        reward_range=(-299.0, 299.0),
-    ),
-)
-CPU_SIZES: dict[str, TrainConfig] = {
-    "cartpole": replace(_CPU, steps=3_000, model=replace(_CPU.model, task_embedding_scale=0.01)),
-    "walker": replace(_WIDE, steps=20_000),
-    "mixed": _WIDE,
-    "h1": _ALL_HUMANOIDS,
-    "h1hand": _ALL_HUMANOIDS,
-}
-"""The preset "cpu" for named suites that need another size than its own."""
-
-
-def defaults(preset: str, suite: str = "") -> TrainConfig:
-    """Defaults of all options but the suite."""
-    if preset != "cpu":
-        return PRESETS[preset]
-    other = _HUMANOID if suite.removeprefix("hb:").startswith("h1") else _CPU
-    return CPU_SIZES.get(suite, other)
+    def for_tasks(self, num_tasks: int) -> TrainConfig:
+        """The same with the batch size that ``optimizer.windows_per_task`` asks for."""
+        wanted = self.optimizer.windows_per_task
+        if wanted is None:
+            return self
+        size = round(wanted * num_tasks / self.updates_per_step)
+        return replace(self, optimizer=replace(self.optimizer, batch_size=size))
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
@@ -375,123 +336,3 @@ def from_dict(values: dict[str, Any], cls: type = TrainConfig) -> Any:
             value = tuple(value)
         known[key] = value
     return cls(**known)
-
-
-def check(config: TrainConfig, num_tasks: int) -> None:
-    """Refuse values that cannot work, before anything is built.
-
-    Raises:
-        UserError: naming the option, its value and what would do.
-    """
-    positive = {
-        "steps": config.steps,
-        "devices": config.devices,
-        "updates-per-step": config.updates_per_step,
-        "evaluation-episodes": config.evaluation_episodes,
-        "final-episodes": config.final_episodes,
-        "evaluate-every": config.evaluate_every,
-        "checkpoint-every": config.checkpoint_every,
-        "planner.simulations": config.planner.simulations,
-        "planner.root-actions": config.planner.root_actions,
-        "planner.considered-actions": config.planner.considered(config.planner.root_actions),
-        "planner.interior-actions": config.planner.interior_actions,
-        "planner.spread": config.planner.spread,
-        "replay.capacity": config.replay.capacity,
-        "loss.unroll": config.loss.unroll,
-        "loss.n-step": config.loss.n_step,
-        "optimizer.batch-size": config.optimizer.batch_size,
-        "optimizer.batch-uses": config.optimizer.batch_uses,
-        "optimizer.learning-rate": config.optimizer.learning_rate,
-        "model.latent-size": config.model.latent_size,
-        "model.task-embedding-scale": config.model.task_embedding_scale,
-        "model.value-heads": config.model.value_heads,
-    }
-    for name, value in positive.items():
-        if not value > 0:
-            raise UserError(f"--{name} {value}: must be greater than 0")
-    not_negative = {
-        "planner.gumbel-scale": config.planner.gumbel_scale,
-        "planner.evaluation-spread": config.planner.evaluation_spread or 0.0,
-        "step-limit": config.step_limit,
-        "diagnose-every": config.diagnose_every,
-        "seed": config.seed,
-    }
-    for name, value in not_negative.items():
-        if not value >= 0:
-            raise UserError(f"--{name} {value}: must not be negative")
-    window = config.loss.unroll + config.loss.n_step
-    limits: list[tuple[str, float, bool, str]] = [
-        (
-            "random-steps",
-            config.random_steps,
-            config.random_steps > window,
-            f"must exceed unroll + n-step = {window}, so that there is something to learn from",
-        ),
-        (
-            "optimizer.batch-size",
-            config.optimizer.batch_size,
-            config.optimizer.batch_size >= num_tasks,
-            f"is less than the {num_tasks} tasks of the suite; use at least one sample per task",
-        ),
-        (
-            "optimizer.batch-size",
-            config.optimizer.batch_size,
-            config.optimizer.batch_size % config.devices == 0,
-            f"is no multiple of the {config.devices} devices, which take equal parts of it",
-        ),
-        (
-            "replay.capacity",
-            config.replay.capacity,
-            config.replay.capacity > 2 * window,
-            f"must exceed twice the window of {window} steps",
-        ),
-        ("model.bins", config.model.bins, config.model.bins >= 3, "must be at least 3"),
-        (
-            "model.projector-size",
-            config.model.projector_size,
-            config.model.projector_size > 0 or config.loss.consistency != "cosine",
-            "must be greater than 0 with --loss.consistency cosine, 64 for instance",
-        ),
-        (
-            "loss.reanalyze-ratio",
-            config.loss.reanalyze_ratio,
-            0 <= config.loss.reanalyze_ratio <= 1,
-            "must lie in [0, 1]",
-        ),
-        (
-            "planner.policy-actions",
-            config.planner.policy_actions,
-            0 < config.planner.policy_actions <= config.planner.root_actions,
-            f"must lie between 1 and root-actions = {config.planner.root_actions}",
-        ),
-        (
-            "borrowed-episodes",
-            config.borrowed_episodes,
-            0 <= config.borrowed_episodes <= 1,
-            "must lie in [0, 1]",
-        ),
-        (
-            "loss.imagined-share",
-            config.loss.imagined_share,
-            0 <= config.loss.imagined_share <= 1,
-            "must lie in [0, 1]",
-        ),
-        (
-            "optimizer.ema",
-            config.optimizer.ema,
-            0 < config.optimizer.ema <= 1,
-            "must lie in (0, 1]",
-        ),
-    ]
-    if config.loss.discount is not None:
-        limits.append(
-            (
-                "loss.discount",
-                config.loss.discount,
-                0 < config.loss.discount < 1,
-                "must lie between 0 and 1",
-            )
-        )
-    for name, value, fine, rule in limits:
-        if not fine:
-            raise UserError(f"--{name} {value}: {rule}")

@@ -106,7 +106,7 @@ def _scene() -> tuple[Any, Any]:
 def _memory() -> dict[str, Any]:
     from dataclasses import replace
 
-    from ezm.config import defaults
+    from ezm.presets import defaults
     from ezm.training.runs import announced
 
     found = {}

@@ -11,10 +11,11 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import tyro
 
 from ezm import platform
-from ezm.config import CPU_SIZES, PRESETS, TrainConfig, defaults, from_dict, to_dict
+from ezm.config import TrainConfig, from_dict, to_dict
 from ezm.errors import UserError
 from ezm.options import parse, value_of
 from ezm.platform import Device
+from ezm.presets import CPU_SIZES, PRESETS, defaults
 
 
 @dataclass(frozen=True)

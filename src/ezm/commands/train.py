@@ -14,9 +14,10 @@ import tyro
 
 from ezm import platform
 from ezm.commands.run_options import Options, config_of, parse_run, with_defaults
-from ezm.config import PRESETS, TrainConfig, defaults
+from ezm.config import TrainConfig
 from ezm.errors import UserError
 from ezm.options import parse
+from ezm.presets import PRESETS, defaults
 from ezm.terminal import print_results
 
 DEMO_SUITE = "cartpole"

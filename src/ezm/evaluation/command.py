@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ezm.config import PRESETS, defaults, to_dict
+from ezm.config import to_dict
 from ezm.evaluation.variants import flat
+from ezm.presets import PRESETS, defaults
 
 
 def train_command(config: Mapping[str, Any]) -> str:

@@ -37,6 +37,8 @@ class Predictions(NamedTuple):
     """(S, K) r + discount * V(g(s, a)): one step of the model."""
     reward: Any
     """(S, K)."""
+    q: Any
+    """(S, K) of the Q heads; None where there are none."""
 
 
 class Outcomes(NamedTuple):
@@ -85,17 +87,23 @@ class Diagnostic:
             context = model.context(tasks, learner.suite.action_mask)
             latent = model.represent(normalizer(observation, task), context[:, 0])
             latents = jnp.broadcast_to(latent[:, None], (*tasks.shape, latent.shape[-1]))
-            latents, logits = model.step(latents, search.actions, context)
+            start = latents
+            latents, logits = model.step(start, search.actions, context)
             reward = model.reward(logits)
             values, _ = model.with_two_heads(k_heads).predict(latents, context)
             value = model.value(values)
             discount = learner.suite.discount[tasks]
+
+            def units(x: Float[Array, "S K"]) -> Float[Array, "S K"]:
+                return normalizer.in_task_units(x.T, task).T
+
             return Predictions(
                 choice=(search.actions == search.action[:, None]).all(-1).argmax(-1),
                 actions=search.actions,
-                search_q=search.q_values,
-                model_q=reward + discount * value,
-                reward=reward,
+                search_q=units(search.q_values),
+                model_q=units(reward + discount * value),
+                reward=units(reward),
+                q=None if model.q_heads is None else units(model.q(start, search.actions, context)),
             )
 
         def react(
@@ -108,7 +116,7 @@ class Diagnostic:
             context = model.context(task, learner.suite.action_mask)
             latent = model.represent(normalizer(observation, task), context)
             values, policy = model.with_two_heads(key).predict(latent, context)
-            return policy.mode(), model.value(values)
+            return policy.mode(), normalizer.in_task_units(model.value(values), task)
 
         self._predict, self._react = jax.jit(predict), jax.jit(react)
 
@@ -126,9 +134,10 @@ class Diagnostic:
           step, so the error of reward and dynamics alone.
         - ``spearman/value``: the latter against true returns, so the error of the value alone.
         - ``spearman/reward``: predicted against true reward.
+        - ``spearman/q``: the Q heads' Q(s, a) against true returns, where there are Q heads.
 
         In units of reward and return: ``error/reward`` (mean absolute), ``bias/search_q`` (mean of
-        predicted less true), ``regret/search`` (true return of the best sampled action less that of
+        predicted less true; also ``bias/q``), ``regret/search`` (true return of the best sampled action less that of
         the search's choice), ``regret/average`` (the same for the average sampled action).
 
         Args:
@@ -144,7 +153,7 @@ class Diagnostic:
         def predict(observation: np.ndarray) -> Predictions:
             number = np.int32(next(numbers))
             predicted = self._predict(key, number, model, normalizer, observation, index)
-            return Predictions(*map(np.asarray, predicted))
+            return jax.tree.map(np.asarray, predicted)
 
         def react(observation: np.ndarray) -> Reaction:
             mean, value = self._react(key, model, normalizer, observation, index)
@@ -238,12 +247,19 @@ def summarise(predictions: Predictions, outcomes: Outcomes) -> dict[str, float]:
         "value": (outcomes.value, returns),
         "reward": (predictions.reward, outcomes.reward),
     }
+    biases = {"search_q": predictions.search_q}
+    if predictions.q is not None:
+        correlations["q"] = predictions.q, returns
+        biases["q"] = predictions.q
     best = returns.max(1)
     chosen = returns[np.arange(len(returns)), predictions.choice]
     return {
         **{f"spearman/{name}": spearman(*pair) for name, pair in correlations.items()},
         "error/reward": float(np.abs(predictions.reward - outcomes.reward).mean()),
-        "bias/search_q": float((predictions.search_q - returns - outcomes.tail).mean()),
+        **{
+            f"bias/{name}": float((q - returns - outcomes.tail).mean())
+            for name, q in biases.items()
+        },
         "regret/search": float((best - chosen).mean()),
         "regret/average": float((best - returns.mean(1)).mean()),
     }

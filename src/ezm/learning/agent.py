@@ -14,7 +14,7 @@ from jaxtyping import PRNGKeyArray
 
 from ezm.config import TrainConfig
 from ezm.learning.learner import Learner, LearnerState, SuiteArrays, discounts, supports
-from ezm.learning.normalizer import RunningStatistics
+from ezm.learning.normalizer import ReturnScale, RunningStatistics
 from ezm.tasks import Suite
 from ezm.world_model import WorldModel
 
@@ -91,11 +91,14 @@ def for_acting(config: TrainConfig, suite: Suite) -> Agent:
     learner, network = _parts(config, suite)
     model = eqx.filter_eval_shape(network, jax.random.key(0))
     none: Any = None
-    return _agent(suite, learner, LearnerState(model, none, none, none, none, none))
+    return _agent(suite, learner, LearnerState(model, none, none, none, none, none, none))
 
 
 def _agent(suite: Suite, learner: Learner, state: LearnerState) -> Agent:
-    return Agent(suite, learner, state, RunningStatistics(suite.bodies, suite.observation_size))
+    scaled = learner.config.loss.reward_scaling
+    returns = ReturnScale(np.asarray(learner.suite.discount)) if scaled else None
+    statistics = RunningStatistics(suite.bodies, suite.observation_size, returns)
+    return Agent(suite, learner, state, statistics)
 
 
 def _parts(
@@ -115,6 +118,7 @@ def _parts(
             value_support=value,
             reward_support=reward,
             key=key,
+            neutral_action=suite.neutral_action,
         )
 
     return learner, network

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import equinox as eqx
 import jax
@@ -12,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ezm.config import PlannerConfig, ReplayConfig, TrainConfig
-from ezm.learning.losses import Targets, unrolled_loss
-from ezm.learning.normalizer import Normalizer
+from ezm.learning.losses import TARGET_AXIS, Targets, unrolled_loss
+from ezm.learning.normalizer import LARGEST_RETURN, Normalizer
 from ezm.learning.sharding import split
 from ezm.learning.targets import (
     best_alone,
@@ -23,7 +24,7 @@ from ezm.learning.targets import (
     task_means,
 )
 from ezm.planning import Plan, imagined_value, log_importance, plan
-from ezm.replay import Batch, Searches
+from ezm.replay import BATCH_AXIS, WHOLE, Batch, Searches
 from ezm.world_model import Context, Support, WorldModel, moments
 from ezm.world_model.precision import fast_precision, with_products
 
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     import optax
 
 _Q_RANGE_RATE = 0.02
+_TEMPERATURE_RATE = 3e-3
+_FIRST_TEMPERATURE = 0.01  # FlashSAC's
+# Numbers the key of the actor's samples; batches count from 0 and never come to it.
+_ACTOR_KEY = 2**32 - 1
 _NOT_IN_PROGRAMS: dict[str, Any] = {
     "suite": "",
     "seed": 0,
@@ -55,6 +60,8 @@ class LearnerState(eqx.Module):
     """None where only targets are made or actions chosen: an update writes over it."""
     q_range: Float[Array, " tasks"]
     """Typical spread of Q over the root actions, per task."""
+    log_temperature: Float[Array, " tasks"] | None
+    """Logarithm of the weight of each task's entropy; None without ``loss.target_spread``."""
     updates: Int[Array, ""]
     key: PRNGKeyArray
 
@@ -81,7 +88,7 @@ class Learner:
 
         config = self.config.optimizer
         rate = optax.cosine_decay_schedule(
-            config.learning_rate, self.total_updates, alpha=config.final_learning_rate
+            config.learning_rate, self.config.schedule_updates, alpha=config.final_learning_rate
         )
         return optax.chain(
             optax.clip_by_global_norm(config.gradient_clip),
@@ -95,17 +102,12 @@ class Learner:
         suite = (np.asarray(x) for x in (self.suite.action_mask, self.suite.discount))
         return " ".join([repr(config), *(f"{x.shape}{x.tobytes().hex()}" for x in suite)])
 
-    @property
-    def total_updates(self) -> int:
-        """Updates of the whole run."""
-        return max(1, self.config.updates_by(self.config.steps))
-
     def _temperature(self, updates: Int[Array, ""]) -> Float[Array, ""]:
         first, last = (
             self.config.loss.policy_temperature,
             self.config.loss.final_policy_temperature,
         )
-        done = jnp.minimum(updates / self.total_updates, 1.0)
+        done = jnp.minimum(updates / self.config.schedule_updates, 1.0)
         return first + done * ((first if last is None else last) - first)
 
     def init(self, model: WorldModel, key: PRNGKeyArray) -> LearnerState:
@@ -115,6 +117,9 @@ class Learner:
             ema=jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, model),
             optimizer=self.optimizer.init(eqx.filter(model, eqx.is_inexact_array)),
             q_range=jnp.ones_like(self.suite.discount),
+            log_temperature=None
+            if self.config.loss.target_spread is None
+            else jnp.full_like(self.suite.discount, np.log(_FIRST_TEMPERATURE)),
             updates=jnp.zeros((), jnp.int32),
             key=key,
         )
@@ -144,11 +149,16 @@ class Learner:
         )
 
     def found(
-        self, planned: Plan, task: Int[Array, " batch"], q_range: Array, updates: Array
+        self,
+        planned: Plan,
+        normalizer: Normalizer,
+        task: Int[Array, " batch"],
+        q_range: Float[Array, " tasks"],
+        updates: Int[Array, ""],
     ) -> Searches:
-        """What is kept of a search: the policy's target, the root's value, the spread of Q.
+        """Returns what the replay stores of a search: the policy's target, the root's value, the spread of Q.
 
-        ``q_range``, ``updates``: of the learner's state.
+        ``q_range`` and ``updates`` belong to the learner's state. Value and spread are in task units, (B,).
         """
         search = planned.search
         kind = self.config.loss.policy_target
@@ -163,7 +173,8 @@ class Learner:
         if kind == "best_action":
             actions, weights = best_alone(actions, weights)
         spread = search.q_values.max(-1) - search.q_values.min(-1)
-        return Searches(actions, weights, search.value, spread)
+        value, spread = (normalizer.in_task_units(x, task) for x in (search.value, spread))
+        return Searches(actions, weights, value, spread)
 
     def make_targets(
         self,
@@ -185,13 +196,20 @@ class Learner:
         observation = normalizer(batch.observation, batch.task)
         latents = ema.represent(observation, _repeat(context, len(observation)))
 
-        values, _ = ema.predict(latents[config.n_step :], _repeat(context, config.unroll + 1))
-        bootstrap = ema.value(values)
-        value = n_step_value(
-            batch.reward, bootstrap, batch.length, batch.terminated, discount, config.n_step
-        )
-
         states = config.unroll + 1
+        reward = normalizer.scaled(batch.reward, batch.task)
+
+        def returns(n_step: int, of: Literal["value", "q"]) -> Float[Array, "states batch"]:
+            """Returns of so many rewards, bootstrapped by V, or by Q of an action of the EMA policy."""
+            last, everywhere = latents[n_step : n_step + states], _repeat(context, states)
+            values, policy = ema.predict(last, everywhere)
+            bootstrap = ema.value(values)
+            if of == "q":
+                action = policy.one(jax.random.fold_in(k_plan, n_step))
+                bootstrap = ema.q(last, action, everywhere)
+            return n_step_value(reward, bootstrap, batch.length, batch.terminated, discount, n_step)
+
+        value = returns(config.n_step, "value")
         stored = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.searches)
         searched = batch.searched.reshape(-1)
         renewed = jax.tree.map(lambda x: x[batch.renew].astype(jnp.float32), stored)
@@ -206,7 +224,7 @@ class Learner:
                 self.config.planner,
                 sharding=split(self.config.devices) if self.config.devices > 1 else None,
             )
-            renewed = self.found(planned, task, state.q_range, state.updates)
+            renewed = self.found(planned, normalizer, task, state.q_range, state.updates)
             searched = searched.at[batch.renew].set(True)
 
         def with_renewed(old: Array, new: Array) -> Array:
@@ -216,12 +234,14 @@ class Learner:
 
         searches: Searches = jax.tree.map(with_renewed, stored, renewed)
         searched = searched.reshape(states, -1)
+        search_value = normalizer.scaled(searches.value, batch.task)
+        q_spread = normalizer.scaled(searches.q_spread, batch.task)
         if config.value_target == "search":
-            value = jnp.where(searched, searches.value, value)
+            value = jnp.where(searched, search_value, value)
         elif config.value_target == "mixed":
             value = mixed_value(
                 value,
-                jnp.where(searched, searches.value, value),
+                jnp.where(searched, search_value, value),
                 batch.age,
                 state.updates,
                 after_updates=config.mixed_after_updates,
@@ -244,7 +264,8 @@ class Learner:
             peak=searches.weights.max(-1),
             searched=searched,
             latent=latents[1:states],
-            q_spread=task_means(searches.q_spread, searched, batch.task, state.q_range),
+            q=returns(config.q_n_step, config.q_target) if config.q_weight else None,
+            q_spread=task_means(q_spread, searched, batch.task, state.q_range),
             renewed=renewed,
         )
 
@@ -265,24 +286,23 @@ class Learner:
         drawn = batches.task.shape[0] // size
         turn = np.arange(times) % drawn
 
-        def split(x: Array, axis: int) -> Array:
-            """(..., drawn * size, ...) -> (times, ..., size, ...)."""
-            parts = x.reshape(*x.shape[:axis], drawn, size, *x.shape[axis + 1 :])
-            return jnp.moveaxis(parts, axis, 0)[turn]
+        def split(axis: int, arrays: Any) -> Any:
+            """(..., drawn * size, ...) -> (times, ..., size, ...); what has no batch axis is the same every time."""
 
-        steps = ("observation", "action", "reward"), ("value", "peak", "searched", "latent")
-        samples = ("length", "terminated", "task", "weight")
-        of_batch = {name: split(getattr(batches, name), 1) for name in steps[0]}
-        of_batch |= {name: split(getattr(batches, name), 0) for name in samples}
-        of_targets = {name: split(getattr(targets, name), 1) for name in steps[1]}
-        of_targets["policy"] = jax.tree.map(lambda x: split(x, 1), targets.policy)
+            def part(x: Array) -> Array:
+                if axis == WHOLE:
+                    return jnp.broadcast_to(x, (times, *x.shape))
+                parts = x.reshape(*x.shape[:axis], drawn, size, *x.shape[axis + 1 :])
+                return jnp.moveaxis(parts, axis, 0)[turn]
 
-        def step(state: LearnerState, parts: tuple[Any, Any]) -> tuple[LearnerState, Any]:
-            batch, target = batches._replace(**parts[0]), targets._replace(**parts[1])
-            state, figures, priority = self.update(state, normalizer, batch, target)
+            return jax.tree.map(part, arrays)
+
+        def step(state: LearnerState, parts: tuple[Batch, Targets]) -> tuple[LearnerState, Any]:
+            state, figures, priority = self.update(state, normalizer, *parts)
             return state, (figures, priority)
 
-        after, (figures, priority) = jax.lax.scan(step, state, (of_batch, of_targets))
+        turns = Batch(*map(split, BATCH_AXIS, batches)), Targets(*map(split, TARGET_AXIS, targets))
+        after, (figures, priority) = jax.lax.scan(step, state, turns)
         finite = jnp.isfinite(figures["loss/total"]) & jnp.isfinite(figures["gradient_norm"])
         good = finite.all()
         kept = jax.tree.map(
@@ -301,15 +321,25 @@ class Learner:
         observation = normalizer(batch.observation[: config.loss.unroll + 1], batch.task)
         discount = self.suite.discount[batch.task]
         precision = fast_precision(config.precision)
+        reward = normalizer.scaled(batch.reward, batch.task)
+        log_temperature = state.log_temperature
+        temperature = None if log_temperature is None else jnp.exp(log_temperature)
 
         def loss(model: WorldModel) -> Any:
             model = with_products(model, precision)
-            context = model.context(batch.task, self.suite.action_mask)
-            return unrolled_loss(model, observation, batch, targets, context, discount, config.loss)
+            return unrolled_loss(
+                model,
+                observation,
+                batch._replace(reward=reward),
+                targets,
+                model.context(batch.task, self.suite.action_mask),
+                discount,
+                config.loss,
+                jax.random.fold_in(jax.random.fold_in(state.key, _ACTOR_KEY), state.updates),
+                temperature,
+            )
 
-        (_, (parts, priority)), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(
-            state.model
-        )
+        (_, told), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(state.model)
         trained = eqx.filter(state.model, eqx.is_inexact_array)
         change, optimizer = self.optimizer.update(gradient, state.optimizer, trained)
         model = eqx.apply_updates(state.model, change)
@@ -317,16 +347,40 @@ class Learner:
         # A plain mean over the first updates, then a moving average.
         rate = jnp.maximum(1.0 / (state.updates + 1), _Q_RANGE_RATE)
         q_range = state.q_range + rate * (targets.q_spread - state.q_range)
+        units = partial(normalizer.in_task_units, task=jnp.arange(len(q_range)))
         figures = {
-            **{f"loss/{name}": part for name, part in parts.items()},
+            **{f"loss/{name}": part for name, part in told.parts.items()},
             "gradient_norm": optax.tree.norm(gradient),
-            "target/value": targets.value.mean(),
+            "target/value": normalizer.in_task_units(targets.value, batch.task).mean(),
             "target/searched": targets.searched.mean(),
             "target/policy_peak": targets.peak.mean(where=targets.searched),
-            "target/q_range": q_range.mean(),
+            "target/q_range": units(q_range).mean(),
         }
-        state = LearnerState(model, ema, optimizer, q_range, state.updates + 1, state.key)
-        return state, figures, priority
+        if targets.q is not None:
+            figures["target/q"] = normalizer.in_task_units(targets.q, batch.task).mean()
+        if config.loss.reward_scaling:
+            figures["clipped/value"] = _clipped(targets.value, model.value_support)
+            figures["clipped/reward"] = _clipped(reward, model.reward_support)
+        if log_temperature is not None and temperature is not None:
+            assert config.loss.target_spread is not None
+            target = jnp.log(config.loss.target_spread)
+            log_std = task_means(
+                told.log_std, told.decides, batch.task, jnp.full_like(temperature, target)
+            )
+            change = jnp.clip(target - log_std, -1.0, 1.0)
+            log_temperature = log_temperature + _TEMPERATURE_RATE * change
+            figures["temperature"] = temperature.mean()
+        if config.loss.actor_weight:
+            figures["policy_std"] = jnp.exp(told.log_std.mean(where=told.decides))
+        after = LearnerState(
+            model, ema, optimizer, q_range, log_temperature, state.updates + 1, state.key
+        )
+        return after, figures, normalizer.in_task_units(told.priority, batch.task)
+
+
+def _clipped(x: Array, support: Support) -> Float[Array, ""]:
+    """The share of numbers outside of a support."""
+    return ((x < support.low) | (x > support.high)).mean()
 
 
 def _numbers(state: LearnerState) -> LearnerState:
@@ -359,10 +413,15 @@ def supports(
 ) -> tuple[Support, Support]:
     """Value and reward bins: the configured ranges, or what the tasks' rewards and discounts allow.
 
+    With ``loss.reward_scaling`` both are linear and fixed, see :class:`ezm.learning.normalizer.ReturnScale`.
+
     Returns reward / (1 - discount) as the bound of the value. Where a task does not declare its rewards, the
     published range [-299, 299] is used. A tenth is left free at both ends.
     """
     model = config.model
+    if config.loss.reward_scaling:
+        fixed = Support(-LARGEST_RETURN, LARGEST_RETURN, model.bins, "linear")
+        return fixed, fixed
     known = [r for r in reward_ranges if r is not None]
     value, reward = model.value_range, model.reward_range
     if len(known) < len(reward_ranges):

@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import operator
+from functools import reduce
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ezm.config import LossConfig
-from ezm.replay import Batch, Searches
+from ezm.replay import WHOLE, Batch, Searches
 from ezm.world_model import Context, Gaussian, Moments, WorldModel, cross_entropy
+
+# Of the value's support: the least range of Q in the policy gradient, where all Q are still alike.
+_LEAST_RANGE = 0.01
 
 
 class Targets(NamedTuple):
     """What the model is trained towards, for the U + 1 states of each unrolled sample."""
 
     value: Float[Array, "states batch"]
-    policy: Moments
-    """(states, batch, ...) the root actions of the searches, weighted."""
+    policy: Any
+    """:class:`ezm.world_model.Moments`, (states, batch, ...): the root actions of the searches, weighted."""
     peak: Float[Array, "states batch"]
     """The largest of their weights."""
     searched: Bool[Array, "states batch"]
     """Whether there is a search, and so a policy target."""
     latent: Float[Array, "unroll batch latent"]
     """EMA encoder's latent of each next observation ("mse" consistency)."""
+    q: Float[Array, "states batch"] | None
+    """What Q(s, a) of the recorded actions is trained towards; None where there are no Q heads."""
     q_spread: Float[Array, " tasks"]
     """Mean range of Q over the root actions, per task."""
     renewed: Searches
     """The searches made for this batch, (N, ...), to be stored."""
+
+
+_AXES: dict[str, Any] = {
+    "value": 1,
+    "policy": 1,
+    "peak": 1,
+    "searched": 1,
+    "latent": 1,
+    "q": 1,
+    "q_spread": WHOLE,
+    "renewed": WHOLE,
+}
+TARGET_AXIS = Targets(**_AXES)
+"""The batch axis of each field's arrays; :data:`ezm.replay.WHOLE` where there is none."""
 
 
 class Masks(NamedTuple):
@@ -42,6 +64,8 @@ class Masks(NamedTuple):
     """Real transitions."""
     reward: Float[Array, "unroll batch"]
     """Real transitions, and everything behind a termination (reward 0)."""
+    action: Float[Array, "states batch"]
+    """Real transitions from each of the states, and everything behind a termination."""
     alive: Float[Array, "unroll batch"]
     """1 where the state after the transition has a future: 0 at and behind a termination."""
 
@@ -51,12 +75,14 @@ def masks(batch: Batch, unroll: int) -> Masks:
     i = jnp.arange(unroll + 1)[:, None]
     length, terminated = batch.length, batch.terminated
     terminal = terminated & (i >= length)
-    real, step = i <= length, i[:unroll] < length
+    real, leads_on = i <= length, i < length
+    step = leads_on[:unroll]
     return Masks(
         state=(real & ~terminal).astype(jnp.float32),
         value=(real | terminated).astype(jnp.float32),
         transition=step.astype(jnp.float32),
         reward=(step | terminated).astype(jnp.float32),
+        action=(leads_on | terminated).astype(jnp.float32),
         alive=(~terminal[1:]).astype(jnp.float32),
     )
 
@@ -80,6 +106,62 @@ def cosine_distance(x: Array, y: Array) -> Array:
     return -(unit(x) * unit(y)).sum(-1)
 
 
+class Figures(NamedTuple):
+    """What a batch's loss tells besides its total."""
+
+    parts: dict[str, Float[Array, ""]]
+    """The total, and each term for one state or transition of the unroll, before its weight."""
+    priority: Float[Array, " batch"]
+    """|value - target| of the first states."""
+    log_std: Float[Array, "states batch"]
+    """The policy's mean log standard deviation over the task's own action dimensions."""
+    decides: Bool[Array, "states batch"]
+    """Whether there is something to decide in a state."""
+
+
+def q_range(
+    q: Float[Array, "states batch"],
+    real: Bool[Array, "states batch"],
+    task: Int[Array, " batch"],
+    num_tasks: int,
+    least: float,
+) -> Float[Array, " batch"]:
+    """The 5th to 95th percentile of Q over the real states of each sample's task, at least ``least``.
+
+    TD-MPC2 (Hansen et al. 2024) scales its policy loss so.
+    """
+    own = real & (jnp.arange(num_tasks)[:, None, None] == task)
+    values = jnp.where(own, q, jnp.nan).reshape(num_tasks, -1)
+    low, high = jnp.nanpercentile(values, jnp.array([5.0, 95.0]), axis=1)
+    return jnp.nan_to_num(jnp.maximum(high - low, least), nan=least)[task]
+
+
+def actor_loss(
+    model: WorldModel,
+    policy: Gaussian,
+    latent: Float[Array, "states batch latent"],
+    real: Bool[Array, "states batch"],
+    context: Context,
+    task: Int[Array, " batch"],
+    key: PRNGKeyArray,
+    config: LossConfig,
+) -> Float[Array, "states batch"]:
+    """-Q(s, a) / range of Q over the real states, for one action of the policy in each state.
+
+    The gradient reaches the policy through the action alone: the networks of Q and the latent state are constants.
+    """
+    frozen, latent, context = jax.lax.stop_gradient(
+        (eqx.filter(model, eqx.is_array), latent, context)
+    )
+    frozen = eqx.combine(frozen, model)
+    q = frozen.q(latent, policy.one(key), context)
+    support, num_tasks = model.value_support, len(model.task_embedding)
+    if config.actor_scale == "batch":
+        task, num_tasks = jnp.zeros_like(task), 1
+    least = _LEAST_RANGE * (support.high - support.low)
+    return -q / q_range(jax.lax.stop_gradient(q), real, task, num_tasks, least)
+
+
 def unrolled_loss(
     model: WorldModel,
     observation: Float[Array, "states batch observation"],
@@ -88,12 +170,23 @@ def unrolled_loss(
     context: Context,
     discount: Float[Array, " batch"],
     config: LossConfig,
-) -> tuple[Float[Array, ""], tuple[dict[str, Array], Float[Array, " batch"]]]:
-    """Total loss; its parts for logging, and the priorities |value - target| of the first states.
+    key: PRNGKeyArray,
+    temperature: Float[Array, " tasks"] | None = None,
+) -> tuple[Float[Array, ""], Figures]:
+    """Total loss of a batch: the sum of its named terms, each times its weight (``config.weights``).
 
-    ``observation`` holds the normalised observations of the U + 1 unrolled states; ``batch`` the raw window.
+    Args:
+        model: the trained parameters.
+        observation: normalised, of the U + 1 unrolled states.
+        batch: the window, rewards in the networks' units.
+        targets: see :class:`Targets`.
+        context: of each sample.
+        discount: of each sample.
+        config: unroll, kinds of terms, weights.
+        key: draws the actor's actions.
+        temperature: weight of each task's entropy in the actor's term; None: there is no such part.
     """
-    unroll, weight = config.unroll, batch.weight
+    unroll, weight, weights = config.unroll, batch.weight, config.weights
     mask = masks(batch, unroll)
     everywhere = jax.tree.map(lambda x: jnp.broadcast_to(x, (unroll + 1, *x.shape)), context)
     leaving = everywhere[:unroll]
@@ -140,22 +233,39 @@ def unrolled_loss(
         per_head = (path_target * value_log[:, :-1]).sum(-1)
         path = -_mean(per_head.mean(0) * mask.reward, weight)
 
-    total = (
-        config.reward_weight * reward_loss
-        + config.value_weight * value_loss
-        + config.policy_weight * policy_term
-        + config.consistency_weight * consistency
-        + config.path_weight * path
-        - config.entropy_weight * entropy
-    ) / unroll
-    priority = jnp.abs(value[:, 0].mean(0) - targets.value[0])
-    parts = {
-        "total": total,
-        "reward": reward_loss / unroll,
-        "value": value_loss / (unroll + 1),
-        "policy": policy_term / (unroll + 1),
-        "consistency": consistency / unroll,
-        "path": path / unroll,
-        "entropy": entropy / (unroll + 1),
+    # Each term with the number of states or transitions that it is a sum over.
+    terms = {
+        "reward": (reward_loss, unroll),
+        "value": (value_loss, unroll + 1),
+        "policy": (policy_term, unroll + 1),
+        "consistency": (consistency, unroll),
+        "path": (path, unroll),
+        "entropy": (entropy, unroll + 1),
     }
-    return total, (parts, priority)
+    if "q" in weights:
+        assert targets.q is not None
+        q_target = model.value_support.two_hot(targets.q)
+        codes = model.code(batch.action[: unroll + 1], everywhere)
+        distance = cross_entropy(q_target, model.q_logits(z, codes, everywhere)).mean(0)
+        terms["q"] = _mean(distance * mask.action, weight), unroll + 1
+    if "actor" in weights:
+        actor = policy
+        if not config.actor_shapes_latent:
+            _, actor = model.predict(jax.lax.stop_gradient(z), jax.lax.stop_gradient(everywhere))
+        decides = mask.state > 0
+        climb = actor_loss(model, actor, z, decides, everywhere, batch.task, key, config)
+        if temperature is not None:
+            climb -= temperature[batch.task] * actor.entropy()
+        terms["actor"] = _mean(climb * mask.state, weight), unroll + 1
+    assert terms.keys() == weights.keys()
+
+    weighted = [weights[name] * term for name, (term, _) in terms.items()]
+    total = reduce(operator.add, weighted) / max(unroll, 1)
+    own = jnp.maximum(policy.mask.sum(-1), 1.0)
+    return total, Figures(
+        parts={"total": total}
+        | {name: term / max(number, 1) for name, (term, number) in terms.items()},
+        priority=jnp.abs(value[:, 0].mean(0) - targets.value[0]),
+        log_std=policy.log_std.sum(-1) / own,
+        decides=mask.state > 0,
+    )

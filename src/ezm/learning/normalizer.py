@@ -1,4 +1,4 @@
-"""Running mean and variance of observations, per dimension (paper, section 2)."""
+"""Running statistics of what the tasks give: observations (paper, section 2) and, optionally, returns."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 _CLIP = 8.0
+LARGEST_RETURN = 5.0
+"""Bound of scaled returns: the support of values reaches from its negative to it."""
 
 
 class Normalizer(eqx.Module):
@@ -17,12 +19,26 @@ class Normalizer(eqx.Module):
 
     mean: Float[Array, "tasks observation"]
     std: Float[Array, "tasks observation"]
+    reward_scale: Float[Array, " tasks"] | None = None
+    """What rewards and values are divided by before the networks see them; None: nothing."""
 
     def __call__(
         self, observation: Float[Array, "*time batch observation"], task: Int[Array, " batch"]
     ) -> Float[Array, "*time batch observation"]:
         """Standardised observations, clipped to +-8; a padded dimension stays 0."""
         return jnp.clip((observation - self.mean[task]) / self.std[task], -_CLIP, _CLIP)
+
+    def scaled(
+        self, value: Float[Array, "*time batch"], task: Int[Array, " batch"]
+    ) -> Float[Array, "*time batch"]:
+        """Rewards or values in the networks' units, from those of the task."""
+        return value if self.reward_scale is None else value / self.reward_scale[task]
+
+    def in_task_units(
+        self, value: Float[Array, "*time batch"], task: Int[Array, " batch"]
+    ) -> Float[Array, "*time batch"]:
+        """The inverse of :meth:`scaled`."""
+        return value if self.reward_scale is None else value * self.reward_scale[task]
 
 
 class RunningStatistics:
@@ -33,10 +49,14 @@ class RunningStatistics:
     Args:
         groups: group index of each of the K tasks.
         observation_size: O.
+        returns: the scale of the tasks' returns; None: rewards stay as they are.
     """
 
-    def __init__(self, groups: Sequence[int], observation_size: int):
+    def __init__(
+        self, groups: Sequence[int], observation_size: int, returns: ReturnScale | None = None
+    ):
         self.groups = np.asarray(groups)
+        self.returns = returns
         num = int(self.groups.max()) + 1
         self.count = np.zeros(num)
         self.mean = np.zeros((num, observation_size))
@@ -55,13 +75,60 @@ class RunningStatistics:
         variance = self.deviation / np.maximum(self.count, 1.0)[:, None]
         std = np.where(self.count[:, None] > 1, np.sqrt(variance) + 1e-2, 1.0)
         mean, std = self.mean[self.groups], std[self.groups]
-        return Normalizer(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32))
+        scale = None if self.returns is None else jnp.asarray(self.returns.scale())
+        return Normalizer(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32), scale)
 
     def state(self) -> dict[str, np.ndarray]:
         """Arrays to be saved."""
-        return {"count": self.count, "mean": self.mean, "deviation": self.deviation}
+        own = {"count": self.count, "mean": self.mean, "deviation": self.deviation}
+        if self.returns is None:
+            return own
+        return own | {f"return_{name}": value for name, value in self.returns.state().items()}
 
     def load(self, state: dict[str, np.ndarray]) -> None:
         """Take saved arrays back."""
-        for name, value in state.items():
-            getattr(self, name)[...] = value
+        for name, value in self.state().items():
+            value[...] = state[name]
+
+
+class ReturnScale:
+    """The scale of each task's discounted return, from the rewards of its environment.
+
+    With G <- discount G + reward along an episode, the scale is the largest of the standard deviation of G and
+    max |G| / :data:`LARGEST_RETURN` (SimbaV2, Lee et al. 2025, section 4; FlashSAC). Returns divided by it fill the
+    support [-5, 5] and, but for bootstrapped errors, never leave it.
+
+    Args:
+        discount: (K,) of each task.
+    """
+
+    def __init__(self, discount: np.ndarray):
+        self._discount = np.asarray(discount, np.float64)
+        num = len(self._discount)
+        self.running = np.zeros(num)
+        """G of the episode that runs."""
+        self.count = np.zeros(num)
+        self.mean = np.zeros(num)
+        self.deviation = np.zeros(num)
+        self.largest = np.zeros(num)
+        """max |G|."""
+
+    def add(self, task: int, reward: float, *, ended: bool) -> None:
+        """Take in the reward of a step, the last of its episode if ``ended``."""
+        g = self._discount[task] * self.running[task] + reward
+        self.count[task] += 1
+        delta = g - self.mean[task]
+        self.mean[task] += delta / self.count[task]
+        self.deviation[task] += delta * (g - self.mean[task])
+        self.largest[task] = max(self.largest[task], abs(g))
+        self.running[task] = 0.0 if ended else g
+
+    def scale(self) -> Float[np.ndarray, " tasks"]:
+        """(K,) float32; 1 for a task that has given no reward yet."""
+        variance = self.deviation / np.maximum(self.count, 1.0)
+        scale = np.maximum(np.sqrt(variance), self.largest / LARGEST_RETURN)
+        return np.where(scale > 0.0, scale, 1.0).astype(np.float32)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Its arrays by name, not copies."""
+        return {k: v for k, v in vars(self).items() if not k.startswith("_")}

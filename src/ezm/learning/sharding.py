@@ -13,9 +13,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ezm.errors import UserError
-from ezm.learning.losses import Targets
-from ezm.replay import Batch, Searches
-from ezm.world_model import Moments
+from ezm.learning.losses import TARGET_AXIS, Targets
+from ezm.replay import BATCH_AXIS, WHOLE, Batch
 
 _AXIS = "batch"
 
@@ -51,37 +50,12 @@ class Layout(NamedTuple):
 
 
 def layout(devices: int) -> Layout:
-    """What lies where: the batch axis is the second where time is the first, and split in both cases.
-
-    The states to be searched anew are indices into the whole batch, as many as there are, so all devices have them.
-    """
-    # Any: a tuple's fields hold shardings here in place of arrays.
-    whole: Any = NamedSharding(mesh(devices), PartitionSpec())
-    samples: Any = split(devices)
-    steps: Any = split(devices, axis=1)
-    batch = Batch(
-        observation=steps,
-        action=steps,
-        reward=steps,
-        length=samples,
-        terminated=samples,
-        task=samples,
-        weight=samples,
-        age=samples,
-        searches=Searches(steps, steps, steps, steps),
-        searched=steps,
-        renew=whole,
-    )
-    targets = Targets(
-        value=steps,
-        policy=Moments(steps, steps, steps, steps),
-        peak=steps,
-        searched=steps,
-        latent=steps,
-        q_spread=whole,
-        renewed=Searches(whole, whole, whole, whole),
-    )
-    return Layout(whole, batch, targets, priority=samples)
+    """Split every array along its batch axis; an array without one is whole on each device."""
+    whole = NamedSharding(mesh(devices), PartitionSpec())
+    places: dict[Any, Any] = {WHOLE: whole, 0: split(devices), 1: split(devices, axis=1)}
+    batch = Batch(*(places[axis] for axis in BATCH_AXIS))
+    targets = Targets(*(places[axis] for axis in TARGET_AXIS))
+    return Layout(whole, batch, targets, priority=places[0])
 
 
 def first(tree: Any) -> Any:

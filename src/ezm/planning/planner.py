@@ -81,6 +81,37 @@ def imagined_value(
     return along_mean.predict(latent.swapaxes(0, 1))[0].swapaxes(0, 1)
 
 
+def refined(
+    model: WorldModel,
+    latent: Float[Array, "batch latent"],
+    context: Context,
+    policy: Gaussian,
+    actions: Float[Array, "batch R action"],
+    step: float,
+) -> Float[Array, "batch R action"]:
+    """The actions after one step up the gradient of Q(s, a), before the tanh.
+
+    The step has the direction of the gradient in units of the policy's standard deviation, and in each dimension
+    on average the length ``step`` of them: sqrt(A) times what a sample differs by in the best direction.
+    """
+    latents, contexts, policies = (
+        jax.tree.map(
+            lambda x: jnp.broadcast_to(x[:, None], (*actions.shape[:2], x.shape[-1])), tree
+        )
+        for tree in (latent, context, policy)
+    )
+    raw, std = jnp.arctanh(actions), jnp.exp(policies.log_std) * policies.mask
+
+    def total(raw: Array) -> Array:
+        return model.q(latents, policies.squash(raw), contexts).sum()
+
+    direction = jax.grad(total)(raw) * std
+    size = jnp.sqrt(
+        jnp.square(direction).sum(-1, keepdims=True) / policies.mask.sum(-1, keepdims=True)
+    )
+    return policies.squash(raw + step * std * direction / jnp.maximum(size, 1e-8))
+
+
 def plan(
     key: PRNGKeyArray,
     model: WorldModel,
@@ -104,6 +135,10 @@ def plan(
     values, policy = model.predict(latent, context)
     value = model.value(values)
     root = root_candidates(k_actions, policy, config)
+    if config.refined_actions:
+        last = root.actions[:, -config.refined_actions :]
+        better = refined(model, latent, context, policy, last, config.refine_step)
+        root = root._replace(actions=root.actions.at[:, -config.refined_actions :].set(better))
     if guess is not None:
         slot = min(1, config.root_actions - 1)  # the first may be the policy's mean
         second = jnp.where(jnp.isnan(guess), root.actions[:, slot], guess)

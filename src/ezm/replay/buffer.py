@@ -42,12 +42,31 @@ class Batch(NamedTuple):
     """(B,) float32 importance weight in [0.1, 1]."""
     age: Any
     """(B,) int32: rows of that task recorded since."""
-    searches: Searches
-    """Stored with the first S states of each window, (S, B, ...); zeros where there are none yet."""
+    searches: Any
+    """:class:`ezm.replay.Searches`, stored with the first S states of each window, (S, B, ...); zeros where there are none yet."""
     searched: Any
     """(S, B) bool: whether there are."""
     renew: Any
     """(N,) int32: which of the S * B states, states first, are to be searched anew."""
+
+
+WHOLE = -1
+"""Stands for the batch axis of an array that has none."""
+
+BATCH_AXIS = Batch(
+    observation=1,
+    action=1,
+    reward=1,
+    length=0,
+    terminated=0,
+    task=0,
+    weight=0,
+    age=0,
+    searches=1,
+    searched=1,
+    renew=WHOLE,
+)
+"""The batch axis of each field's arrays; :data:`WHOLE` for indices into the whole batch."""
 
 
 class Drawn(NamedTuple):

@@ -40,6 +40,8 @@ class Simulator(Protocol):
     """Simulator steps of an episode by default; None: the source sets no limit."""
     reward_range: tuple[float, float] | None
     """Bounds of one simulator step's reward; None: unknown."""
+    neutral_action: tuple[float, ...] | None
+    """(action_size,) within [-1, 1], the action that asks for nothing; None: there is none."""
     threads_pay: bool
     """Whether a step is mostly long calls that let other Python threads run."""
 

@@ -33,6 +33,8 @@ class TaskSpec:
     """Agent steps until truncation; None: unknown, the environment decides."""
     reward_range: tuple[float, float] | None
     """Bounds of one agent step's reward (action repeat included); None: unknown."""
+    neutral_action: tuple[float, ...] | None = None
+    """The action that asks for nothing, such as a robot's home pose; None: the task declares none."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,16 @@ class Suite:
     def action_mask(self) -> np.ndarray:
         """(K, A) float32: 1 for a task's real actions, 0 for padding. Read-only."""
         return _mask([task.action_size for task in self.tasks], self.action_size)
+
+    @cached_property
+    def neutral_action(self) -> np.ndarray:
+        """(K, A) float32: each task's neutral action, 0 where it declares none and in padding. Read-only."""
+        actions = np.zeros((self.num_tasks, self.action_size), np.float32)
+        for row, task in zip(actions, self.tasks, strict=True):
+            if task.neutral_action is not None:
+                row[: task.action_size] = task.neutral_action
+        actions.flags.writeable = False
+        return actions
 
     def make(self, task: int, seed: int, *, pictures: bool = False) -> Task:
         """A new environment of task number ``task``, padded to this suite's sizes.

@@ -156,6 +156,7 @@ def _probe(source: str, action_repeat: int | None, episode_steps: int | None) ->
         action_repeat=repeat,
         episode_steps=episode_steps,
         reward_range=None if bounds is None else (bounds[0] * repeat, bounds[1] * repeat),
+        neutral_action=simulator.neutral_action,
     )
     simulator.close()
     return spec

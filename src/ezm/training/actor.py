@@ -15,6 +15,9 @@ from ezm.programs import prepare
 from ezm.replay import Searches
 from ezm.world_model import WorldModel
 
+ActingMode = Literal["search", "policy", "sample"]
+"""Acts on the search's best action, on the policy's mean, or on a sample of the policy."""
+
 
 class Actor:
     """Plans for a batch of observations; compiled once per batch size.
@@ -28,6 +31,7 @@ class Actor:
     def __init__(self, learner: Learner, seed: int, *, evaluating: bool = False):
         config = learner.config.planner
         config = config.evaluating() if evaluating else config
+        self._searches = learner.config.acting == "search"
         self._key = jax.random.key(seed)
         self.steps = 0
         """Batches planned for; numbers the planner's samples, so a resumed run has to set it."""
@@ -59,12 +63,27 @@ class Actor:
         ) -> tuple[Array, Searches]:
             key = jax.random.fold_in(key, step)
             plan = learner.plan(key, model, normalizer, observation, task, config)
-            return plan.search.action, learner.found(plan, task, q_range, updates)
+            found = learner.found(plan, normalizer, task, q_range, updates)
+            return plan.search.action, found
+
+        def sample(
+            key: Array,
+            step: Array,
+            model: WorldModel,
+            normalizer: Normalizer,
+            observation: Array,
+            task: Array,
+        ) -> Array:
+            key = jax.random.fold_in(key, step)
+            context = model.context(task, learner.suite.action_mask)
+            latent = model.represent(normalizer(observation, task), context)
+            return model.predict(latent, context)[1].one(key)
 
         self._functions: dict[str, Callable[..., Any]] = {
             "explore": explore,
             "search": partial(choose, mode="search"),
             "policy": partial(choose, mode="policy"),
+            "sample": sample,
         }
         self._of = f"{learner.identity} {config}"
         self._programs: dict[tuple[str, int], Any] = {}  # by function and observations
@@ -83,10 +102,13 @@ class Actor:
         exploring: bool,
     ) -> None:
         """Compile :meth:`explore`, or :meth:`act`, for batches of this size ahead of the first call."""
-        if exploring:
+        if exploring and not self._searches:
+            self._program("sample", state.model, normalizer, observation, task)
+        elif exploring:
             self._program("explore", *_acting(state), normalizer, observation, task)
         else:
-            self._program("search", state.model, normalizer, observation, task)
+            for mode in ("search", "policy"):
+                self._program(mode, state.model, normalizer, observation, task)
 
     def act(
         self,
@@ -94,9 +116,9 @@ class Actor:
         normalizer: Normalizer,
         observation: np.ndarray,
         task: np.ndarray,
-        mode: Literal["search", "policy"] = "search",
+        mode: ActingMode = "search",
     ) -> np.ndarray:
-        """The search's best action, or the policy's mean, for each observation: (E, A)."""
+        """The search's best action, the policy's mean ("policy") or a sample of it, for each observation: (E, A)."""
         return np.asarray(self._run(mode, model, normalizer, observation, task))
 
     def explore(
@@ -105,11 +127,13 @@ class Actor:
         normalizer: Normalizer,
         observation: np.ndarray,
         task: np.ndarray,
-    ) -> tuple[Array, Searches]:
-        """The search's best action for each observation (E, A), and what training keeps of the search (E, ...).
+    ) -> tuple[Array, Searches | None]:
+        """Training's action for each observation (E, A), and what the replay stores of the searches (E, ...).
 
-        Both may still be under way.
+        Both may still be under way. Where training acts without search, there is nothing to store.
         """
+        if not self._searches:
+            return self._run("sample", state.model, normalizer, observation, task), None
         found: tuple[Array, Searches] = self._run(
             "explore", *_acting(state), normalizer, observation, task
         )
@@ -129,7 +153,7 @@ class Actor:
         return self._programs[size]
 
     def policy(
-        self, model: WorldModel, normalizer: Normalizer, mode: Literal["search", "policy"]
+        self, model: WorldModel, normalizer: Normalizer, mode: ActingMode
     ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """``act(observation, task) -> action`` with fixed parameters."""
 

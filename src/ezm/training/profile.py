@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from ezm.config import TrainConfig, check, to_dict
+from ezm.config import TrainConfig, to_dict
 from ezm.errors import UserError
 from ezm.evaluation.evaluate import Mode
 from ezm.evaluation.figures import shares_figure
@@ -31,7 +31,8 @@ from ezm.training.metrics import MetricsLogger
 from ezm.training.progress import TrainingProgress
 from ezm.training.run_folder import RunFolder, unwritable, write_atomically
 from ezm.training.runs import suite_of
-from ezm.training.trainer import Trainer
+from ezm.training.trainer import EVALUATED, Trainer
+from ezm.validation import check
 
 _WARM_UP = 3  # updates before the clock starts, behind which everything is compiled
 _TARGETS = "targets"  # made in a thread of their own
@@ -318,7 +319,8 @@ class _Profiled(Trainer):
     def _seconds_to_evaluate(self) -> float:
         size = self._evaluator.copies * self.suite.num_tasks
         observation = np.zeros((size, self.suite.observation_size), np.float32)
-        self._policy("search")(observation, np.zeros(size, np.int32))  # compiles
+        for mode in EVALUATED:
+            self._policy(mode)(observation, np.zeros(size, np.int32))  # compiles
         start = time.perf_counter()
-        self._evaluate(self.config.evaluation_episodes, ("search",))
+        self._evaluate(self.config.evaluation_episodes, EVALUATED)
         return time.perf_counter() - start

@@ -10,7 +10,7 @@ from pathlib import Path
 import equinox as eqx
 import jax
 
-from ezm.config import TrainConfig, check, from_dict, to_dict
+from ezm.config import TrainConfig, from_dict, to_dict
 from ezm.errors import UserError
 from ezm.learning import Agent, build, for_acting
 from ezm.learning.sharding import mesh
@@ -20,6 +20,7 @@ from ezm.training.metrics import MetricsLogger, read_metrics
 from ezm.training.progress import TrainingProgress
 from ezm.training.run_folder import RunFolder
 from ezm.training.trainer import Trainer, memory_of, replay_rows, take_over
+from ezm.validation import check
 
 
 def suite_of(config: TrainConfig) -> Suite:
@@ -42,7 +43,7 @@ def train(config: TrainConfig, path: Path, *, wandb: bool = False) -> bool:
     Raises:
         UserError: the configuration, the suite or the folder will not do.
     """
-    suite = _possible(config)
+    config, suite = _possible(config)
     return _run(RunFolder.create(path, to_dict(config)), config, suite, wandb)
 
 
@@ -72,7 +73,7 @@ def resume(
     config = replace(config, steps=steps or config.steps, devices=devices)
     if replay_on_device is not None:
         config = replace(config, replay=replace(config.replay, device=replay_on_device))
-    return _run(run, config, _possible(config), wandb)
+    return _run(run, *_possible(config), wandb)
 
 
 def announced(config: TrainConfig) -> tuple[Memory, int, int]:
@@ -89,12 +90,13 @@ def announced(config: TrainConfig) -> tuple[Memory, int, int]:
     return memory_of(config, suite, parameters), replay_rows(config, suite), suite.num_tasks
 
 
-def _possible(config: TrainConfig) -> Suite:
-    """The suite of a run that can be trained here; refused before anything is written."""
+def _possible(config: TrainConfig) -> tuple[TrainConfig, Suite]:
+    """The configuration and the suite of a run that can be trained here; refused before anything is written."""
     suite = suite_of(config)
+    config = config.for_tasks(suite.num_tasks)
     check(config, suite.num_tasks)
     mesh(config.devices)
-    return suite
+    return config, suite
 
 
 def _run(run: RunFolder, config: TrainConfig, suite: Suite, wandb: bool) -> bool:

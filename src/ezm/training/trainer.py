@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,8 +29,11 @@ from ezm.training.metrics import MetricsLogger
 from ezm.training.pipeline import Pipeline, Updates
 from ezm.training.progress import TrainingProgress
 from ezm.training.run_folder import Checkpoint, RunFolder
+from ezm.world_model.policy import MAX_ACTION
 
 _NORMALIZER_EVERY = 25  # steps per task between two refreshes of the observation statistics
+EVALUATED: tuple[Mode, ...] = ("search", "policy")
+"""How an agent acts in evaluations: both ways, so that what the search adds to the policy is seen."""
 _LOG_EVERY = 50  # steps per task between two rows of losses
 
 
@@ -105,7 +109,7 @@ class Trainer:
                 raise
             if self._stop:
                 return False
-            self._evaluate(self.config.final_episodes, modes=("search", "policy"))
+            self._evaluate(self.config.final_episodes, modes=EVALUATED)
         return True
 
     def _open(self, stack: ExitStack) -> None:
@@ -136,6 +140,8 @@ class Trainer:
         if self.step == 0:
             self._evaluate(config.evaluation_episodes, modes=("random",))
         self._acting_as = self._environments.task_ids.copy()
+        self._noise = np.zeros(self.suite.num_tasks, np.float32)
+        """Standard deviation of the noise on the actions of each task's running episode."""
         if self._checkpoint is None:
             anew = list(range(self.suite.num_tasks))
             self._environments.reset()
@@ -166,7 +172,7 @@ class Trainer:
             self._log_training(learned)
         self.progress.update(self.step, self._pipeline.updates, self.seconds)
         if self.step % config.evaluate_every == 0 and self.step < config.steps:
-            self._evaluate(config.evaluation_episodes, modes=("search",))
+            self._evaluate(config.evaluation_episodes, modes=EVALUATED)
         if config.diagnose_every and self.step % config.diagnose_every == 0:
             self._diagnose()
         if self.step % config.checkpoint_every == 0:
@@ -210,14 +216,14 @@ class Trainer:
         self.agent.state = pipeline.state
         return learned
 
-    def _search(self) -> tuple[Any, Searches] | None:
-        """Begin the search for the next action of every task; None while actions are random."""
+    def _search(self) -> tuple[Any, Searches | None] | None:
+        """Begin the choice of the next action of every task; None while actions are random."""
         if self.step < self.config.random_steps:
             return None
         observation = self._environments.observation
         return self._actor.explore(self.agent.state, self._normalizer, observation, self._acting_as)
 
-    def _act(self, searching: tuple[Any, Searches] | None) -> None:
+    def _act(self, searching: tuple[Any, Searches | None] | None) -> None:
         """One step of every task, recorded."""
         environments = self._environments
         tasks = environments.task_ids
@@ -230,9 +236,16 @@ class Trainer:
             if not np.isfinite(action).all():
                 self._pipeline.settle()
                 raise Diverged(f"the agent's action is {action[~np.isfinite(action)][0]}")
-            # What was searched for another task is no target of this one.
-            row = np.where(self._acting_as == tasks, self.replay.rows[tasks] - 1, -1)
-            self.replay.store(tasks, row, searches, self._pipeline.updates)
+            if searches is not None:
+                # What was searched for another task is no target of this one.
+                row = np.where(self._acting_as == tasks, self.replay.rows[tasks] - 1, -1)
+                self.replay.store(tasks, row, searches, self._pipeline.updates)
+            if self.config.noise:
+                noise = self._noise[tasks, None] * self.rng.standard_normal(
+                    action.shape, np.float32
+                )
+                action = np.clip(action + noise, -MAX_ACTION, MAX_ACTION)
+                action *= self.suite.action_mask[tasks]
         result = environments.step(action)
         for e, task in enumerate(tasks):
             terminated, truncated = bool(result.terminated[e]), bool(result.truncated[e])
@@ -241,6 +254,9 @@ class Trainer:
                 task, action[e], float(result.reward[e]), next_observation, terminated, truncated
             )
             self.agent.statistics.add(task, next_observation)
+            if self.agent.statistics.returns is not None:
+                ended = terminated or truncated
+                self.agent.statistics.returns.add(task, float(result.reward[e]), ended=ended)
             if terminated or truncated:
                 self._log_episode(
                     task, result.episode_return[e], result.episode_length[e], terminated
@@ -252,6 +268,8 @@ class Trainer:
         self.agent.statistics.add(task, observation)
         share = self.config.borrowed_episodes
         self._acting_as[task] = policy_for_episode(self.rng, task, self.suite.bodies, share)
+        if self.config.noise:
+            self._noise[task] = self.rng.uniform(0.0, self.config.noise)
 
     # -- figures ---------------------------------------------------------------------------
 
@@ -273,9 +291,13 @@ class Trainer:
             tasks=list(self.suite.task_names),
             parameters=parameters,
         )
+        config, tasks = self.config, self.suite.num_tasks
         self.progress.message(
-            f"{self.suite.num_tasks} tasks, {parameters / 1e6:.2f}M parameters, "
-            f"{self.config.steps:,} steps per task"
+            f"{tasks} tasks, {parameters / 1e6:.2f}M parameters, {config.steps:,} steps per task"
+        )
+        self.progress.message(
+            f"each step learns W = {config.windows(tasks):g} windows per task in "
+            f"G = {config.updates_per_step:g} gradient steps of batch {config.optimizer.batch_size}"
         )
 
     def _log_episode(self, task: int, value: float, length: int, terminated: bool) -> None:
@@ -348,9 +370,11 @@ class Trainer:
             "agent": self.agent.arrays(),
             "replay": self.replay.state(),
             "pending": packed(self._pipeline.pending()),
-            "normalizer": {"mean": self._normalizer.mean, "std": self._normalizer.std},
+            "normalizer": {k: v for k, v in vars(self._normalizer).items() if v is not None},
             "acting_as": self._acting_as,
         }
+        if self.config.noise:
+            arrays["noise"] = self._noise
         if environments:
             arrays["environments"] = packed(self._environments.state())
             arrays["evaluation"] = packed(self._evaluator.state())
@@ -383,9 +407,9 @@ class Trainer:
         saved, meta = checkpoint.arrays, checkpoint.meta
         self._actor.steps, self._evaluation_actor.steps = meta["acted"], meta["evaluated"]
         self._acting_as[:] = saved["acting_as"]
-        self._normalizer = Normalizer(
-            jnp.asarray(saved["normalizer"]["mean"]), jnp.asarray(saved["normalizer"]["std"])
-        )
+        if self.config.noise:
+            self._noise[:] = saved["noise"]
+        self._normalizer = Normalizer(**jax.tree.map(jnp.asarray, saved["normalizer"]))
         self._pipeline.resume(unpacked(saved["pending"]), self._normalizer)
         if "environments" not in saved:
             self._environments.reset()

@@ -65,7 +65,8 @@ class Thinker:
             planned = learner.plan(key, model, normalizer, observation, task, config)
             search = planned.search
             action = search.action if mode == "search" else planned.policy.mode()
-            return action, search.value, search.actions, search.q_values, search.visits
+            value, q = (normalizer.in_task_units(x, task) for x in (search.value, search.q_values))
+            return action, value, search.actions, q, search.visits
 
         def imagine(
             steps: int,
@@ -86,7 +87,8 @@ class Thinker:
                 latents, action = now
                 latents, logits = model.step(latents, action, context)
                 _, policy = heads.predict(latents, context)
-                return (latents, policy.mode()), (action, model.reward(logits))
+                reward = normalizer.in_task_units(model.reward(logits), tasks)
+                return (latents, policy.mode()), (action, reward)
 
             taken, rewards = jax.lax.scan(step, (latents, actions), None, steps)[1]
             return taken.swapaxes(0, 1), rewards.swapaxes(0, 1)

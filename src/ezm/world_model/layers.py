@@ -12,6 +12,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 Precision = Literal["float32", "bfloat16"]
+Norm = Literal["layer", "unit"]
 
 
 @jax.custom_vjp
@@ -77,18 +78,40 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 class Linear(eqx.Module):
-    """x @ weight + bias, truncated-normal weights of variance 1 / fan-in (or zeros), zero bias."""
+    """x @ weight + bias, truncated-normal weights of variance 1 / fan-in (or zeros), zero bias.
+
+    With ``unit`` the weights of each output are scaled to norm 1 before the product, so that an update's effect does not
+    shrink as they grow (SimbaV2, Lee et al. 2025; FlashSAC).
+    """
 
     weight: Float[Array, "inputs outputs"]
     bias: Float[Array, " outputs"]
+    unit: bool = eqx.field(static=True)
 
-    def __init__(self, inputs: int, outputs: int, key: PRNGKeyArray, *, zero: bool = False):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        key: PRNGKeyArray,
+        *,
+        zero: bool = False,
+        unit: bool = False,
+    ):
         normal = jax.random.truncated_normal(key, -2.0, 2.0, (inputs, outputs))
         self.weight = jnp.zeros((inputs, outputs)) if zero else normal / jnp.sqrt(inputs)
         self.bias = jnp.zeros(outputs)
+        self.unit = unit
+
+    @property
+    def matrix(self) -> Float[Array, "inputs outputs"]:
+        """The matrix that the input is multiplied by."""
+        if not self.unit:
+            return self.weight
+        norm = jnp.linalg.norm(self.weight, axis=0, keepdims=True)
+        return self.weight / jnp.maximum(norm, 1e-6)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        return matmul(x, self.weight, self.weight.dtype) + self.bias
+        return matmul(x, self.matrix, self.weight.dtype) + self.bias
 
 
 class Rounded(eqx.Module):
@@ -98,7 +121,7 @@ class Rounded(eqx.Module):
     precision: Precision = eqx.field(static=True)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        return matmul(x, self.linear.weight, self.precision) + self.linear.bias
+        return matmul(x, self.linear.matrix, self.precision) + self.linear.bias
 
 
 class Residual(eqx.Module):
@@ -115,11 +138,21 @@ class Residual(eqx.Module):
         return x + self.second(jax.nn.relu(self.first(layer_norm(x))))
 
 
+def rms_norm(x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+    """x divided by the root of its mean square."""
+    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-5)
+
+
 class MLP(eqx.Module):
-    """Hidden layers of linear, LayerNorm, relu; then a linear output."""
+    """Hidden layers, then a linear output.
+
+    A hidden layer is linear, LayerNorm, relu (``norm`` "layer"), or a linear layer of unit weights, relu,
+    RMSNorm ("unit").
+    """
 
     hidden: tuple[Linear, ...]
     output: Linear
+    norm: Norm = eqx.field(static=True)
 
     def __init__(
         self,
@@ -130,17 +163,22 @@ class MLP(eqx.Module):
         key: PRNGKeyArray,
         *,
         zero: bool = False,
+        norm: Norm = "layer",
     ):
+        self.norm = norm
+        unit = norm == "unit"
         keys = jax.random.split(key, layers + 1)
         sizes = [inputs] + [hidden] * layers
         self.hidden = tuple(
-            Linear(size, hidden, k) for size, k in zip(sizes[:-1], keys[:-1], strict=True)
+            Linear(size, hidden, k, unit=unit)
+            for size, k in zip(sizes[:-1], keys[:-1], strict=True)
         )
         self.output = Linear(sizes[-1], outputs, keys[-1], zero=zero)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         for layer in self.hidden:
-            x = jax.nn.relu(layer_norm(layer(x)))
+            y = layer(x)
+            x = jax.nn.relu(layer_norm(y)) if self.norm == "layer" else rms_norm(jax.nn.relu(y))
         return self.output(x)
 
 

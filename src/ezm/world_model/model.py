@@ -1,7 +1,8 @@
 """The world model: one set of networks for all tasks, conditioned on a task embedding (paper, section 2).
 
     representation h(o, e) -> s      dynamics g(s, e, a) -> s'      reward r(s, e, a)
-    prediction f(s, e) -> values, policy           projector, predictor (temporal consistency)
+    prediction f(s, e) -> values, policy           Q(s, e, a), ours, optional
+    projector, predictor (temporal consistency)
 
 All methods take any leading batch shape. ``task`` is an integer array of that batch shape.
 """
@@ -13,6 +14,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ezm.config import ModelConfig
@@ -20,20 +22,31 @@ from ezm.world_model.layers import (
     MLP,
     Ensemble,
     Linear,
+    Norm,
     Residual,
     Separate,
     layer_norm,
     residual_blocks,
 )
-from ezm.world_model.policy import Gaussian
+from ezm.world_model.policy import MAX_ACTION, Gaussian
 from ezm.world_model.scalars import Support
+
+# Keeps tanh(mean) out of its flat ends, where no gradient leads back.
+_LARGEST_MEAN = 3.0
+
+
+def unbounded_mean(action: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """What the policy head has to say so that the policy's mode is ``action``, kept within the largest action."""
+    action = np.clip(action, -MAX_ACTION, MAX_ACTION)
+    return _LARGEST_MEAN * np.arctanh(np.arctanh(action) / _LARGEST_MEAN)
 
 
 class Context(eqx.Module):
-    """What the networks know of the task: its embedding and its action mask."""
+    """What the networks know of the task: its embedding, its action mask, and where its policy's mean begins."""
 
     embedding: Float[Array, "*batch embedding"]
     action_mask: Float[Array, "*batch action"]
+    policy_offset: Float[Array, "*batch action"] | None = None
 
     def __getitem__(self, index: Any) -> Context:
         return jax.tree.map(lambda x: x[index], self)
@@ -74,6 +87,9 @@ class WorldModel(eqx.Module):
     prediction: tuple[Residual, ...]
     value_heads: Ensemble | Separate
     policy_head: MLP
+    q_heads: Ensemble | None
+    policy_offset: Float[Array, "tasks action"] | None
+    """Added to each task's policy mean, before its bound; trained like a bias."""
     projector: MLP | None
     predictor: MLP | None
     value_support: Support
@@ -90,6 +106,7 @@ class WorldModel(eqx.Module):
         value_support: Support,
         reward_support: Support,
         key: PRNGKeyArray,
+        neutral_action: Float[np.ndarray, "tasks action"] | None = None,
     ):
         keys = iter(jax.random.split(key, 13))
         size, embedding = config.latent_size, config.task_embedding_size
@@ -108,16 +125,38 @@ class WorldModel(eqx.Module):
         self.prediction_in = Linear(size + embedding, size, next(keys))
         self.prediction = residual_blocks(config.blocks, size, next(keys))
 
-        def scalar_head(support: Support, k: PRNGKeyArray) -> MLP:
-            head = MLP(size, size, config.head_layers, support.bins, k, zero=True)
+        def scalar_head(
+            support: Support, k: PRNGKeyArray, inputs: int, hidden: int, norm: Norm
+        ) -> MLP:
+            head = MLP(inputs, hidden, config.head_layers, support.bins, k, zero=True, norm=norm)
             return eqx.tree_at(lambda m: m.output.bias, head, support.neutral_logits())
 
-        self.reward_head = scalar_head(reward_support, next(keys))
-        heads = jax.random.split(next(keys), config.value_heads)
-        self.value_heads = Ensemble(eqx.filter_vmap(lambda k: scalar_head(value_support, k))(heads))
+        def critics(keys: PRNGKeyArray, inputs: int) -> Ensemble:
+            hidden, norm = config.critic_size or size, config.critic_norm
+            make = eqx.filter_vmap(lambda k: scalar_head(value_support, k, inputs, hidden, norm))
+            return Ensemble(make(keys))
+
+        self.reward_head = scalar_head(reward_support, next(keys), size, size, "layer")
+        self.value_heads = critics(jax.random.split(next(keys), config.value_heads), size)
         self.policy_head = MLP(
             size, size, config.head_layers, 2 * action_size, next(keys), zero=True
         )
+        if config.initial_log_std is not None:
+            low, high = config.log_std_range
+            start = np.arctanh(2.0 * (config.initial_log_std - low) / (high - low) - 1.0)
+            self.policy_head = eqx.tree_at(
+                lambda m: m.output.bias,
+                self.policy_head,
+                self.policy_head.output.bias.at[action_size:].set(start),
+            )
+        self.policy_offset = None
+        if config.neutral_start and neutral_action is not None:
+            self.policy_offset = jnp.asarray(unbounded_mean(neutral_action), jnp.float32)
+        self.q_heads = None
+        if config.q_heads:
+            # Keys of their own: a model without Q heads draws the same numbers.
+            q_keys = jax.random.split(jax.random.fold_in(key, 1), config.q_heads)
+            self.q_heads = critics(q_keys, inputs)
         self.projector = self.predictor = None
         if config.projector_size:
             self.projector = MLP(size, config.projector_size, 2, size, next(keys))
@@ -132,7 +171,8 @@ class WorldModel(eqx.Module):
         embedding = embedding / jnp.maximum(norm, 1.0)
         if not self.config.task_embedding:
             embedding = jnp.zeros_like(embedding)
-        return Context(embedding[task], action_masks[task])
+        offset = None if self.policy_offset is None else self.policy_offset[task]
+        return Context(embedding[task], action_masks[task], offset)
 
     def _latent(self, x: Array) -> Array:
         return layer_norm(x) if self.config.latent_norm else x
@@ -196,11 +236,33 @@ class WorldModel(eqx.Module):
         x = self._trunk(latent, context)
         values = self.value_heads(x)
         mean, spread = jnp.split(self.policy_head(x), 2, axis=-1)
+        if context.policy_offset is not None:
+            mean = mean + context.policy_offset
         low, high = self.config.log_std_range
         log_std = low + 0.5 * (high - low) * (jnp.tanh(spread) + 1.0)
         mask = context.action_mask
-        # A bounded mean keeps tanh(mean) out of its flat ends, where no gradient leads back.
-        return values, Gaussian(3.0 * jnp.tanh(mean / 3.0) * mask, log_std * mask, mask)
+        bounded = _LARGEST_MEAN * jnp.tanh(mean / _LARGEST_MEAN)
+        return values, Gaussian(bounded * mask, log_std * mask, mask)
+
+    def q_logits(
+        self,
+        latent: Float[Array, "*batch latent"],
+        code: Float[Array, "*batch code"],
+        context: Context,
+    ) -> Float[Array, "heads *batch bins"]:
+        """The logits of every head of Q(s, a); only of a model that has them."""
+        assert self.q_heads is not None
+        inputs = (layer_norm(latent), context.embedding, code)
+        return self.q_heads(jnp.concatenate(inputs, axis=-1))
+
+    def q(
+        self,
+        latent: Float[Array, "*batch latent"],
+        action: Float[Array, "*batch action"],
+        context: Context,
+    ) -> Float[Array, "*batch"]:
+        """The pessimistic Q(s, a): the minimum over the heads."""
+        return self.value(self.q_logits(latent, self.code(action, context), context))
 
     def with_two_heads(self, key: PRNGKeyArray) -> WorldModel:
         """The same model with only two of its value heads, drawn at random; itself, if it has no more.

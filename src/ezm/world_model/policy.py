@@ -64,6 +64,10 @@ class Gaussian(eqx.Module):
         raw = self.mean[..., None, :] + noise * jnp.exp(self.log_std)[..., None, :]
         return jnp.clip(jnp.tanh(raw), -MAX_ACTION, MAX_ACTION) * self.mask[..., None, :]
 
+    def one(self, key: PRNGKeyArray) -> Float[Array, "*batch action"]:
+        """One action, through which gradients reach mean and standard deviation."""
+        return self.sample(key, 1)[..., 0, :]
+
     def log_prob(self, action: Float[Array, "*batch action"]) -> Float[Array, "*batch"]:
         """Log density of a squashed action over the task's own dimensions."""
         action = jnp.clip(action, -MAX_ACTION, MAX_ACTION)

@@ -52,6 +52,7 @@ class DmControlSimulator:
     can_restore = True
     # A rule of the suite; lqr is the exception.
     reward_range: tuple[float, float] | None = (0.0, 1.0)
+    neutral_action: tuple[float, ...] | None = None
 
     def __init__(self, name: str, seed: int) -> None:
         domain, _, task = name.partition("-")

@@ -18,7 +18,9 @@ def from_factory(source: str, seed: int, pictures: bool = False) -> GymnasiumSim
     """The environment that a factory makes.
 
     The function is called with ``seed=`` if it has such a parameter, and, for ``pictures``, with
-    ``render_mode="rgb_array"`` if it has that one; otherwise without arguments. The environment's attribute ``reward_range``, the bounds of one step's reward, is used if there is one.
+    ``render_mode="rgb_array"`` if it has that one; otherwise without arguments. Two attributes of the environment are
+    used if it has them: ``reward_range``, the bounds of one step's reward, and ``neutral_action``, the action that asks
+    for nothing.
 
     Raises:
         UserError: no such module or function, it failed, or it returned something else.

@@ -64,6 +64,7 @@ class GymnasiumSimulator:
         self.observation_size = _observation_size(name, self.environment.observation_space)
         self.episode_limit = episode_limit(self.environment)
         self.reward_range = _reward_range(self.environment)
+        self.neutral_action = _neutral_action(name, self.environment, self._actions)
 
     def reset(self) -> np.ndarray:
         observation, _ = self.environment.reset(seed=self._seed)
@@ -239,6 +240,37 @@ def _reward_range(environment: gymnasium.Env) -> tuple[float, float] | None:
     except (AttributeError, TypeError, ValueError):
         return None
     return (float(low), float(high)) if np.isfinite([low, high]).all() else None
+
+
+def _neutral_action(
+    name: str, environment: gymnasium.Env, space: gymnasium.spaces.Box
+) -> tuple[float, ...] | None:
+    """The ``neutral_action`` attribute that an environment may have, taken from its own units to [-1, 1].
+
+    Raises:
+        UserError: it is no action of the environment.
+    """
+    try:
+        declared = environment.get_wrapper_attr("neutral_action")
+    except AttributeError:
+        return None
+    try:
+        action = np.asarray(declared, np.float64)
+        fits = action.shape == space.shape and bool(
+            np.all((action >= space.low) & (action <= space.high))
+        )
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise UserError(
+            f"task {name}: its neutral_action {declared} is no action of {space}; "
+            "give one number within the bounds for each dimension, or leave it out"
+        )
+    rescale = unit_to_bounds(space.low, space.high)
+    if rescale is not None:
+        scale, offset = rescale
+        action = np.divide(action - offset, scale, out=np.zeros_like(action), where=scale > 0)
+    return tuple(map(float, action.ravel()))
 
 
 def _flat(observation: Any) -> np.ndarray:

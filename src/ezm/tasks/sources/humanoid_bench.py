@@ -11,7 +11,7 @@ import numpy as np
 from ezm.tasks.humanoid_bench import catalog
 from ezm.tasks.humanoid_bench.batch import Batch
 from ezm.tasks.humanoid_bench.environment import Environment
-from ezm.tasks.humanoid_bench.models import PHYSICS_STEPS
+from ezm.tasks.humanoid_bench.models import PHYSICS_STEPS, hold_action
 from ezm.tasks.humanoid_bench.views import following
 from ezm.tasks.rendering import Scene
 from ezm.tasks.simulator import RawStep
@@ -73,6 +73,7 @@ class HumanoidBenchSimulator:
         self.observation_size = layout.observation_size
         self.step_seconds = PHYSICS_STEPS * float(layout.model.opt.timestep)
         self.reward_range: tuple[float, float] | None = catalog.ENTRIES[layout.task].reward_range
+        self.neutral_action: tuple[float, ...] | None = tuple(map(float, hold_action(layout.model)))
 
     def reset(self) -> np.ndarray:
         return self._alone.reset()[0].copy()

@@ -1,0 +1,96 @@
+"""How a trained agent should act in evaluations: returns of one checkpoint under several ways of acting.
+
+``python -m benchmarks.acting RUN --episodes 20`` prints mean and 95 % interval of the return of each task for: the
+policy's mean, a sample of the policy, the search as in training, the search among near candidates, the search with the
+policy's mean among its candidates, and the search with 64 candidates. All ways see the same episodes' starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.table import Table
+
+from benchmarks.command import Flag, command, show
+from ezm.config import PlannerConfig
+from ezm.evaluation.evaluate import derived_seed, episodes
+from ezm.evaluation.statistics import mean_interval
+from ezm.training.actor import Actor
+from ezm.training.run_folder import RunFolder
+from ezm.training.runs import load_agent
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare ways of acting with one checkpoint."""
+
+    run: tyro.conf.Positional[Path]
+    """The folder of a run."""
+    episodes: int = 20
+    """Of each task for each way."""
+    seed: int = 0
+    """Of the episodes and of the search."""
+    leaf_rollout: tuple[int, ...] = ()
+    """Also the search as in training with these leaf rollouts."""
+    json: Flag = False
+    """Print rows, one JSON object a line, instead of a table."""
+
+
+def ways(planner: PlannerConfig, leaf_rollouts: Sequence[int]) -> dict[str, Any]:
+    """Name -> acting mode, or the planner of a search."""
+    training = replace(planner, evaluation_spread=None)
+    found: dict[str, Any] = {
+        "mean": "policy",
+        "sample": "sample",
+        "search as in training": training,
+        "search, near (spread 0.3)": replace(training, policy_actions=1, spread=0.3),
+        "search, mean among": replace(training, include_mean=True),
+        "search, 64 candidates": replace(training, root_actions=64, simulations=64),
+    }
+    for steps in leaf_rollouts:
+        found[f"search, leaf rollout {steps}"] = replace(training, leaf_rollout=steps)
+    return found
+
+
+def measure(options: Options) -> Iterator[dict[str, Any]]:
+    """A row for each task and way of acting."""
+    agent, step = load_agent(RunFolder.open(options.run))
+    learner, suite = agent.learner, agent.suite
+    for name, way in ways(learner.config.planner, options.leaf_rollout).items():
+        mode: Any = way if isinstance(way, str) else "search"
+        planner = learner.config.planner if isinstance(way, str) else way
+        changed = replace(learner, config=replace(learner.config, planner=planner))
+        actor = Actor(changed, 0)
+        act = actor.policy(agent.state.model, agent.statistics.normalizer(), mode)
+        for index, task in enumerate(suite.task_names):
+            actor.reseed(derived_seed(options.seed, task))
+            returns = episodes(suite, index, act, options.episodes, options.seed).returns
+            yield {
+                "step": step,
+                "task": task,
+                "acting": name,
+                "returns": [float(value) for value in returns],
+            }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """A row for each way of acting, a column for each task."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    shown = Table("acting", *tasks)
+    for acting in dict.fromkeys(row["acting"] for row in rows):
+        of = {row["task"]: row["returns"] for row in rows if row["acting"] == acting}
+        shown.add_row(acting, *(str(mean_interval(of[task])) for task in tasks))
+    return shown
+
+
+def main(options: Options) -> None:
+    """Print the table."""
+    show(list(measure(options)), table, as_json=options.json)
+
+
+if __name__ == "__main__":
+    command(main, Options, __doc__)

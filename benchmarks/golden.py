@@ -1,0 +1,78 @@
+"""Fingerprints of short trainings, so that a change which must not change learning can be shown not to.
+
+``python -m benchmarks.golden`` trains cartpole, walker and h1-stand for 300 updates each with a fixed seed. It
+prints a digest of the trained parameters and a digest of the recorded losses and returns. Two commits learn
+alike on one machine where both digests agree; digests of different processors differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+import tyro
+
+from benchmarks.command import command
+from ezm.presets import defaults
+from ezm.training.metrics import read_metrics
+from ezm.training.run_folder import RunFolder
+from ezm.training.runs import load_agent
+
+UPDATES = 300
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train briefly and print what was learned as digests."""
+
+    suites: tyro.conf.Positional[tuple[str, ...]] = ("cartpole", "walker", "h1-stand")
+    """As for `ezm train`."""
+    train: tuple[str, ...] = field(default=())
+    """Further options of `ezm train`, without their dashes: name=value."""
+
+
+def digests(suite: str, options: Sequence[str] = ()) -> tuple[str, str]:
+    """The digests of the parameters and of the metrics after :data:`UPDATES` updates."""
+    config = defaults("cpu", suite)
+    steps = config.random_steps + round(UPDATES / config.updates_per_step)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        arguments = [suite, "--steps", str(steps), "--final-episodes", "1", "--out", str(out)]
+        for option in options:
+            name, _, value = option.partition("=")
+            arguments += [f"--{name}", value]
+        subprocess.run(
+            [sys.executable, "-m", "ezm", "train", *arguments], check=True, stdout=sys.stderr
+        )
+        run = RunFolder.open(out)
+        agent, _ = load_agent(run)
+        metrics = list(read_metrics(run.metrics_path))
+    parameters = hashlib.sha256()
+    for leaf in jax.tree.leaves(eqx.filter(agent.state.model, eqx.is_inexact_array)):
+        parameters.update(np.asarray(leaf).tobytes())
+    learned = hashlib.sha256()
+    for row in metrics:
+        if row["kind"] in ("train", "episode"):
+            kept = {name: value for name, value in row.items() if name not in ("seconds", "time")}
+            learned.update(json.dumps(kept, sort_keys=True).encode())
+    return parameters.hexdigest()[:16], learned.hexdigest()[:16]
+
+
+def main(options: Options) -> None:
+    """Print a line for each suite."""
+    for suite in options.suites:
+        parameters, metrics = digests(suite, options.train)
+        print(f"{suite:12} parameters {parameters}  metrics {metrics}", flush=True)
+
+
+if __name__ == "__main__":
+    command(main, Options, __doc__)
