@@ -72,9 +72,10 @@ def data(length: Any = UNROLL, terminated: Any = False, pad: int = 0) -> Data:
     states = UNROLL + 1
     observation = wide(normal(states, BATCH, 3) * mask(OBSERVATIONS, 3)[TASK])
     actions = mask(ACTIONS, 2)[TASK]
+    last = np.random.default_rng(1).normal(size=(1, BATCH, 2)).astype(np.float32)
     batch = Batch(
         observation=observation,
-        action=wide(np.tanh(normal(UNROLL + 1, BATCH, 2)) * actions),
+        action=wide(np.tanh(np.concatenate((normal(UNROLL, BATCH, 2), last))) * actions),
         reward=normal(UNROLL, BATCH),
         length=np.broadcast_to(length, BATCH).astype(np.int32),
         terminated=np.broadcast_to(terminated, BATCH),
@@ -334,7 +335,7 @@ def test_latent_gradient_is_halved_at_each_step(model: WorldModel) -> None:
     given = data()
 
     def encoder(keep: float) -> np.ndarray:
-        modelled = replace(MSE, actor_weight=0.0)  # its gradient would hide the others
+        modelled = replace(MSE, q_weight=0.0, actor_weight=0.0)  # the actor's would hide the others
         return evaluate(model, given, modelled, keep)[2].observation_in.weight
 
     zero, plus, minus = encoder(0.0), encoder(1.0), encoder(-1.0)
