@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from imageio_ffmpeg import read_frames
 
 from ezm.config import PRESETS, PlannerConfig
 from ezm.errors import UserError
+from ezm.evaluation import page
 from ezm.learning import build
 from ezm.tasks import load_suite
 from ezm.tasks.rendering import telling_body
@@ -278,14 +280,34 @@ def test_without_pictures_there_is_no_film(thinker: Thinker, tmp_path: Path) -> 
     found = list(film_all(thinker, [BLIND, DRAWN], tmp_path, seconds=0.1))
     assert isinstance(found[0], Undrawable) and "own_tasks:blind has no pictures" in str(found[0])
     assert isinstance(found[1], Film)
-    assert [path.name for path in tmp_path.iterdir()] == ["own_tasks-drawn.mp4"]
+    assert [path.name for path in tmp_path.iterdir()] == ["own_tasks%3Adrawn.mp4"]
 
 
 def test_names_of_films() -> None:
     folder = Path("run")
     assert film_path(folder, "cartpole-swingup") == folder / "cartpole-swingup.mp4"
-    assert film_path(folder, "my.tasks:make") == folder / "my.tasks-make.mp4"
-    assert film_path(folder, "ALE/Pong v5/") == folder / "ALE-Pong-v5.mp4"
+    assert film_path(folder, "my.tasks:make") == folder / "my.tasks%3Amake.mp4"
+
+
+def test_no_two_tasks_share_a_film(tmp_path: Path) -> None:
+    """The report names each of them."""
+    names = ["m:größe", "m:grüße", "m:gr-e", "m-gr-e", "m/gr-e", "m:gr%e", "../m:gr e"]
+    paths = [film_path(tmp_path, name) for name in names]
+    assert {path.parent for path in paths} == {tmp_path} and len(set(paths)) == len(names)
+    for path in paths:
+        path.write_bytes(b"film")
+    assert re.findall("<figcaption>(.*?)</figcaption>", page.films(tmp_path, names)) == names
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+@pytest.mark.parametrize("folder", ["exp:1", "http:", "-y", "a%d b"])
+def test_films_in_folders_with_odd_names(
+    thinker: Thinker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = film_path(Path(folder), "own_tasks:drawn")
+    film(thinker, DRAWN, path, seconds=0.1)
+    assert path.stat().st_size > 500
 
 
 @pytest.mark.filterwarnings("ignore:os.fork")

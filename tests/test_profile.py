@@ -227,8 +227,9 @@ def test_a_resumed_run_is_profiled_and_stays_as_it_is(
     ("arguments", "said"),
     [
         ("cartpol", "unknown suite or task 'cartpol' (did you mean cartpole?)"),
-        ("cartpole --seconds 0", "--seconds 0: must be greater than 0"),
-        ("cartpole --seconds nan", "--seconds nan: must be greater than 0"),
+        ("cartpole --seconds 0", "--seconds 0: must be finite and greater than 0"),
+        ("cartpole --seconds nan", "--seconds nan: must be finite and greater than 0"),
+        ("cartpole --seconds inf", "--seconds inf: must be finite and greater than 0"),
         ("cartpole --second 3", "unknown option --second (did you mean --seconds?)"),
         ("cartpole --model.latent-size 0", "--model.latent-size 0: must be greater than 0"),
         ("cartpole --out file/profile", "cannot write to file/profile"),

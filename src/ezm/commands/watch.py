@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,8 +89,8 @@ def watch(arguments: Sequence[str]) -> int:
 def _check(options: Watch) -> None:
     if options.seed < 0:
         raise UserError(f"--seed {options.seed}: must not be negative")
-    if not options.seconds > 0:
-        raise UserError(f"--seconds {options.seconds:g}: must be greater than 0")
+    if not 0 < options.seconds < math.inf:
+        raise UserError(f"--seconds {options.seconds:g}: must be finite and greater than 0")
     if options.episodes is not None and options.episodes < 1:
         raise UserError(f"--episodes {options.episodes}: must be at least 1")
     if not 0 <= options.port < 65536:

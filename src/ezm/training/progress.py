@@ -199,7 +199,7 @@ class TrainingProgress:
                 value, histories = row.get("mean"), self._evaluations
             else:
                 continue
-            if task in histories and value is not None:
+            if task in histories and isinstance(value, int | float):
                 histories[task].add(value)
         self._position = (step, updates, seconds)
 

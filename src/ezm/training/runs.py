@@ -122,6 +122,7 @@ def load_agent(run: RunFolder) -> tuple[Agent, int]:
     """
     config: TrainConfig = from_dict(run.config)
     suite = suite_of(config)
+    check(config, suite.num_tasks)
     agent = for_acting(config, suite)
     checkpoint = run.latest_checkpoint({"agent": agent.names()})
     if checkpoint is None:
