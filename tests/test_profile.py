@@ -13,6 +13,7 @@ import pytest
 
 import ezm.cli
 import ezm.platform
+from ezm.config import PRESETS, to_dict
 from ezm.training import trainer
 from ezm.training.profile import Occasion, Pace, Part, Profile, Stopwatch
 from ezm.training.run_folder import RunFolder
@@ -242,7 +243,7 @@ def test_a_mistake_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, said: str
 ) -> None:
     (tmp_path / "file").write_text("")
-    RunFolder.create(tmp_path / "begun", {"suite": "cartpole"})
+    RunFolder.create(tmp_path / "begun", to_dict(PRESETS["cpu"]))
     assert ezm.cli.main(["profile", *arguments.split()]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0], lines
