@@ -17,7 +17,7 @@ from ezm.config import PRESETS, PlannerConfig
 from ezm.errors import UserError
 from ezm.evaluation import page
 from ezm.learning import build
-from ezm.tasks import load_suite
+from ezm.tasks import Suite, Task, load_suite
 from ezm.tasks.rendering import telling_body
 from ezm.tasks.simulator import Undrawable
 from ezm.watching import films
@@ -140,6 +140,23 @@ def test_imagined_paths_are_steps_of_the_model(thinker: Thinker) -> None:
 
 
 # -- playing -----------------------------------------------------------------------------------
+
+
+def test_a_simulator_of_which_there_is_no_second_one_is_played(
+    thinker: Thinker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Suite.make
+
+    def once(suite: Suite, task: int, seed: int, *, pictures: bool = False) -> Task:
+        if not pictures:
+            raise UserError("no licence left")
+        return make(suite, task, seed, pictures=pictures)
+
+    monkeypatch.setattr(Suite, "make", once)
+    play = Play(thinker, CARTPOLE, seed=3)
+    play.step()
+    assert len(play.episode.rewards) == 1 and not play.episode.traces
+    play.close()
 
 
 def test_playing_candidates_out_does_not_touch_the_episode(thinker: Thinker) -> None:
