@@ -83,7 +83,9 @@ def test_a_torn_last_line_is_skipped_and_mended(run: RunFolder, torn: bytes, row
 def test_a_damaged_line_in_the_middle_is_named(run: RunFolder, damaged: str) -> None:
     whole = '{"kind": "train", "step": 1, "seconds": 0.5}'
     run.metrics_path.write_text(f"{whole}\n{damaged}\n{whole}\n")
-    with pytest.raises(UserError, match="metrics.jsonl line 2 is no row of a run: remove that"):
+    with pytest.raises(
+        UserError, match="metrics.jsonl line 2 is damaged .no row of a run.: remove"
+    ):
         read_metrics(run.metrics_path)
 
 

@@ -46,7 +46,9 @@ def stream_metrics(path: Path) -> Iterator[dict[str, Any]]:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 if damaged:
-                    raise UserError(f"{path} line {damaged} is no row of a run: remove that line")
+                    raise UserError(
+                        f"{path} line {damaged} is damaged (no row of a run): remove that line"
+                    )
                 row = _parse(line)
                 if row is None:
                     damaged = number
