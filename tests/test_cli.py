@@ -285,6 +285,16 @@ def test_an_interrupt_says_how_to_go_on(
     assert capsys.readouterr().err == "stopped; go on with: ezm train --resume 'my run'\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a full device")
+@pytest.mark.parametrize("arguments", ["--help", "tasks dmc:cartpole-balance", "train --help"])
+def test_output_that_cannot_be_written_is_one_line(arguments: str) -> None:
+    command = [sys.executable, "-m", "ezm", *arguments.split()]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: cannot write to standard output: No space left on device\n"
+
+
 def test_results_stand_beside_random_actions_and_sac(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -269,6 +269,8 @@ def test_every_module_has_a_place_in_the_reference(hooks: Any) -> None:
         "doctor",
         "errors",
         "options",
+        "output",
+        "plain",
         "platform",
         "probes",
         "terminal",

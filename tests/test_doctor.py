@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from packaging.utils import canonicalize_name
 import ezm.cli
 from ezm import doctor, probes
 from ezm.doctor import EXTRAS, TESTED, Finding, Probes, can_train
+from ezm.platform import prepare_jax
 from ezm.probes import Answer, probe
 from ezm.training import memory
 
@@ -373,3 +375,20 @@ def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = only(doctor.cache({}))
     assert found.status == "warning" and "EZM_CACHE" in found.fix
     assert not list(tmp_path.rglob(".ezm-doctor-*")), "nothing is left behind"
+
+
+def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers: programs are not kept, and all else works."""
+    for name in ("EZM_CACHE", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    found = only(doctor.cache({}))
+    assert found.status == "warning" and can_train([found])
+    assert found.said == "this user has no home folder: every run compiles anew"
+    monkeypatch.setattr(os, "environ", variables := {"MUJOCO_GL": "egl"})
+    prepare_jax("cpu")
+    assert variables["JAX_PLATFORMS"] == "cpu" and "JAX_COMPILATION_CACHE_DIR" not in variables

@@ -241,7 +241,7 @@ def test_a_checkpoint_of_other_networks_is_one_line(
     document = json.loads((run / "config.json").read_text())
     document["config"]["model"]["latent_size"] = 24
     (run / "config.json").write_text(json.dumps(document))
-    assert "checkpoint 30 was written by another version of ezm" in error(capsys, "copied")
+    assert "checkpoint 30 has other networks than config.json" in error(capsys, "copied")
 
 
 def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,10 @@ from imageio_ffmpeg import read_frames
 
 from ezm.config import PlannerConfig
 from ezm.errors import UserError
+from ezm.evaluation import page
 from ezm.learning import build
 from ezm.presets import PRESETS
-from ezm.tasks import load_suite
+from ezm.tasks import Suite, Task, load_suite
 from ezm.tasks.rendering import telling_body
 from ezm.tasks.simulator import Undrawable
 from ezm.watching import films
@@ -139,6 +141,23 @@ def test_imagined_paths_are_steps_of_the_model(thinker: Thinker) -> None:
 
 
 # -- playing -----------------------------------------------------------------------------------
+
+
+def test_a_simulator_of_which_there_is_no_second_one_is_played(
+    thinker: Thinker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Suite.make
+
+    def once(suite: Suite, task: int, seed: int, *, pictures: bool = False) -> Task:
+        if not pictures:
+            raise UserError("no licence left")
+        return make(suite, task, seed, pictures=pictures)
+
+    monkeypatch.setattr(Suite, "make", once)
+    play = Play(thinker, CARTPOLE, seed=3)
+    play.step()
+    assert len(play.episode.rewards) == 1 and not play.episode.traces
+    play.close()
 
 
 def test_playing_candidates_out_does_not_touch_the_episode(thinker: Thinker) -> None:
@@ -279,14 +298,34 @@ def test_without_pictures_there_is_no_film(thinker: Thinker, tmp_path: Path) -> 
     found = list(film_all(thinker, [BLIND, DRAWN], tmp_path, seconds=0.1))
     assert isinstance(found[0], Undrawable) and "own_tasks:blind has no pictures" in str(found[0])
     assert isinstance(found[1], Film)
-    assert [path.name for path in tmp_path.iterdir()] == ["own_tasks-drawn.mp4"]
+    assert [path.name for path in tmp_path.iterdir()] == ["own_tasks%3Adrawn.mp4"]
 
 
 def test_names_of_films() -> None:
     folder = Path("run")
     assert film_path(folder, "cartpole-swingup") == folder / "cartpole-swingup.mp4"
-    assert film_path(folder, "my.tasks:make") == folder / "my.tasks-make.mp4"
-    assert film_path(folder, "ALE/Pong v5/") == folder / "ALE-Pong-v5.mp4"
+    assert film_path(folder, "my.tasks:make") == folder / "my.tasks%3Amake.mp4"
+
+
+def test_no_two_tasks_share_a_film(tmp_path: Path) -> None:
+    """The report names each of them."""
+    names = ["m:größe", "m:grüße", "m:gr-e", "m-gr-e", "m/gr-e", "m:gr%e", "../m:gr e"]
+    paths = [film_path(tmp_path, name) for name in names]
+    assert {path.parent for path in paths} == {tmp_path} and len(set(paths)) == len(names)
+    for path in paths:
+        path.write_bytes(b"film")
+    assert re.findall("<figcaption>(.*?)</figcaption>", page.films(tmp_path, names)) == names
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+@pytest.mark.parametrize("folder", ["exp:1", "http:", "-y", "a%d b"])
+def test_films_in_folders_with_odd_names(
+    thinker: Thinker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = film_path(Path(folder), "own_tasks:drawn")
+    film(thinker, DRAWN, path, seconds=0.1)
+    assert path.stat().st_size > 500
 
 
 @pytest.mark.filterwarnings("ignore:os.fork")

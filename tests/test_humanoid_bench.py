@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
-from typing import Any
 
-import gymnasium
 import mujoco
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
 from benchmarks import parity
 from ezm.cli import main
@@ -277,90 +273,6 @@ def test_protocol_and_episode_length_of_a_suite() -> None:
         assert not batch.terminated.any()
         assert batch.truncated.item() is (number == 149)
     parallel.close()
-
-
-# -- as Gymnasium environments -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["h1-walk", "h1hand-reach", "h1hand-balance_hard"])
-def test_gymnasium_checker(name: str) -> None:
-    environment = gymnasium.make(f"ezm/{name}-v0")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        # Positions and velocities have no bounds.
-        warnings.filterwarnings("ignore", message=".*Box observation space m.*")
-        check_env(environment.unwrapped, skip_render_check=True)
-
-
-def test_gymnasium_episode() -> None:
-    environment = gymnasium.make("ezm/h1-crawl-v0")
-    observation, _ = environment.reset(seed=1)
-    assert observation.shape == (51,)
-    for number in range(1000):
-        observation, reward, terminated, truncated, info = environment.step(
-            np.zeros(19, np.float32)
-        )
-        assert not terminated and truncated is (number == 999)
-    assert set(info) >= {"crawling", "crawling_head", "small_control", "move", "in_tunnel"}
-    assert isinstance(reward, float)
-
-
-def test_gymnasium_vector() -> None:
-    """As many single environments; an end brings the next episode's first observation at once."""
-    environments: Any = gymnasium.make_vec(
-        "ezm/h1-run-v0", num_envs=3, max_episode_steps=45, threads=2
-    )
-    singles = [gymnasium.make("ezm/h1-run-v0", max_episode_steps=45) for _ in range(3)]
-    first, _ = environments.reset(seed=7)
-    np.testing.assert_array_equal(
-        first, [single.reset(seed=7 + index)[0] for index, single in enumerate(singles)]
-    )
-    rng = np.random.default_rng(0)
-    ended = 0
-    for _ in range(60):
-        action = rng.uniform(-1, 1, (3, 19)).astype(np.float32)
-        observation, reward, terminated, truncated, info = environments.step(action)
-        for index, single in enumerate(singles):
-            one, one_reward, one_terminated, one_truncated, one_info = single.step(action[index])
-            assert (reward[index], terminated[index]) == (one_reward, one_terminated)
-            assert truncated[index] == (one_truncated and not one_terminated)
-            over = one_terminated or one_truncated
-            terms = info["final_info"] if over else info
-            assert terms["move"][index] == one_info["move"] and terms["_move"][index]
-            if over:
-                ended += 1
-                np.testing.assert_array_equal(info["final_obs"][index], one)
-                one, _ = single.reset()
-            np.testing.assert_array_equal(observation[index], one)
-    assert ended >= 3
-    environments.close()
-
-
-def test_render() -> None:
-    environment: Any = gymnasium.make(
-        "ezm/h1-stand-v0", render_mode="rgb_array", width=160, height=120
-    )
-    environment.reset(seed=0)
-    try:
-        picture = environment.render()
-    except UserError as error:
-        assert "apt install" in str(error)
-        pytest.skip(str(error))
-    assert picture.shape == (120, 160, 3) and picture.dtype == np.uint8
-    assert picture.std() > 20  # a dark robot on a light floor
-    environment.close()
-    environment.close()
-
-
-def test_render_without_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(f"no {name}")
-
-    environment = gymnasium.make("ezm/h1-stand-v0", render_mode="rgb_array")
-    environment.reset(seed=0)
-    monkeypatch.setattr("importlib.import_module", missing)
-    with pytest.raises(UserError, match=r"egl: no mujoco\.egl; osmesa: .*apt install libegl1"):
-        environment.render()
 
 
 # -- mistakes ----------------------------------------------------------------------------------

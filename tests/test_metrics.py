@@ -44,7 +44,13 @@ def test_a_run_without_metrics_has_no_rows(run: RunFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("torn", "rows"), [(b'{"kind": "train", "st', 2), (b'{"kind": "train", "step": 9}', 3)]
+    ("torn", "rows"),
+    [
+        (b'{"kind": "train", "st', 2),
+        (b'{"kind": "train", "step": 9}', 2),
+        (b'{"kind": "train", "step": 9}\n', 2),
+        (b'{"kind": "train", "step": 9, "seconds": 1}', 3),
+    ],
 )
 def test_a_torn_last_line_is_skipped_and_mended(run: RunFolder, torn: bytes, rows: int) -> None:
     with MetricsLogger(run, tensorboard=False) as log:
@@ -59,9 +65,27 @@ def test_a_torn_last_line_is_skipped_and_mended(run: RunFolder, torn: bytes, row
     assert read_metrics(run.metrics_path)[-1]["step"] == 10
 
 
-def test_a_damaged_line_in_the_middle_is_named(run: RunFolder) -> None:
-    run.metrics_path.write_text('{"step": 1}\nrubbish\n{"step": 2}\n')
-    with pytest.raises(UserError, match="metrics.jsonl line 2 is not a JSON object"):
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "rubbish",
+        "[]",
+        "5",
+        '{"kind": "train", "step": 1}',
+        '{"kind": "train", "seconds": 1}',
+        '{"step": 1, "seconds": 1}',
+        '{"kind": 3, "step": 1, "seconds": 1}',
+        '{"kind": "train", "step": "1", "seconds": 1}',
+        '{"kind": "train", "step": 1, "seconds": null}',
+        '{"kind": "train", "step": 1, "seconds": Infinity}',
+    ],
+)
+def test_a_damaged_line_in_the_middle_is_named(run: RunFolder, damaged: str) -> None:
+    whole = '{"kind": "train", "step": 1, "seconds": 0.5}'
+    run.metrics_path.write_text(f"{whole}\n{damaged}\n{whole}\n")
+    with pytest.raises(
+        UserError, match="metrics.jsonl line 2 is damaged .no row of a run.: remove"
+    ):
         read_metrics(run.metrics_path)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import ezm.cli
 import ezm.platform
+from ezm.config import PRESETS, to_dict
 from ezm.training import trainer
 from ezm.training.profile import Occasion, Pace, Part, Profile, Stopwatch
 from ezm.training.run_folder import RunFolder
@@ -227,8 +228,9 @@ def test_a_resumed_run_is_profiled_and_stays_as_it_is(
     ("arguments", "said"),
     [
         ("cartpol", "unknown suite or task 'cartpol' (did you mean cartpole?)"),
-        ("cartpole --seconds 0", "--seconds 0: must be greater than 0"),
-        ("cartpole --seconds nan", "--seconds nan: must be greater than 0"),
+        ("cartpole --seconds 0", "--seconds 0: must be finite and greater than 0"),
+        ("cartpole --seconds nan", "--seconds nan: must be finite and greater than 0"),
+        ("cartpole --seconds inf", "--seconds inf: must be finite and greater than 0"),
         ("cartpole --second 3", "unknown option --second (did you mean --seconds?)"),
         ("cartpole --model.latent-size 0", "--model.latent-size 0: must be greater than 0"),
         ("cartpole --out file/profile", "cannot write to file/profile"),
@@ -241,7 +243,7 @@ def test_a_mistake_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, said: str
 ) -> None:
     (tmp_path / "file").write_text("")
-    RunFolder.create(tmp_path / "begun", {"suite": "cartpole"})
+    RunFolder.create(tmp_path / "begun", to_dict(PRESETS["cpu"]))
     assert ezm.cli.main(["profile", *arguments.split()]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0], lines

@@ -1,7 +1,10 @@
 """The progress display: rates, time left, and both kinds of output."""
 
+import contextlib
 import io
 import math
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -280,6 +283,26 @@ def test_a_resumed_run_shows_its_whole_history(tmp_path: Path) -> None:
     assert drawn(before) == drawn(after)
     said = " ".join(drawn(after))
     assert "step 490/1,000" in said and "980 updates" in said and sparkline(range(49), 24) in said
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a full device")
+@pytest.mark.parametrize("live", [False, True])
+def test_output_that_cannot_be_written_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, live: bool
+) -> None:
+    with open(os.open("/dev/full", os.O_WRONLY), "w", closefd=False) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(progress, "PLAIN_EVERY", 0.0)
+        if live:
+            monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal that has gone
+        with TrainingProgress(["a"], 1000, folder=Path("run")) as shown:
+            assert (shown._live is not None) is live
+            for step in range(5):
+                shown.message("a message")
+                shown.update(step, step, 1.0)
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 def test_lines_in_a_pipe_are_not_wrapped() -> None:

@@ -1,15 +1,19 @@
 """Run folders: layout, configuration and locking."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ezm.errors import UserError
+from ezm.training import checkpoints
 from ezm.training.run_folder import FORMAT, RunFolder, default_run_path, write_atomically
 
 CONFIG = {"suite": "cartpole", "model": {"latent_size": 64}, "value_range": None}
@@ -110,3 +114,69 @@ def test_a_lock_names_its_holder_and_ends_with_it(run: RunFolder) -> None:
             pass
     with run.lock():
         pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_place_without_locks_is_said_and_used(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
+) -> None:
+    def flock(file: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with run.lock():
+        assert (run.path / "lock").read_text() == f"{os.getpid()}\n"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{run.path} cannot be locked ({os.strerror(code)}): let no other process train there"
+    ]
+
+
+@pytest.mark.parametrize("name", ["gr\udcc3\udcb6\udcc3\udc9fe", "lone\ud800"])
+def test_a_name_that_cannot_be_written_is_refused_before_anything_is(
+    tmp_path: Path, name: str
+) -> None:
+    """What an ASCII locale makes of letters, and bytes that are no letters in any."""
+    for opened in (lambda path: RunFolder.create(path, CONFIG), RunFolder.open):
+        with pytest.raises(UserError, match=r"letters that this locale cannot write: set LC_ALL"):
+            opened(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_current_folder_that_is_gone(tmp_path: Path, gone: None) -> None:
+    """Whole paths go on working."""
+    path = tmp_path / "run"
+    RunFolder.create(path, CONFIG)
+    assert RunFolder.open(path).config == CONFIG
+    for opened in (lambda path: RunFolder.create(path, CONFIG), RunFolder.open):
+        with pytest.raises(UserError, match="other begins in the current folder, which is gone"):
+            opened(Path("other"))
+
+
+@pytest.fixture
+def gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    yield
+    os.chdir(tmp_path)
+
+
+def test_what_may_not_be_read_is_named(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    (run.checkpoints_path / "000000060").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "verify", refused)
+        with pytest.raises(UserError, match="000000060 cannot be read .Permission denied.: check"):
+            run.latest_checkpoint()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", refused)
+        with pytest.raises(
+            UserError, match="checkpoints cannot be read .Permission denied.: check"
+        ):
+            run.checkpoint_steps()
+    monkeypatch.setattr(Path, "is_file", refused)
+    with pytest.raises(UserError, match="config.json cannot be read .Permission denied.: check"):
+        RunFolder.open(run.path)

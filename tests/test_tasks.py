@@ -303,7 +303,15 @@ def test_failures_name_task_and_step() -> None:
     task.reset()
     with pytest.raises(UserError, match="step 1 of the episode.* the reward inf"):
         task.step(np.zeros(4))
-    with pytest.raises(UserError, match="step 2 of the episode.* action is nan"):
+    simulator.reward = 1e300
+    with pytest.raises(UserError, match=r"the reward 1e\+300, which is beyond float32"):
+        task.step(np.zeros(4))
+    simulator.observe = lambda count: np.array([0.0, 1e40, 0.0])
+    with pytest.raises(UserError, match=r"returned 1e\+40, which is .* as observation number 1"):
+        task.reset()
+    simulator.observe = lambda count: np.zeros(3)
+    task.reset()
+    with pytest.raises(UserError, match="step 1 of the episode.* action is nan"):
         task.step(np.array([0, np.nan, 0, 0]))
 
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -12,7 +13,9 @@ from gymnasium.envs.registration import registry
 
 from ezm.errors import UserError
 from ezm.tasks import Task, load_suite
+from ezm.tasks.simulator import Undrawable
 from ezm.tasks.sources.gymnasium import GymnasiumSimulator
+from ezm.tasks.state import pack
 
 FACTORY = '''
 import gymnasium, numpy as np
@@ -51,6 +54,23 @@ class Leaky(Grid):
     def step(self, action):
         Leaky.totals.append(1.0)
         return self.observe() + len(Leaky.totals), 0.0, False, False, {}
+
+class Doors(Grid):
+    """Cannot be closed."""
+    def close(self):
+        raise OSError("the door is stuck")
+
+def licensed(calls=[]):
+    calls.append(1)
+    if len(calls) > 2:
+        raise OSError("no licence left")
+    return Grid()
+
+class Returning(Grid):
+    """Rewards and ends as they are set."""
+    outcome = (0.0, False, False)
+    def step(self, action):
+        return self.observe(), *self.outcome, {}
 
 def broken():
     raise OSError("no device")
@@ -182,6 +202,9 @@ BOX = spaces.Box(-1, 1, (2,))
         (BOX, spaces.MultiDiscrete([2, 3]), "later version"),
         (BOX, spaces.Box(0, 3, (2,), np.int64), "whole numbers.*later version"),
         (BOX, spaces.Box(-np.inf, np.inf, (2,)), "no bounds.*TransformAction"),
+        (spaces.Box(-1, 1, (0,)), BOX, r"observations Box\(.*hold no number"),
+        (spaces.Box(-1, 1, (3, 0)), BOX, r"observations Box\(.*hold no number"),
+        (BOX, spaces.Box(-1, 1, (0,)), r"actions Box\(.*hold no number"),
     ],
 )
 def test_unusable_spaces_name_what_helps(
@@ -195,6 +218,115 @@ def test_flat_bytes_are_no_pixels() -> None:
     memory = spaces.Box(0, 255, (128,), np.uint8)
     simulator = GymnasiumSimulator("t", lambda: Spaces(memory, BOX), 0, lambda _: None)
     assert simulator.observation_size == 128
+
+
+@pytest.mark.parametrize("largest", [1.7e308, 3e38, 1e-300])
+def test_bounds_of_any_width_are_reached(largest: float) -> None:
+    box = spaces.Box(-largest, largest, (2,), np.float64)
+    environment = Spaces(BOX, box)
+    taken = []
+    environment.step = lambda action: (taken.append(action), 0.0, False, False, {})  # type: ignore
+    simulator = GymnasiumSimulator("t", lambda: environment, 0, lambda _: None)
+    for action in (-1.0, 0.0, 0.5, 1.0):
+        simulator.step(np.full(2, action), 1)
+        np.testing.assert_allclose(taken[-1], action * largest)
+
+
+@pytest.mark.parametrize(
+    ("declared", "found"),
+    [
+        ((0, 1), (0.0, 1.0)),
+        ((2, 2), (2.0, 2.0)),
+        ((0, None), None),
+        ((0, "high"), None),
+        ((0, np.inf), None),
+        ((np.nan, 1), None),
+        (None, None),
+        (3, None),
+    ],
+)
+def test_a_range_with_an_unknown_bound_is_unknown(declared: Any, found: Any) -> None:
+    environment = Spaces(BOX, BOX)
+    environment.reward_range = declared
+    simulator = GymnasiumSimulator("t", lambda: environment, 0, lambda _: None)
+    assert simulator.reward_range == found
+
+
+def test_a_range_that_begins_above_its_end_is_refused() -> None:
+    environment = Spaces(BOX, BOX)
+    environment.reward_range = (1, 0)
+    with pytest.raises(UserError, match=r"task t: its reward_range \(1, 0\) begins above its end"):
+        GymnasiumSimulator("t", lambda: environment, 0, lambda _: None)
+
+
+@pytest.mark.parametrize("limit", [2e1, np.float32(20), np.int64(20)])
+def test_a_limit_may_be_any_kind_of_whole_number(limit: Any) -> None:
+    simulator = GymnasiumSimulator("t", lambda: Spaces(BOX, BOX), 0, lambda _: limit)
+    assert simulator.episode_limit == 20 and isinstance(simulator.episode_limit, int)
+
+
+@pytest.mark.parametrize("limit", [2.5, 0, -3, np.nan, np.inf, "20"])
+def test_another_limit_is_refused(limit: Any) -> None:
+    with pytest.raises(UserError, match="task t: its max_episode_steps .* no whole number above 0"):
+        GymnasiumSimulator("t", lambda: Spaces(BOX, BOX), 0, lambda _: limit)
+
+
+@pytest.mark.parametrize(
+    ("dt", "rate", "seconds"),
+    [
+        (0.02, 10, 0.02),
+        (0, 10, 0.1),
+        (-1, 10, 0.1),
+        (np.nan, 10, 0.1),
+        (None, "fast", 1 / 30),
+        (None, 0, 1 / 30),
+        (None, -5, 1 / 30),
+        ("slow", None, 1 / 30),
+    ],
+)
+def test_time_that_cannot_be_is_not_taken(dt: Any, rate: Any, seconds: float) -> None:
+    environment = Spaces(BOX, BOX)
+    environment.dt, environment.metadata = dt, {"render_fps": rate}
+    simulator = GymnasiumSimulator("t", lambda: environment, 0, lambda _: None)
+    assert simulator.step_seconds == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("picture", "brightest"),
+    [
+        (np.linspace(0, 1, 12), 255),
+        (np.linspace(0, 0.5, 12, dtype=np.float32), 128),
+        (np.arange(12, dtype=np.int64) * 20, 220),
+        (np.arange(12, dtype=np.uint8), 11),
+    ],
+)
+def test_pictures_of_other_kinds(picture: np.ndarray, brightest: int) -> None:
+    shown = drawing(picture.reshape(2, 2, 3)).view()
+    assert isinstance(shown, np.ndarray) and shown.dtype == np.uint8
+    assert (shown.min(), shown.max()) == (0, brightest)
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.full((2, 2, 3), 200.0), "float64 from 200.0 to 200.0"),
+        (np.full((2, 2, 3), -0.5), "float64 from -0.5 to -0.5"),
+        (np.full((2, 2, 3), np.nan), "float64 from nan to nan"),
+        (np.full((2, 2, 3), 300), "int64 from 300 to 300"),
+        (np.zeros((2, 2, 3), bool), "bool from False to False"),
+        (np.zeros((0, 2, 3), np.uint8), r"an array \(0, 2, 3\)"),
+    ],
+)
+def test_pictures_that_are_none(picture: np.ndarray, message: str) -> None:
+    with pytest.raises(Undrawable, match=f"task t has no pictures: render.. returned {message}"):
+        drawing(picture).view()
+
+
+def drawing(picture: np.ndarray) -> GymnasiumSimulator:
+    environment = Spaces(BOX, BOX)
+    environment.render_mode = "rgb_array"
+    environment.render = lambda: picture  # type: ignore[method-assign]
+    return GymnasiumSimulator("t", lambda: environment, 0, lambda _: None)
 
 
 # Factories
@@ -235,6 +367,44 @@ def test_a_time_limit_wrapper_is_known_and_can_only_be_shortened() -> None:
 def test_an_environment_with_hidden_state_does_not_claim_to_be_restorable() -> None:
     assert made("own_tasks:make").can_restore
     assert not made("own_tasks:Leaky").can_restore
+
+
+def test_an_environment_that_cannot_be_made_once_more_is_not_restorable() -> None:
+    task = made("own_tasks:licensed")
+    assert not task.can_restore
+    assert pack(task).size == 0
+
+
+def test_an_environment_that_cannot_be_closed_is_used_all_the_same() -> None:
+    task = made("own_tasks:Doors")
+    assert task.can_restore
+    task.close()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "message"),
+    [
+        ((np.array([0.5]), False, False), r"the reward array\(\[0.5\]\) is not a single number"),
+        ((None, False, False), "the reward None is not a single number"),
+        (("0.5", False, False), "the reward '0.5' is not a single number"),
+        ((0.5, np.array([True, False]), False), r"terminated array\(.* is not a single number"),
+        ((0.5, False, None), "truncated None is not a single number"),
+    ],
+)
+def test_what_a_step_returns_is_named(outcome: tuple, message: str) -> None:
+    task = made("own_tasks:Returning")
+    task.reset()
+    task.simulator.environment.outcome = outcome  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=f"task own_tasks:Returning, step 1 .*{message}"):
+        task.step(np.zeros(1))
+
+
+def test_numbers_of_other_kinds_are_taken() -> None:
+    task = made("own_tasks:Returning")
+    task.reset()
+    task.simulator.environment.outcome = np.array(0.5), np.bool_(True), 0  # type: ignore[attr-defined]
+    step = task.step(np.zeros(1))
+    assert (step.reward, step.terminated, step.truncated) == (0.5, True, False)
 
 
 @pytest.mark.parametrize(

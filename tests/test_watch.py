@@ -126,7 +126,9 @@ def test_films_go_into_the_run_folder(
 def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, said in (
         ("--task cartpole-blance", "(did you mean cartpole-balance?)"),
-        ("--seconds 0", "--seconds 0: must be greater than 0"),
+        ("--seconds 0", "--seconds 0: must be finite and greater than 0"),
+        ("--seconds inf", "--seconds inf: must be finite and greater than 0"),
+        ("--seconds nan", "--seconds nan: must be finite and greater than 0"),
         ("--episodes 0", "--episodes 0: must be at least 1"),
         ("--seed -1", "--seed -1: must not be negative"),
         ("--live nowhere", "'nowhere' for argument '--live'"),

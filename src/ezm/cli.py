@@ -10,6 +10,7 @@ exits with 130 and says how to go on.
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -79,7 +80,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # where the encoding lacks a dash or a block
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        try:
+            return _run(sys.argv[1:] if arguments is None else list(arguments))
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if not _is_mute():
+            raise
+        if isinstance(error, BrokenPipeError):  # e.g. `ezm tasks | head`
+            return 1
+        print(f"error: cannot write to standard output: {error.strerror}", file=sys.stderr)
+        return UserError.exit_code
+
+
+def _run(arguments: Sequence[str]) -> int:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in ("-h", "--help"):
         print(HELP)
@@ -99,6 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "stopped", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # e.g. `ezm tasks | head`
-        sys.stderr.close()
-        return 1
+
+
+def _is_mute() -> bool:
+    """Whether standard output cannot be written; then Python need not try once more at its end."""
+    try:
+        print(flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ezm.errors import UserError
+from ezm.plain import read
 
 
 @dataclass(frozen=True)
@@ -317,22 +316,11 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(values: dict[str, Any], cls: type = TrainConfig) -> Any:
-    """The inverse of :func:`to_dict`.
+def from_dict(values: dict[str, Any]) -> TrainConfig:
+    """The inverse of :func:`to_dict`. What an older version did not write has its default.
 
     Raises:
-        UserError: a key that this version does not know.
+        UserError: a key that this version does not know, one that every version wrote is missing, or a value of another type.
     """
-    hints = typing.get_type_hints(cls)
-    known = {}
-    for key, value in values.items():
-        if key not in hints:
-            raise UserError(
-                f"the configuration has {key!r}, unknown to this version of ezm: use the one that wrote it"
-            )
-        if dataclasses.is_dataclass(hints[key]):
-            value = from_dict(value, typing.cast(type, hints[key]))
-        elif isinstance(value, list):
-            value = tuple(value)
-        known[key] = value
-    return cls(**known)
+    always = ("suite", "steps", "seed", "model", "planner", "replay", "loss", "optimizer")
+    return read(TrainConfig, values, required=always)

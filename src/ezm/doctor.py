@@ -394,13 +394,19 @@ def disk(folder: Path = Path("runs")) -> Iterator[Finding]:
 
 def cache(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
     """The folder of compiled programs."""
-    folder = Path(environment.get("JAX_COMPILATION_CACHE_DIR") or cache_folder() / "jax").absolute()
-    if (error := _refused(_nearest(folder))) is not None:
+    own = cache_folder()
+    place = environment.get("JAX_COMPILATION_CACHE_DIR") or (own and own / "jax")
+    problem = "this user has no home folder"
+    if place:
+        folder = Path(place).absolute()
+        error = _refused(_nearest(folder))
+        problem = f"{folder} cannot be written to ({error})" if error else ""
+    if problem:
         yield Finding(
             "warning",
             "cache",
-            f"{folder} cannot be written to ({error}): every run compiles anew",
-            "set EZM_CACHE to a folder that can be",
+            f"{problem}: every run compiles anew",
+            "set EZM_CACHE to a folder that can be written to",
         )
         return
     taken = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -26,12 +26,15 @@ def cuda_plugin() -> bool:
     return any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
 
 
-def cache_folder() -> Path:
-    """Where compiled programs are kept: $EZM_CACHE, or ezm in the user's cache folder."""
-    own = os.environ.get("EZM_CACHE")
+def cache_folder() -> Path | None:
+    """Where compiled programs are kept: $EZM_CACHE, or ezm in the user's cache folder; None: there is neither."""
+    own, caches = os.environ.get("EZM_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ezm"
+    try:
+        return Path(caches or Path.home() / ".cache") / "ezm"
+    except RuntimeError:  # a user whom the system does not know, as in containers
+        return None
 
 
 def prepare_jax(device: Device) -> None:
@@ -45,7 +48,8 @@ def prepare_jax(device: Device) -> None:
     """
     default = os.environ.setdefault
     default("MUJOCO_GL", "disabled")
-    default("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "jax"))
+    if (folder := cache_folder()) is not None:
+        default("JAX_COMPILATION_CACHE_DIR", str(folder / "jax"))
     default("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     if device == "gpu":
         _require_gpu()

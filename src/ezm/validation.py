@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ezm.config import TrainConfig
 from ezm.errors import UserError
 
@@ -44,8 +46,9 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         "optimizer.windows-per-task": optional(config.optimizer.windows_per_task),
     }
     for name, value in positive.items():
-        if not value > 0:
-            raise UserError(f"--{name} {value}: must be greater than 0")
+        if not 0 < value < math.inf:
+            finite = "finite and " if value > 0 else ""
+            raise UserError(f"--{name} {value}: must be {finite}greater than 0")
     not_negative = {
         "planner.gumbel-scale": config.planner.gumbel_scale,
         "planner.evaluation-spread": config.planner.evaluation_spread or 0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,8 @@ class Profile(Options):
 def profile(arguments: Sequence[str]) -> int:
     """``ezm profile``. Returns the exit code."""
     options = parse_run(Profile, "profile", arguments)
-    if not options.seconds > 0:
-        raise UserError(f"--seconds {options.seconds:g}: must be greater than 0")
+    if not 0 < options.seconds < math.inf:
+        raise UserError(f"--seconds {options.seconds:g}: must be finite and greater than 0")
     platform.prepare_jax(options.device)
     from ezm.training import profile as profiling
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ezm.commands.run_options import Options, config_of, parse_run, with_default
 from ezm.config import TrainConfig
 from ezm.errors import UserError
 from ezm.options import parse
+from ezm.output import Lenient
 from ezm.presets import PRESETS, defaults
 from ezm.terminal import print_results
 
@@ -91,7 +93,8 @@ def _train(config: TrainConfig, options: Train, films: bool = False) -> int:
     if config.model == PRESETS["paper"].model:
         print(
             "preset paper: the published widths and depths come to 15M parameters, the paper says "
-            "about 16M; docs/presets.md says what is left open"
+            "about 16M; docs/presets.md says what is left open",
+            file=Lenient(sys.stdout),
         )
     from ezm.training import runs
 
@@ -147,12 +150,13 @@ def _film(path: Path) -> None:
     """A film of every task for the report; where there is nothing to draw with, a line that says so."""
     from ezm.commands.watch import watch
 
-    try:
-        watch([str(path)])
-    except UserError as error:
-        print(f"no films: {error}")
-    except KeyboardInterrupt:
-        print(f"filming stopped; go on with: ezm watch {shlex.quote(str(path))}")
+    with contextlib.redirect_stdout(Lenient(sys.stdout)):  # the report comes behind it
+        try:
+            watch([str(path)])
+        except UserError as error:
+            print(f"no films: {error}")
+        except KeyboardInterrupt:
+            print(f"filming stopped; go on with: ezm watch {shlex.quote(str(path))}")
 
 
 def _finish(path: Path, finished: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ezm import platform
-from ezm.config import from_dict
 from ezm.errors import UserError
 from ezm.options import parse
 from ezm.platform import Device
@@ -68,13 +68,13 @@ def watch(arguments: Sequence[str]) -> int:
 
     run = RunFolder.open(options.run)
     platform.prepare_jax(options.device)
-    from ezm.training.runs import load_agent, suite_of
+    from ezm.tasks import with_protocol
+    from ezm.training.runs import load_agent
     from ezm.watching.thoughts import Thinker
 
     agent, _ = load_agent(run)
-    config = from_dict(run.config)
     if options.protocol is not None:
-        suite = suite_of(dataclasses.replace(config, protocol=options.protocol))
+        suite = with_protocol(agent.suite, options.protocol)
         agent = dataclasses.replace(agent, suite=suite)
     names = agent.suite.only(*options.task).task_names if options.task else agent.suite.task_names
     tasks = [agent.suite.task_names.index(name) for name in names]
@@ -88,8 +88,8 @@ def watch(arguments: Sequence[str]) -> int:
 def _check(options: Watch) -> None:
     if options.seed < 0:
         raise UserError(f"--seed {options.seed}: must not be negative")
-    if not options.seconds > 0:
-        raise UserError(f"--seconds {options.seconds:g}: must be greater than 0")
+    if not 0 < options.seconds < math.inf:
+        raise UserError(f"--seconds {options.seconds:g}: must be finite and greater than 0")
     if options.episodes is not None and options.episodes < 1:
         raise UserError(f"--episodes {options.episodes}: must be at least 1")
     if not 0 <= options.port < 65536:

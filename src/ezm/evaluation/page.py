@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from ezm.errors import UserError
 from ezm.evaluation.panels import INK, Look, Panel, legend, svg
@@ -198,7 +199,7 @@ def films(folder: Path, order: Sequence[str] = ()) -> str:
     """Every film in a folder, part of the page; nothing where there are none.
 
     Args:
-        folder: of .mp4 files, each named by what it shows.
+        folder: of .mp4 files, each named by what it shows, as :func:`ezm.watching.films.film_path` quotes it.
         order: names that come first.
 
     Raises:
@@ -207,7 +208,7 @@ def films(folder: Path, order: Sequence[str] = ()) -> str:
     shown = ""
     paths = sorted(folder.glob("*.mp4"))
     known = {name: place for place, name in enumerate(order)}
-    for path in sorted(paths, key=lambda path: known.get(path.stem, len(known))):
+    for path in sorted(paths, key=lambda path: known.get(unquote(path.stem), len(known))):
         try:
             data = base64.b64encode(path.read_bytes()).decode()
         except OSError as error:
@@ -217,7 +218,7 @@ def films(folder: Path, order: Sequence[str] = ()) -> str:
         shown += (
             '<figure><video controls autoplay loop muted playsinline preload="auto" '
             f'src="data:video/mp4;base64,{data}"></video>'
-            f"<figcaption>{text(path.stem)}</figcaption></figure>\n"
+            f"<figcaption>{text(unquote(path.stem))}</figcaption></figure>\n"
         )
     return f'<div class="films">{shown}</div>' if shown else ""
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ezm.evaluation.evaluate import SIDE_BY_SIDE
+from ezm.output import Lenient
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines where the output is not a terminal."""
@@ -26,7 +28,7 @@ class EvaluationProgress:
 
     def __init__(self, episodes: int, console: Console | None = None) -> None:
         self._episodes = episodes
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(file=cast(TextIO, Lenient(sys.stderr)))
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import itertools
 import os
 import sys
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import mujoco
@@ -51,7 +53,7 @@ class Scene(NamedTuple):
 
 
 class Renderer:
-    """Draws states of one model. Use it in the thread that made it.
+    """Draws states of one model, in any thread.
 
     EGL is tried first, then OSMesa (on macOS its own CGL); the environment variable ``MUJOCO_GL`` (``egl`` or
     ``osmesa``) names one of them.
@@ -63,7 +65,7 @@ class Renderer:
         quick: coarser shadows, which without a graphics card take much of the time of a picture.
 
     Raises:
-        UserError: neither library is there; it says what to install.
+        UserError: neither library is there; it says what to install. Or there are no pictures of that size.
     """
 
     def __init__(
@@ -74,19 +76,14 @@ class Renderer:
         *,
         quick: bool = False,
     ) -> None:
+        check_size(width, height)
         self._model = model
-        # The largest that this model's own buffer allows; pictures may be larger than its default.
-        model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
-        model.vis.global_.offheight = max(model.vis.global_.offheight, height)
         self._gl = _gl_context(width, height)
-        self._gl.make_current()
+        self._lock = threading.Lock()
         self._viewport = mujoco.MjrRect(0, 0, width, height)
-        own = model.vis.quality.shadowsize
-        if quick:
-            model.vis.quality.shadowsize = min(own, 2048)
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        model.vis.quality.shadowsize = own  # the context has read it, and the model is not ours
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        with self._current():
+            self._context = _drawing_context(model, width, height, quick)
+            mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=2_000)
         self._camera = mujoco.MjvCamera()
         self._option = mujoco.MjvOption()
@@ -107,7 +104,6 @@ class Renderer:
 
         A ``goal`` (3,) is marked by a ball.
         """
-        self._gl.make_current()
         if isinstance(camera, str | int):
             self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
             self._camera.fixedcamid = self._model.camera(camera).id
@@ -119,9 +115,24 @@ class Renderer:
         if goal is not None:
             self._mark(goal)
         add_traces(self._scene, traces, self._scene.camera[0].pos)
-        mujoco.mjr_render(self._viewport, self._scene, self._context)
-        mujoco.mjr_readPixels(self._pixels, None, self._viewport, self._context)
-        return self._pixels[::-1].copy()
+        with self._current():
+            mujoco.mjr_render(self._viewport, self._scene, self._context)
+            mujoco.mjr_readPixels(self._pixels, None, self._viewport, self._context)
+            return self._pixels[::-1].copy()
+
+    @contextlib.contextmanager
+    def _current(self) -> Iterator[None]:
+        """Draw in this thread. EGL leaves a context to one thread, so it is given back at once."""
+        with self._lock:
+            self._gl.make_current()
+            try:
+                yield
+            finally:
+                if os.environ["PYOPENGL_PLATFORM"] == "egl":
+                    from mujoco.egl import EGL, EGL_DISPLAY
+
+                    none = EGL.EGL_NO_SURFACE
+                    EGL.eglMakeCurrent(EGL_DISPLAY, none, none, EGL.EGL_NO_CONTEXT)
 
     def _mark(self, goal: np.ndarray) -> None:
         ball = self._scene.geoms[self._scene.ngeom]
@@ -134,9 +145,39 @@ class Renderer:
         """Free the graphics memory; closing twice does no harm."""
         if self in _OPEN:
             _OPEN.remove(self)
-            self._gl.make_current()
-            self._context.free()
+            with self._current():
+                self._context.free()
             self._gl.free()
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse a size that no picture can have.
+
+    Raises:
+        UserError: it is not of whole numbers of at least 1.
+    """
+    for name, value in (("width", width), ("height", height)):
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise UserError(f"{name}={value!r}: pictures need a whole number of at least 1")
+
+
+def _drawing_context(
+    model: mujoco.MjModel, width: int, height: int, quick: bool
+) -> mujoco.MjrContext:
+    """MuJoCo reads what it needs of the model, which is not ours: it is left as it was."""
+    whole, quality = model.vis.global_, model.vis.quality
+    before = whole.offwidth, whole.offheight, quality.shadowsize
+    whole.offwidth, whole.offheight = max(before[0], width), max(before[1], height)
+    if quick:
+        quality.shadowsize = min(quality.shadowsize, 2048)
+    try:
+        return mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+    except mujoco.FatalError as error:
+        raise UserError(
+            f"pictures of {width} x {height} pixels cannot be drawn ({error}); choose a smaller size"
+        ) from error
+    finally:
+        whole.offwidth, whole.offheight, quality.shadowsize = before
 
 
 def add_traces(scene: mujoco.MjvScene, traces: Sequence[Trace], eye: np.ndarray) -> None:

@@ -91,4 +91,4 @@ def unit_to_bounds(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.nd
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     if np.all(low == -1) and np.all(high == 1):
         return None
-    return (high - low) / 2, (high + low) / 2
+    return high / 2 - low / 2, high / 2 + low / 2  # the whole width may overflow

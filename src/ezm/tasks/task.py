@@ -11,6 +11,8 @@ from ezm.errors import UserError
 from ezm.tasks.simulator import RawStep, Simulator
 from ezm.tasks.spec import TaskSpec
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 class Step(NamedTuple):
     """The outcome of one agent step."""
@@ -114,8 +116,8 @@ class Task:
             UserError: the environment returned what cannot be.
         """
         reward = float(raw.reward)
-        if not math.isfinite(reward):
-            raise self._failure(f"returned the reward {reward}")
+        if not abs(reward) <= _LARGEST:
+            raise self._failure(f"returned the reward {_unusable(reward)}")
         observation = self._padded(raw.observation)
         self._simulator_steps += repeat
         timed_out = self._limit is not None and self._simulator_steps >= self._limit
@@ -148,11 +150,13 @@ class Task:
         own = self.spec.observation_size
         if observation.size != own:
             raise self._failure(f"returned {observation.size} observations instead of {own}")
+        usable = np.abs(observation) <= _LARGEST
+        if not usable.all():
+            first = int(np.argmin(usable))
+            value = _unusable(float(observation[first]))
+            raise self._failure(f"returned {value} as observation number {first}")
         padded = np.zeros(self.observation_size, np.float32)
         padded[:own] = observation
-        if not np.isfinite(padded).all():
-            first = int(np.flatnonzero(~np.isfinite(padded))[0])
-            raise self._failure(f"returned {padded[first]} as observation number {first}")
         return padded
 
     def _failure(self, what: str) -> UserError:
@@ -178,6 +182,10 @@ def _simulator_steps(spec: TaskSpec, own_limit: int | None) -> int | None:
 def agent_steps(simulator_steps: int, action_repeat: int) -> int:
     """Agent steps that cover so many simulator steps, the last one perhaps only in part."""
     return -(-simulator_steps // action_repeat)
+
+
+def _unusable(value: float) -> str:
+    return f"{value:g}, which is beyond float32," if math.isfinite(value) else str(value)
 
 
 def _describe(error: Exception) -> str:

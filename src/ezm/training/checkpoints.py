@@ -144,7 +144,7 @@ class Checkpoints:
                 all of them.
 
         Raises:
-            UserError: there are checkpoints and none can be read.
+            UserError: there are checkpoints and none can be read, or they may not be read.
         """
         import orbax.checkpoint as ocp
 
@@ -161,6 +161,8 @@ class Checkpoints:
                         ),
                     )
                 return Checkpoint(step, restored["arrays"], restored["meta"])
+            except PermissionError as error:
+                raise _unreadable(path, error) from error
             except Exception as error:  # noqa: BLE001 - damage raises many kinds
                 reason = (str(error) or repr(error)).splitlines()[0][:200]
                 warnings.warn(f"checkpoint {path} is broken, passed over: {reason}", stacklevel=3)
@@ -170,9 +172,11 @@ class Checkpoints:
 
     def _folders(self) -> list[_Folder]:
         """All that was saved, oldest first."""
-        if not self.path.is_dir():
-            return []
-        names = ((re.fullmatch(r"(\d+)(?:\.(\d+))?", p.name), p) for p in self.path.iterdir())
+        try:
+            paths = list(self.path.iterdir()) if self.path.is_dir() else []
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        names = ((re.fullmatch(r"(\d+)(?:\.(\d+))?", path.name), path) for path in paths)
         return sorted(_Folder(int(name[1]), int(name[2] or 0), p) for name, p in names if name)
 
     def _remove_leftovers(self) -> None:
@@ -343,6 +347,10 @@ def verify(path: Path) -> None:
     for file, (_, checksum) in expected.items():
         if _sha256(file) != checksum:
             raise Damaged(f"{file.relative_to(path)} is damaged, its checksum differs")
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be read ({error.strerror}): check its permissions")
 
 
 def _sha256(path: Path) -> str:

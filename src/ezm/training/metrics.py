@@ -46,7 +46,9 @@ def stream_metrics(path: Path) -> Iterator[dict[str, Any]]:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 if damaged:
-                    raise UserError(f"{path} line {damaged} is not a JSON object: remove that line")
+                    raise UserError(
+                        f"{path} line {damaged} is damaged (no row of a run): remove that line"
+                    )
                 row = _parse(line)
                 if row is None:
                     damaged = number
@@ -217,12 +219,10 @@ def _mend_last_line(path: Path) -> None:
     """Make the file end at the end of a line, so that the next row starts on one of its own."""
     with open(path, "rb+") as file:
         content = file.read()
-        if not content or content.endswith(b"\n"):
-            return
-        start = content.rfind(b"\n") + 1
+        start = content.rstrip(b"\n").rfind(b"\n") + 1
         if _parse(content[start:]) is None:
             file.truncate(start)
-        else:
+        elif not content.endswith(b"\n"):
             file.write(b"\n")
 
 
@@ -243,11 +243,13 @@ def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
+    """A row; None where a line is none, or lacks what every row has."""
     try:
         row = json.loads(line)
-    except ValueError:
+        whole = isinstance(row["kind"], str) and math.isfinite(row["step"] + row["seconds"])
+    except (ValueError, KeyError, TypeError):
         return None
-    return row if isinstance(row, dict) else None
+    return row if whole else None
 
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -30,7 +30,7 @@ from ezm.training.machine import machine, peak_memory
 from ezm.training.metrics import MetricsLogger
 from ezm.training.progress import TrainingProgress
 from ezm.training.run_folder import RunFolder, unwritable, write_atomically
-from ezm.training.runs import suite_of
+from ezm.training.runs import as_trained, suite_of
 from ezm.training.trainer import EVALUATED, Trainer
 from ezm.validation import check
 
@@ -180,6 +180,7 @@ def profile(
         short = replace(config, random_steps=min(config.random_steps, window + 1))
     else:
         source = RunFolder.open(resumed)
+        suite = as_trained(suite, source)
         if not source.checkpoint_steps():
             raise UserError(f"{resumed} has no checkpoint yet: train it further first")
     never = sys.maxsize

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO, cast
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
@@ -23,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ezm.evaluation.statistics import format_return
+from ezm.output import Lenient
 from ezm.training.memory import Memory, resident, size
 
 PLAIN_EVERY = 10.0
@@ -151,7 +153,7 @@ class TrainingProgress:
         console: where to; default: standard output.
         folder: of the run, to be shown.
         """
-        self._console = console or Console()
+        self._console = console or Console(file=cast(TextIO, Lenient(sys.stdout)))
         self._total = total_steps
         self._tasks = list(task_names)
         self._folder = None if folder is None else _short(folder)
@@ -199,7 +201,7 @@ class TrainingProgress:
                 value, histories = row.get("mean"), self._evaluations
             else:
                 continue
-            if task in histories and value is not None:
+            if task in histories and isinstance(value, int | float):
                 histories[task].add(value)
         self._position = (step, updates, seconds)
 
@@ -396,7 +398,10 @@ def _number(value: float) -> str:
 
 def _short(path: Path) -> str:
     """As seen from the current folder, where that is shorter."""
-    return min(os.path.relpath(path), str(path), key=len)
+    try:
+        return min(os.path.relpath(path), str(path), key=len)
+    except FileNotFoundError:  # the current folder is gone
+        return str(path)
 
 
 def _clock(seconds: float) -> str:

@@ -3,7 +3,7 @@
 ::
 
     runs/<name>/
-        config.json           the configuration and the version of this layout
+        config.json           the configuration, the tasks as they were, and the version of this layout
         metrics.jsonl         what was measured, one JSON object a line
         checkpoints/<step>/   parameters, optimiser, replay and counters; see checkpoints.py
         tensorboard/          the same figures for TensorBoard
@@ -24,11 +24,12 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ezm.errors import UserError
+from ezm.output import note
 from ezm.training.checkpoints import Checkpoint, Checkpoints, Saved
 
 FORMAT = 1
@@ -74,24 +75,27 @@ def write_atomically(path: Path, text: str) -> None:
 class RunFolder:
     """One run on disk; made by :meth:`create` or :meth:`open`."""
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, config: dict[str, Any], tasks: Sequence[Any] = ()) -> None:
         self.path = path
         self.config = config
         """The configuration as it was given to :meth:`create`, plain values."""
+        self.tasks = tasks
+        """The tasks likewise; none in runs of ezm 0.1 before they were written down."""
         self._checkpoints = Checkpoints(path / "checkpoints")
 
     @classmethod
-    def create(cls, path: Path, config: dict[str, Any]) -> RunFolder:
+    def create(cls, path: Path, config: dict[str, Any], tasks: Sequence[Any] = ()) -> RunFolder:
         """Make a new run folder, with its parents.
 
         Args:
             path: a folder that does not exist yet or is empty.
             config: nested plain values, as JSON can hold them.
+            tasks: what is to be known of the tasks when the run goes on, plain values too.
 
         Raises:
             UserError: the path is a run already, holds other files, or cannot be written to.
         """
-        path = Path(path).absolute()
+        path = _place(path)
         if (path / "config.json").exists():
             raise UserError(
                 f"{path} holds a run already: go on with it by --resume {path}, or choose another"
@@ -102,7 +106,7 @@ class RunFolder:
             (path / "checkpoints").mkdir(parents=True)
         except OSError as error:
             raise unwritable(path, error) from error
-        _write_config(path, config)
+        _write_config(path, config, tasks)
         return cls.open(path)
 
     @classmethod
@@ -112,16 +116,17 @@ class RunFolder:
         Raises:
             UserError: not a run folder, written by a newer ezm, or its config.json is damaged.
         """
-        path = Path(path).absolute()
+        path = _place(path)
         file = path / "config.json"
-        if not file.is_file():
-            why = "holds no config.json" if path.is_dir() else "does not exist"
-            raise UserError(
-                f"{path} is not a run folder, it {why}: name a folder that ezm train made"
-            )
         try:
+            if not file.is_file():
+                why = "holds no config.json" if path.is_dir() else "does not exist"
+                raise UserError(
+                    f"{path} is not a run folder, it {why}: name a folder that ezm train made"
+                )
             document = json.loads(file.read_text(encoding="utf-8"))
             version, config = document["format"], document["config"]
+            tasks = list(document.get("tasks") or ())
             newer = version > FORMAT
         except OSError as error:
             raise UserError(
@@ -133,7 +138,7 @@ class RunFolder:
             raise UserError(
                 f"{path} has run format {version}, this ezm reads up to {FORMAT}: update ezm"
             )
-        return cls(path, config)
+        return cls(path, config, tasks)
 
     def replace_config(self, config: dict[str, Any]) -> None:
         """Change the configuration, as where a run is given more steps; hold the lock meanwhile.
@@ -141,7 +146,7 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be written to.
         """
-        _write_config(self.path, config)
+        _write_config(self.path, config, self.tasks)
         self.config = config
 
     @property
@@ -172,6 +177,8 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Keep every other process from writing here; the system frees it when this one ends.
 
+        Where the system has no locks, a line says so, and the run goes on without.
+
         Raises:
             UserError: another process holds the run (the message names it).
         """
@@ -187,6 +194,10 @@ class RunFolder:
                 raise UserError(
                     f"{self.path} is in use by process {holder}: wait for it or stop it first"
                 ) from error
+            except OSError as error:  # NFS may have none
+                note(
+                    f"{self.path} cannot be locked ({error.strerror}): let no other process train there"
+                )
             os.ftruncate(file, 0)
             os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
             yield
@@ -206,8 +217,28 @@ class RunFolder:
         return self._checkpoints.steps()
 
 
-def _write_config(path: Path, config: dict[str, Any]) -> None:
-    document = {"format": FORMAT, "config": config}
+def _place(path: Path) -> Path:
+    """The whole path, where it can be written.
+
+    Raises:
+        UserError: its name cannot be written under this locale, or the current folder is gone.
+    """
+    try:
+        path = Path(path).absolute()
+        str(path).encode(), os.fsencode(path)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} begins in the current folder, which is gone: change to another one, or give the whole path"
+        ) from error
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{path} has letters that this locale cannot write: set LC_ALL=C.UTF-8, or choose a name in ASCII"
+        ) from error
+    return path
+
+
+def _write_config(path: Path, config: dict[str, Any], tasks: Sequence[Any]) -> None:
+    document = {"format": FORMAT, "config": config, "tasks": tasks}
     write_atomically(path / "config.json", json.dumps(document, indent=2) + "\n")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 
 import equinox as eqx
@@ -14,7 +14,9 @@ from ezm.config import TrainConfig, from_dict, to_dict
 from ezm.errors import UserError
 from ezm.learning import Agent, build, for_acting
 from ezm.learning.sharding import mesh
-from ezm.tasks import Suite, load_suite
+from ezm.output import note
+from ezm.plain import read
+from ezm.tasks import Suite, TaskSpec, load_suite
 from ezm.training.memory import Memory
 from ezm.training.metrics import MetricsLogger, read_metrics
 from ezm.training.progress import TrainingProgress
@@ -22,9 +24,12 @@ from ezm.training.run_folder import RunFolder
 from ezm.training.trainer import Trainer, memory_of, replay_rows, take_over
 from ezm.validation import check
 
+_LARGEST_REWARD = 1e6
+"""Bounds of bins beyond it leave float32 too few digits for the differences between actions."""
+
 
 def suite_of(config: TrainConfig) -> Suite:
-    """The suite that a run trains on.
+    """The suite that a run trains on, as its tasks are now.
 
     Raises:
         UserError: as :func:`ezm.tasks.load_suite`.
@@ -37,14 +42,46 @@ def suite_of(config: TrainConfig) -> Suite:
     )
 
 
+def as_trained(suite: Suite, run: RunFolder) -> Suite:
+    """The suite with the bounds of rewards and the lengths of episodes that the run began with.
+
+    Values and discounts are made of them. A line on standard error says where a task has others now.
+
+    Raises:
+        UserError: a task has other sizes now.
+    """
+    names = [field.name for field in fields(TaskSpec) if field.default is MISSING]
+    before = {task.name: task for task in (read(TaskSpec, each, names) for each in run.tasks)}
+    tasks = []
+    for task in suite.tasks:
+        was = before.get(task.name, task)
+        for size in ("observation_size", "action_size"):
+            now, then = getattr(task, size), getattr(was, size)
+            if now != then:
+                raise UserError(
+                    f"task {task.name}: its {size} is {now}, and the run in {run.path} began with {then}: "
+                    "bring the task back to that, or start a new run"
+                )
+        for name in ("reward_range", "episode_steps"):
+            now, then = getattr(task, name), getattr(was, name)
+            if now != then:
+                note(f"task {task.name}: its {name} is {now}; the run keeps {then}")
+        kept = replace(task, reward_range=was.reward_range, episode_steps=was.episode_steps)
+        tasks.append(kept)
+    return replace(suite, tasks=tuple(tasks))
+
+
 def train(config: TrainConfig, path: Path, *, wandb: bool = False) -> bool:
     """Start a run in the new folder ``path``. Returns False where Ctrl-C stopped it.
 
     Raises:
         UserError: the configuration, the suite or the folder will not do.
     """
-    config, suite = _possible(config)
-    return _run(RunFolder.create(path, to_dict(config)), config, suite, wandb)
+    suite = suite_of(config)
+    config = config.for_tasks(suite.num_tasks)
+    _check(config, suite)
+    run = RunFolder.create(path, to_dict(config), [asdict(task) for task in suite.tasks])
+    return _run(run, config, suite, wandb)
 
 
 def resume(
@@ -73,7 +110,9 @@ def resume(
     config = replace(config, steps=steps or config.steps, devices=devices)
     if replay_on_device is not None:
         config = replace(config, replay=replace(config.replay, device=replay_on_device))
-    return _run(run, *_possible(config), wandb)
+    suite = as_trained(suite_of(config), run)
+    _check(config, suite)
+    return _run(run, config, suite, wandb)
 
 
 def announced(config: TrainConfig) -> tuple[Memory, int, int]:
@@ -90,13 +129,21 @@ def announced(config: TrainConfig) -> tuple[Memory, int, int]:
     return memory_of(config, suite, parameters), replay_rows(config, suite), suite.num_tasks
 
 
-def _possible(config: TrainConfig) -> tuple[TrainConfig, Suite]:
-    """The configuration and the suite of a run that can be trained here; refused before anything is written."""
-    suite = suite_of(config)
-    config = config.for_tasks(suite.num_tasks)
+def _check(config: TrainConfig, suite: Suite) -> None:
+    """Refuse a run that cannot be trained here before anything is written."""
     check(config, suite.num_tasks)
     mesh(config.devices)
-    return config, suite
+    for task in suite.tasks:
+        largest = max(map(abs, task.reward_range or (0.0,)))
+        unbounded = not config.loss.reward_scaling and None in (
+            config.model.reward_range,
+            config.model.value_range,
+        )
+        if largest > _LARGEST_REWARD and unbounded:
+            raise UserError(
+                f"task {task.name}: its rewards reach {largest:g}, and {_LARGEST_REWARD:g} is the most that can be "
+                "learned; scale its rewards and its reward_range"
+            )
 
 
 def _run(run: RunFolder, config: TrainConfig, suite: Suite, wandb: bool) -> bool:
@@ -123,7 +170,8 @@ def load_agent(run: RunFolder) -> tuple[Agent, int]:
         UserError: the run has no checkpoint yet, or it is from another version.
     """
     config: TrainConfig = from_dict(run.config)
-    suite = suite_of(config)
+    suite = as_trained(suite_of(config), run)
+    check(config, suite.num_tasks)
     agent = for_acting(config, suite)
     checkpoint = run.latest_checkpoint({"agent": agent.names()})
     if checkpoint is None:

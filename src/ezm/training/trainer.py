@@ -444,14 +444,14 @@ def take_over(agent: Agent, checkpoint: Checkpoint) -> None:
     """Give an agent what a checkpoint of its configuration holds.
 
     Raises:
-        UserError: it is from another version.
+        UserError: its networks are others.
     """
     try:
         agent.load(checkpoint.arrays["agent"])
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"checkpoint {checkpoint.step} was written by another version of ezm than "
-            f"{ezm.__version__}, its networks differ: use that version, or start a new run"
+            f"checkpoint {checkpoint.step} has other networks than config.json, the tasks and ezm "
+            f"{ezm.__version__} make now: bring back what has changed, or start a new run"
         ) from error
 
 

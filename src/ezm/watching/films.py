@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -51,8 +51,8 @@ class Film:
 
 
 def film_path(folder: Path, task: str) -> Path:
-    """The film of a task in a folder of films; what does not belong in a file name becomes a dash."""
-    return folder / f"{re.sub(r'[^A-Za-z0-9._]+', '-', task).strip('-.')}.mp4"
+    """The film of a task in a folder of films; characters are quoted as in a URL, so that no two tasks share one."""
+    return folder / f"{quote(task, safe='')}.mp4"
 
 
 def film(
@@ -159,7 +159,7 @@ def _encoder(path: Path, rate: float) -> Iterator[Any]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         encoder = write_frames(
-            temporary,
+            f"file:{temporary}",  # ffmpeg takes a folder such as exp:1 for a protocol
             size,
             fps=rate,
             codec="libx264",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from ezm.errors import UserError
 from ezm.tasks import Task
 from ezm.tasks.rendering import Scene, Trace
 from ezm.tasks.state import pack, restored
@@ -75,8 +77,9 @@ class Play:
         self._observation = self.task.reset()
         self._copy: Task | None = None
         if self.task.can_restore and isinstance(self.task.simulator.view(), Scene):
-            self._copy = suite.make(task, seed)
-            self._copy.reset()
+            with contextlib.suppress(UserError):  # there may be no second one: a licence, a port
+                self._copy = suite.make(task, seed)
+                self._copy.reset()
         self.episode = self._begun(1)
 
     def begin(self) -> None:

@@ -59,8 +59,19 @@ class Batch:
         self._falls_end = np.array([each.falls_end for each in self.environments])
         self._controls = np.zeros((count, self.action_size))
         threads = min(threads, count)
-        self._pool = ThreadPoolExecutor(threads - 1, "ezm-humanoids") if threads > 1 else None
         self._threads = threads
+        self._begin_threads()
+
+    def _begin_threads(self) -> None:
+        others = self._threads - 1
+        self._pool = ThreadPoolExecutor(others, "ezm-humanoids") if others else None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_pool": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        self._begin_threads()
 
     @classmethod
     def of(

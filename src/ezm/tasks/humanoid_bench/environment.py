@@ -28,7 +28,7 @@ class Layout:
     """Where things are in a model: sizes, addresses, the kinds of its geoms."""
 
     def __init__(self, robot: str, task: str, meshes: Path | None) -> None:
-        self.task = task
+        self.robot, self.task, self.meshes = robot, task, meshes
         self.model = compiled = model(robot, task, meshes)
         self.robot_velocities = compiled.nv
         self.quaternions = []
@@ -53,6 +53,9 @@ class Layout:
         self.obstacles = self.kinds == _OBSTACLE
         self.has_obstacles = bool(self.obstacles.any())
         self.balances = task.startswith("balance")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return layout, (f"{self.robot}-{self.task}", self.meshes)
 
     def controls(self, actions: np.ndarray) -> np.ndarray:
         """(..., A) controls of actions in [-1, 1], in float32 for float32 as in the original."""
@@ -107,6 +110,15 @@ class Environment:
         self.com_velocity = data.sensordata[where.com_velocity]
         self.actuator_force = data.actuator_force
         self.chair_position = None if where.chair is None else data.xpos[where.chair]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Copied one by one, the views would show nothing of the copy's state.
+        protocol = "benchmark" if self.falls_end else "paper"
+        arguments = self.name, 0, protocol, self.layout.meshes
+        return Environment, arguments, self.snapshot()
+
+    def __setstate__(self, snapshot: object) -> None:
+        self.restore(snapshot)
 
     def advance(self, control: np.ndarray) -> None:
         """Hold the controls (A,) for one control step.

@@ -3,10 +3,14 @@
 >>> import gymnasium, ezm
 >>> environment = gymnasium.make("ezm/h1-walk-v0")
 >>> many = gymnasium.make_vec("ezm/h1-walk-v0", num_envs=16, threads=2)
+
+A process that has not imported ezm, such as a spawned worker of ``AsyncVectorEnv``, does so by the name
+``ezm:ezm/h1-walk-v0``. Copies and pickles go on from the state that they were made in.
 """
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import gymnasium
@@ -19,7 +23,7 @@ from ezm.errors import UserError
 from ezm.tasks.humanoid_bench.batch import Batch
 from ezm.tasks.humanoid_bench.catalog import EPISODE_STEPS
 from ezm.tasks.humanoid_bench.environment import Layout
-from ezm.tasks.rendering import Renderer
+from ezm.tasks.rendering import Renderer, check_size
 
 _RENDER_MODES = ("rgb_array",)
 _METADATA: dict[str, Any] = {"render_modes": list(_RENDER_MODES), "render_fps": 50}
@@ -38,7 +42,7 @@ class HumanoidEnv(gymnasium.Env):
         camera: None: the task's own.
 
     Raises:
-        UserError: an unknown task, protocol or render mode, or meshes that are missing.
+        UserError: an unknown task, protocol or render mode, meshes that are missing, or a size below 1.
     """
 
     metadata = _METADATA
@@ -57,14 +61,18 @@ class HumanoidEnv(gymnasium.Env):
         self._environment = self._batch.environments[0]
         self.render_mode = _checked_mode(render_mode)
         self.observation_space, self.action_space = _spaces(self._environment.layout)
+        check_size(width, height)
         self._size, self._camera = (width, height), camera
         self._renderer: Renderer | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_renderer": None}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode. A seed fixes all randomness from here on, goals and poses too."""
-        super().reset(seed=seed)
+        super().reset(seed=None if seed is None else operator.index(seed))
         self._environment.random = self.np_random
         return self._batch.reset()[0].copy(), {}
 
@@ -99,10 +107,12 @@ class HumanoidEnv(gymnasium.Env):
 
 
 class HumanoidVectorEnv(VectorEnv):
-    """N environments of one task, stepped together; an episode that ends is begun anew in the same step.
+    """N environments of one task, stepped together; an episode that ends is begun anew by itself.
 
-    Then ``info["final_obs"]`` and ``info["final_info"]`` hold what the episode ended with. The terms of the
-    reward are arrays (N,) in ``info``, each with a mask of its name behind an underscore.
+    In the mode ``SameStep`` this happens in the same step; ``info["final_obs"]`` and ``info["final_info"]`` then
+    hold what the episode ended with. In the mode ``NextStep``, which Gymnasium's ``NormalizeObservation`` needs, the
+    next step begins the episode: its action is ignored there, and its reward is 0. The terms of the reward are arrays
+    (N,) in ``info``, each with a mask of its name behind an underscore.
 
     Args:
         task: as for :class:`HumanoidEnv`.
@@ -112,12 +122,13 @@ class HumanoidVectorEnv(VectorEnv):
         render_mode: as for :class:`HumanoidEnv`.
         threads: native threads that step them.
         max_episode_steps: control steps until truncation.
+        autoreset_mode: ``SameStep`` or ``NextStep``.
 
     Raises:
-        UserError: as :class:`HumanoidEnv`, and numbers below 1.
+        UserError: as :class:`HumanoidEnv`, numbers below 1, and another mode.
     """
 
-    metadata = _METADATA | {"autoreset_mode": AutoresetMode.SAME_STEP}
+    metadata = _METADATA
 
     def __init__(
         self,
@@ -128,10 +139,17 @@ class HumanoidVectorEnv(VectorEnv):
         render_mode: str | None = None,
         threads: int = 1,
         max_episode_steps: int = EPISODE_STEPS,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
     ) -> None:
         for option, value in (("num_envs", num_envs), ("max_episode_steps", max_episode_steps)):
             if value < 1:
                 raise UserError(f"{option}={value}: must be at least 1")
+        modes = {AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP}
+        mode = next((mode for mode in modes if autoreset_mode in (mode, mode.value)), None)
+        if mode is None:
+            raise UserError(f"autoreset_mode={autoreset_mode!r}: choose 'SameStep' or 'NextStep'")
+        self._at_once = mode is AutoresetMode.SAME_STEP
+        self.metadata = _METADATA | {"autoreset_mode": mode}
         self.num_envs = num_envs
         self.render_mode = _checked_mode(render_mode)
         self._batch = Batch.of([task] * num_envs, protocol=protocol, meshes=meshes, threads=threads)
@@ -141,18 +159,25 @@ class HumanoidVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._limit = max_episode_steps
         self._lengths = np.zeros(num_envs, int)
+        self._waiting = np.zeros(num_envs, bool)
+        """Whether the next step begins an episode."""
         self._renderer: Renderer | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_renderer": None}
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin episodes everywhere; environment i gets the seed ``seed + i`` where one number is given."""
-        if isinstance(seed, int):
-            seed = [seed + index for index in range(self.num_envs)]
-        for environment, own in zip(self._batch.environments, seed or (), strict=bool(seed)):
+        if seed is None:
+            seed = [None] * self.num_envs
+        elif isinstance(seed, int | np.integer):
+            seed = [int(seed) + index for index in range(self.num_envs)]
+        for environment, own in zip(self._batch.environments, seed, strict=True):
             if own is not None:
-                environment.random = _generator(own)
-        self._lengths[:] = 0
+                environment.random = _generator(operator.index(own))
+        self._lengths[:], self._waiting[:] = 0, False
         return self._batch.reset().copy(), {}
 
     def step(
@@ -163,12 +188,19 @@ class HumanoidVectorEnv(VectorEnv):
         Raises:
             UserError: actions of another shape, or that are not finite.
         """
-        self._batch.step(np.asarray(actions))
-        self._lengths += 1
-        reward, terminated = self._batch.reward.copy(), self._batch.terminated.copy()
+        moving = ~self._waiting
+        self._batch.step(np.asarray(actions), moving)
+        if self._waiting.any():
+            self._begin(self._waiting)
+        self._lengths += moving
+        reward, terminated = self._batch.reward * moving, self._batch.terminated & moving
         truncated = (self._lengths >= self._limit) & ~terminated
         ended = terminated | truncated
         terms = self._batch.terms[0]
+        if not self._at_once:
+            self._waiting = ended
+            info = _with_masks(terms, moving)
+            return self._batch.observation.copy(), reward, terminated, truncated, info
         info = _with_masks(terms, ~ended)
         if ended.any():
             final = np.empty(self.num_envs, object)
@@ -176,9 +208,12 @@ class HumanoidVectorEnv(VectorEnv):
                 final[index] = self._batch.observation[index].copy()
             last = {"final_obs": final, "final_info": _with_masks(terms, ended)}
             info |= _with_masks(last, ended)
-            self._batch.reset(np.flatnonzero(ended))
-            self._lengths[ended] = 0
+            self._begin(ended)
         return self._batch.observation.copy(), reward, terminated, truncated, info
+
+    def _begin(self, which: np.ndarray) -> None:
+        self._batch.reset(np.flatnonzero(which))
+        self._lengths[which] = 0
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """N pictures (480, 640, 3) uint8, or None without a render mode.

@@ -52,6 +52,9 @@ class Readings:
         )
         """Views of these arrays."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return Readings, (self._layout, len(self._root))  # written anew before it is read
+
     def read(self, row: int, environment: Environment) -> None:
         """Copy one environment's present state into a row."""
         self._root[row] = environment.qpos[:3]

@@ -7,6 +7,7 @@ found in the current directory too.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -43,8 +44,11 @@ def build(source: str, seed: int, *, pictures: bool = False) -> Simulator:
         from ezm.tasks.sources.dm_control import DmControlSimulator
 
         return DmControlSimulator(name, seed)
-    if os.getcwd() not in sys.path:  # an installed command does not look there by itself
-        sys.path.insert(0, os.getcwd())
+    with contextlib.suppress(FileNotFoundError):  # the current folder may be gone
+        if (
+            here := os.getcwd()
+        ) not in sys.path:  # an installed command does not look there by itself
+            sys.path.insert(0, here)
     if prefix == GYMNASIUM:
         from ezm.tasks.sources.gymnasium import from_id
 

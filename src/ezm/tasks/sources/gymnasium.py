@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -62,8 +64,8 @@ class GymnasiumSimulator:
         self._rescale = unit_to_bounds(self._actions.low, self._actions.high)
         self.action_size = self._actions.low.size
         self.observation_size = _observation_size(name, self.environment.observation_space)
-        self.episode_limit = episode_limit(self.environment)
-        self.reward_range = _reward_range(self.environment)
+        self.episode_limit = _whole(name, episode_limit(self.environment))
+        self.reward_range = _reward_range(name, self.environment)
         self.neutral_action = _neutral_action(name, self.environment, self._actions)
 
     def reset(self) -> np.ndarray:
@@ -81,10 +83,12 @@ class GymnasiumSimulator:
         total = 0.0
         for _ in range(repeat):
             observation, reward, terminated, truncated, _ = self.environment.step(action)
-            total += float(reward)
+            total += _single("the reward", reward)
+            terminated = bool(_single("terminated", terminated))
+            truncated = bool(_single("truncated", truncated))
             if terminated or truncated:
                 break
-        return RawStep(_flat(observation), total, bool(terminated), bool(truncated))
+        return RawStep(_flat(observation), total, terminated, truncated)
 
     @property
     def can_restore(self) -> bool:
@@ -106,10 +110,13 @@ class GymnasiumSimulator:
     @property
     def step_seconds(self) -> float:
         """The environment's ``dt``, or what its ``render_fps`` says; a thirtieth of a second without either."""
-        try:
-            return float(self.environment.get_wrapper_attr("dt"))
-        except (AttributeError, TypeError, ValueError):
-            return 1 / float(self.environment.metadata.get("render_fps") or 30)
+        with contextlib.suppress(AttributeError, TypeError, ValueError):
+            if 0 < (seconds := float(self.environment.get_wrapper_attr("dt"))) < math.inf:
+                return seconds
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            if 0 < (rate := float(self.environment.metadata["render_fps"])) < math.inf:
+                return 1 / rate
+        return 1 / 30
 
     def view(self) -> Scene | np.ndarray:
         inner = self.environment.unwrapped
@@ -127,15 +134,17 @@ class GymnasiumSimulator:
             raise Undrawable(
                 f"task {self._name} has no pictures: render() raised {_first_line(error)}"
             ) from error
-        if picture.ndim != 3 or picture.shape[2] != 3:
+        if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise Undrawable(
                 f"task {self._name} has no pictures: render() returned an array {picture.shape}, it "
                 "must be (height, width, 3)"
             )
-        return picture.astype(np.uint8, copy=False)
+        return _colours(self._name, picture)
 
     def close(self) -> None:
-        self.environment.close()
+        # What an environment leaves open is its own affair, and must not end a run that goes well.
+        with contextlib.suppress(Exception):
+            self.environment.close()
 
 
 def from_id(name: str, seed: int, pictures: bool = False) -> GymnasiumSimulator:
@@ -211,7 +220,11 @@ def _observation_size(name: str, space: spaces.Space) -> int:
             f"task {name}: its observations are pixels {space.shape}, which come with a later "
             f"version; use a variant with state observations, or wrap an encoder around it {_WRAP}"
         )
-    return int(np.prod(space.shape))
+    if not math.prod(space.shape):
+        raise UserError(
+            f"task {name}: its observations {space} hold no number; return at least one"
+        )
+    return math.prod(space.shape)
 
 
 def _bounded_box(name: str, space: spaces.Space) -> spaces.Box:
@@ -230,16 +243,54 @@ def _bounded_box(name: str, space: spaces.Space) -> spaces.Box:
             f"task {name}: its actions {space} have no bounds; give them bounds with "
             f"gymnasium.wrappers.TransformAction {_WRAP}"
         )
+    if not math.prod(space.shape):
+        raise UserError(f"task {name}: its actions {space} hold no number; take at least one")
     return space
 
 
-def _reward_range(environment: gymnasium.Env) -> tuple[float, float] | None:
-    """The ``reward_range`` attribute that an environment may have, where it is finite."""
+def _reward_range(name: str, environment: gymnasium.Env) -> tuple[float, float] | None:
+    """The ``reward_range`` attribute that an environment may have, where both bounds are known."""
     try:
-        low, high = environment.get_wrapper_attr("reward_range")
+        low, high = map(float, environment.get_wrapper_attr("reward_range"))
     except (AttributeError, TypeError, ValueError):
         return None
-    return (float(low), float(high)) if np.isfinite([low, high]).all() else None
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return None
+    if low > high:
+        raise UserError(f"task {name}: its reward_range ({low:g}, {high:g}) begins above its end")
+    return low, high
+
+
+def _whole(name: str, limit: Any) -> int | None:
+    """A limit of steps, which some write as 2e1."""
+    if limit is None:
+        return None
+    if not isinstance(limit, int | float | np.integer | np.floating) or limit < 1 or limit % 1:
+        raise UserError(f"task {name}: its max_episode_steps {limit!r} is no whole number above 0")
+    return int(limit)
+
+
+def _single(what: str, value: Any) -> float:
+    """A number that an environment returned; those made for many at once return arrays."""
+    if isinstance(value, float | bool):
+        return value
+    number = np.asarray(value)
+    if number.ndim or number.dtype.kind not in "biuf":
+        raise TypeError(f"{what} {value!r} is not a single number")
+    return number.item()
+
+
+def _colours(name: str, picture: np.ndarray) -> np.ndarray:
+    """A picture as uint8; floats are brightnesses from 0 to 1."""
+    if picture.dtype == np.uint8:
+        return picture
+    whole = 1 if picture.dtype.kind == "f" else 255
+    if picture.dtype.kind not in "fiu" or not (picture.min() >= 0 and picture.max() <= whole):
+        raise Undrawable(
+            f"task {name} has no pictures: render() returned {picture.dtype} from {picture.min()} to "
+            f"{picture.max()}, it must be uint8, or floats from 0 to 1"
+        )
+    return np.rint(picture * (255 / whole)).astype(np.uint8)
 
 
 def _neutral_action(

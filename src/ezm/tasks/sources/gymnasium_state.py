@@ -7,6 +7,7 @@ MuJoCo tasks) silently gives a new one at its start. So the attributes are saved
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from types import FunctionType
@@ -68,15 +69,16 @@ def shared(environment: gymnasium.Env) -> dict[str, object]:
 
 def is_exact(build: Callable[[], gymnasium.Env]) -> bool:
     """Whether an environment of this kind does the same again after :func:`load`, by trial."""
-    environment = build()
-
-    def path() -> list[tuple]:
-        return [environment.step(action)[:4] for action in actions]
-
-    try:
+    same = False
+    # Building, saving and closing fail in as many ways as there are environments.
+    with contextlib.suppress(Exception), contextlib.closing(build()) as environment:
         environment.reset(seed=0)
         environment.action_space.seed(0)
         actions = [environment.action_space.sample() for _ in range(_TRIAL_STEPS)]
+
+        def path() -> list[tuple]:
+            return [environment.step(action)[:4] for action in actions]
+
         path()
         saved = save(environment)
         first = path()
@@ -84,15 +86,12 @@ def is_exact(build: Callable[[], gymnasium.Env]) -> bool:
         second = path()
         load(environment, saved)
         third = path()
-    except Exception:  # noqa: BLE001 - saving fails in as many ways as there are environments
-        return False
-    finally:
-        environment.close()
-    return all(
-        np.array_equal(step[0], expected[0]) and step[1:] == expected[1:]
-        for again in (second, third)
-        for step, expected in zip(again, first, strict=True)
-    )
+        same = all(
+            np.array_equal(step[0], expected[0]) and step[1:] == expected[1:]
+            for again in (second, third)
+            for step, expected in zip(again, first, strict=True)
+        )
+    return same
 
 
 def _parts(environment: gymnasium.Env) -> tuple[list[Any], dict[int, object], list[Any]]:
