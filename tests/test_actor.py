@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ezm.config import PlannerConfig
+from ezm.presets import PRESETS
+from ezm.training import runs
 from ezm.training.actor import policy_for_episode
+from ezm.training.run_folder import RunFolder
 
 BODIES = (0, 0, 2, 0)
 
@@ -42,3 +47,52 @@ def test_evaluations_sample_close_to_the_policys_mean_only_if_asked_to() -> None
     assert wide.evaluating() == wide
     narrow = replace(wide, evaluation_spread=0.25).evaluating()
     assert (narrow.spread, narrow.policy_actions, narrow.root_actions) == (0.25, 1, 16)
+
+
+# -- training's actions ------------------------------------------------------------------
+
+
+class Kept(NamedTuple):
+    """What a short training acted and stored."""
+
+    actions: np.ndarray
+    searched: np.ndarray
+
+
+def trained(tmp_path: Path, **changes: Any) -> Kept:
+    """The last forty steps of cartpole-swingup, all of them behind the random ones."""
+    cpu = PRESETS["cpu"]
+    config = replace(
+        cpu,
+        suite="dmc:cartpole-swingup",
+        steps=60,
+        random_steps=20,
+        updates_per_step=0.1,
+        evaluation_episodes=1,
+        final_episodes=1,
+        model=replace(cpu.model, latent_size=8),
+        planner=replace(
+            cpu.planner, simulations=2, root_actions=2, policy_actions=1, leaf_rollout=0
+        ),
+        loss=replace(cpu.loss, reanalyze_ratio=0.0, imagined_share=0.0),
+        optimizer=replace(cpu.optimizer, batch_size=4),
+        **changes,
+    )
+    runs.train(config, tmp_path / "run")
+    checkpoint = RunFolder.open(tmp_path / "run").latest_checkpoint()
+    assert checkpoint is not None
+    replay = checkpoint.arrays["replay"]
+    return Kept(replay["action"][0][20:60, 0], replay["search_updates"][0][20:60] >= 0)
+
+
+def test_acting_without_search_stores_none(tmp_path: Path) -> None:
+    kept = trained(tmp_path, acting="policy")
+    assert not kept.searched.any()
+    assert len(np.unique(kept.actions)) == 40  # samples, not the mean
+
+
+def test_noise_changes_actions_and_leaves_the_searches(tmp_path: Path) -> None:
+    quiet, noisy = trained(tmp_path / "a"), trained(tmp_path / "b", noise=0.5)
+    assert quiet.searched.all() and noisy.searched.all()
+    assert np.abs(noisy.actions).max() <= np.float32(0.99)
+    assert not np.array_equal(quiet.actions[:5], noisy.actions[:5])

@@ -198,6 +198,43 @@ def test_tasks_lists_suites(capsys: pytest.CaptureFixture[str]) -> None:
             "--planner.gumbel-scale -1.0: must not be negative",
         ),
         ("train cartpole --planner.spread 0", "--planner.spread 0.0: must be greater than 0"),
+        ("train cartpole --loss.unroll -1", "--loss.unroll -1: must not be negative"),
+        ("train cartpole --noise -0.1", "--noise -0.1: must not be negative"),
+        ("train cartpole --acting sample", "'sample' for argument '--acting'"),
+        (
+            "train cartpole --model.q-heads 2",
+            "--model.q-heads 2: and --loss.q-weight need each other",
+        ),
+        (
+            "train cartpole --loss.q-weight 1",
+            "--model.q-heads 0: and --loss.q-weight need each other",
+        ),
+        ("train cartpole --loss.q-weight -1", "--loss.q-weight -1.0: must not be negative"),
+        (
+            "train cartpole --loss.actor-weight 1",
+            "--loss.actor-weight 1.0: needs Q: add --model.q-heads",
+        ),
+        ("train cartpole --planner.refined-actions 2", "--planner.refined-actions 2: needs Q"),
+        ("train cartpole --planner.refined-actions 17", "must be at most root-actions = 16"),
+        (
+            "train cartpole --planner.refine-step 0",
+            "--planner.refine-step 0.0: must be greater than 0",
+        ),
+        (
+            "train cartpole --loss.target-spread 0.1",
+            "--loss.target-spread 0.1: needs the policy gradient",
+        ),
+        (
+            "train cartpole --loss.q-n-step 6",
+            "--loss.q-n-step 6: must lie between 1 and n-step = 5",
+        ),
+        ("train cartpole --model.initial-log-std 3", "must lie between the bounds -2.0 and 0.5"),
+        ("train cartpole --model.critic-size 0", "--model.critic-size 0: must be greater than 0"),
+        ("train cartpole --optimizer.schedule-steps 0", "schedule-steps 0: must be greater than 0"),
+        (
+            "train cartpole --optimizer.windows-per-task 0",
+            "windows-per-task 0: must be greater than 0",
+        ),
         (
             "train cartpole --planner.evaluation-spread -1",
             "--planner.evaluation-spread -1.0: must not be negative",

@@ -10,7 +10,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "ezm"
 # Lowest first. Training writes reports and evaluates, so evaluation stands below it; the two share figures and metrics.
 # The package itself tells Gymnasium of its tasks; modules import nothing of it but its version.
 LAYERS = [
-    {"errors"},
+    {"errors", "output"},
+    {"plain"},
     {"config", "presets", "programs", "validation"},
     {"tasks"},
     {"world_model"},

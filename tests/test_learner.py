@@ -322,3 +322,49 @@ def test_value_errors_are_the_mean_priorities_of_each_task() -> None:
     priority = jnp.array([1.0, 2.0, 3.0, 4.0, 6.0])
     learned = Updates(batch, None, {}, priority)  # type: ignore[arg-type]
     np.testing.assert_array_equal(learned.value_errors(4), [2.0, np.nan, 4.0, np.nan])
+
+
+# -- Q(s, a) -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_q_is_the_reward_and_the_value_of_the_next_state(n_step: int) -> None:
+    """Known values on the linear system: Q(s, a) = C s + D a + discount V(A s + B a), of the behaviour's V."""
+    config = replace(
+        CONFIG,
+        model=replace(CONFIG.model, q_heads=1),
+        loss=replace(CONFIG.loss, q_weight=1.0, q_n_step=n_step),
+    )
+    agent, replay = experience(config)
+    normalizer = agent.statistics.normalizer()
+    pipeline = Pipeline(agent.learner, agent.state, replay, np.random.default_rng(1))
+    pipeline.compile(normalizer)
+    for _ in range(UPDATES):
+        pipeline.step(normalizer)
+    model = pipeline.state.model
+    pipeline.close()
+    rng = np.random.default_rng(7)
+    states = np.concatenate([episode(rng, 40)[0][:-1] for _ in range(10)])
+    actions = rng.uniform(-1, 1, (len(states), 2))
+    expected = states @ C + actions @ D + DISCOUNT * (states @ A.T + actions @ B.T) @ VALUE
+    task = jnp.zeros(len(states), jnp.int32)
+    context = model.context(task, agent.learner.suite.action_mask)
+    latent = model.represent(normalizer(jnp.asarray(states), task), context)
+    found = np.asarray(model.q(latent, jnp.asarray(actions, jnp.float32), context))
+    assert np.corrcoef(found, expected)[0, 1] > 0.95
+    assert np.abs(found - expected).mean() < 0.35 * expected.std()
+
+
+def test_windows_per_task_set_the_batch_whatever_the_number_of_tasks() -> None:
+    given = replace(CONFIG, optimizer=replace(CONFIG.optimizer, windows_per_task=64))
+    for tasks, updates, batch in ((1, 1.0, 64), (3, 1.0, 192), (9, 2.0, 288)):
+        resolved = replace(given, updates_per_step=updates).for_tasks(tasks)
+        assert resolved.optimizer.batch_size == batch
+        assert resolved.windows(tasks) == 64
+    assert CONFIG.for_tasks(5) == CONFIG
+
+
+def test_a_schedule_of_its_own_does_not_depend_on_the_run() -> None:
+    whole = replace(CONFIG, optimizer=replace(CONFIG.optimizer, schedule_steps=1_200))
+    assert whole.schedule_updates == replace(whole, steps=99_999).schedule_updates == 1_000
+    assert CONFIG.schedule_updates == UPDATES

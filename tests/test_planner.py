@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ import pytest
 
 from ezm.config import PlannerConfig
 from ezm.planning import imagined_value, plan, planner
+from ezm.planning.planner import refined
 from ezm.presets import PRESETS
-from ezm.world_model import Context, Support, WorldModel
+from ezm.world_model import Context, Gaussian, Support, WorldModel
 
 STATES, BATCH = 3, 4
 
@@ -95,3 +97,21 @@ def test_a_batch_in_parts_is_planned_as_a_whole(
     for name in ("action", "q_values", "value", "policy", "following"):
         one, other = getattr(parts, name), getattr(whole, name)
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+class Slope(NamedTuple):
+    """Q(s, a) = 3 a_0 - a_1, whatever the state."""
+
+    def q(self, latent: Any, action: Any, context: Any) -> Any:
+        return 3.0 * action[..., 0] - action[..., 1]
+
+
+def test_refined_actions_climb_by_one_standard_deviation_a_dimension() -> None:
+    """Known direction (3, -1) times the slope of tanh at 0, of root mean square length 1 in both dimensions."""
+    mask = jnp.array([[1.0, 1.0, 0.0]])
+    policy = Gaussian(jnp.zeros((1, 3)), jnp.log(0.1) * mask, mask)
+    context = Context(jnp.zeros((1, 1)), mask)
+    start = jnp.zeros((1, 2, 3))
+    moved = refined(Slope(), jnp.zeros((1, 1)), context, policy, start, 0.5)  # type: ignore[arg-type]
+    expected = np.tanh(0.05 * np.array([3.0, -1.0, 0.0]) / np.sqrt(5.0))
+    np.testing.assert_allclose(moved, np.broadcast_to(expected, (1, 2, 3)), atol=1e-6)

@@ -25,7 +25,10 @@ OPTIONS = (
     "--checkpoint-every=20 --updates-per-step=0.7 --model.latent-size=16 --model.projector-size=16 "
     "--model.bins=11 --model.task-embedding-size=4 --model.action-code-size=8 "
     "--planner.simulations=4 --planner.root-actions=4 --planner.policy-actions=2 "
-    "--optimizer.batch-size=6 --action-repeat=50 --replay.alpha=0.7"
+    "--optimizer.batch-size=6 --action-repeat=50 --replay.alpha=0.7 "
+    "--model.q-heads=2 --model.critic-norm=unit --model.neutral-start --loss.q-weight=0.5 --loss.q-target=q "
+    "--loss.actor-weight=1 --loss.actor-scale=task --loss.target-spread=0.3 --loss.reward-scaling "
+    "--planner.refined-actions=1 --noise=0.3 --optimizer.schedule-steps=60"
 )
 
 

@@ -422,3 +422,27 @@ def test_numbers_of_other_kinds_are_taken() -> None:
 def test_wrong_factories_are_explained(source: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_suite(source)
+
+
+# -- a neutral action --------------------------------------------------------------------
+
+
+class Neutral(gymnasium.Env):
+    """Servos with bounds of their own."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+    action_space = gymnasium.spaces.Box(np.array([0.0, -4.0]), np.array([2.0, 0.0]))
+
+    def __init__(self, neutral_action: Any) -> None:
+        self.neutral_action = neutral_action
+
+
+def test_a_neutral_action_is_taken_to_unit_bounds() -> None:
+    simulator = GymnasiumSimulator("n", lambda: Neutral([0.5, -4.0]), 0, lambda _: None)
+    assert simulator.neutral_action == pytest.approx((-0.5, -1.0))
+
+
+@pytest.mark.parametrize("declared", [[0.5], [3.0, 0.0], [np.nan, 0.0], "home", None])
+def test_a_neutral_action_that_is_none_is_refused(declared: Any) -> None:
+    with pytest.raises(UserError, match="task n: its neutral_action .* is no action"):
+        GymnasiumSimulator("n", lambda: Neutral(declared), 0, lambda _: None)

@@ -23,7 +23,16 @@ ELSEWHERE = {
 """Files that lie outside of docs/, and their pages."""
 
 API = [
-    *("config", "tasks", "tasks.sources", "tasks.humanoid_bench", "world_model", "planning"),
+    *(
+        "config",
+        "presets",
+        "validation",
+        "tasks",
+        "tasks.sources",
+        "tasks.humanoid_bench",
+        "world_model",
+        "planning",
+    ),
     *("replay", "learning", "evaluation", "training", "watching", "control", "programs"),
 ]
 """Modules and packages of ezm that have a page."""

@@ -19,6 +19,7 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         return 1.0 if value is None else value
 
     positive = {
+        "optimizer.windows-per-task": optional(config.optimizer.windows_per_task),
         "steps": config.steps,
         "devices": config.devices,
         "updates-per-step": config.updates_per_step,
@@ -43,7 +44,6 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         "planner.refine-step": config.planner.refine_step,
         "loss.target-spread": optional(config.loss.target_spread),
         "optimizer.schedule-steps": optional(config.optimizer.schedule_steps),
-        "optimizer.windows-per-task": optional(config.optimizer.windows_per_task),
     }
     for name, value in positive.items():
         if not 0 < value < math.inf:
@@ -133,6 +133,12 @@ def check(config: TrainConfig, num_tasks: int) -> None:
     uses_q = config.loss.actor_weight or config.planner.refined_actions
     limits += [
         (
+            "planner.refined-actions",
+            config.planner.refined_actions,
+            config.planner.refined_actions <= config.planner.root_actions,
+            f"must be at most root-actions = {config.planner.root_actions}",
+        ),
+        (
             "model.initial-log-std",
             optional(config.model.initial_log_std),
             config.model.initial_log_std is None or low < config.model.initial_log_std < high,
@@ -161,12 +167,6 @@ def check(config: TrainConfig, num_tasks: int) -> None:
             config.loss.q_n_step,
             0 < config.loss.q_n_step <= config.loss.n_step,
             f"must lie between 1 and n-step = {config.loss.n_step}",
-        ),
-        (
-            "planner.refined-actions",
-            config.planner.refined_actions,
-            config.planner.refined_actions <= config.planner.root_actions,
-            f"must be at most root-actions = {config.planner.root_actions}",
         ),
     ]
     if config.loss.discount is not None:

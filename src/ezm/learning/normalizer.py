@@ -124,10 +124,10 @@ class ReturnScale:
         self.running[task] = 0.0 if ended else g
 
     def scale(self) -> Float[np.ndarray, " tasks"]:
-        """(K,) float32; 1 for a task that has given no reward yet."""
+        """(K,) float32; 1 for a task that has given no reward yet, or none that float32 can divide by."""
         variance = self.deviation / np.maximum(self.count, 1.0)
         scale = np.maximum(np.sqrt(variance), self.largest / LARGEST_RETURN)
-        return np.where(scale > 0.0, scale, 1.0).astype(np.float32)
+        return np.where(scale > np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
 
     def state(self) -> dict[str, np.ndarray]:
         """Its arrays by name, not copies."""

@@ -89,7 +89,8 @@ class WorldModel(eqx.Module):
     policy_head: MLP
     q_heads: Ensemble | None
     policy_offset: Float[Array, "tasks action"] | None
-    """Added to each task's policy mean, before its bound; trained like a bias."""
+    """A constant that each task adds to its policy's mean, before the bound. Beside the head's bias a trained one would
+    double the step that Adam takes."""
     projector: MLP | None
     predictor: MLP | None
     value_support: Support
@@ -171,7 +172,9 @@ class WorldModel(eqx.Module):
         embedding = embedding / jnp.maximum(norm, 1.0)
         if not self.config.task_embedding:
             embedding = jnp.zeros_like(embedding)
-        offset = None if self.policy_offset is None else self.policy_offset[task]
+        offset = self.policy_offset
+        if offset is not None:
+            offset = jax.lax.stop_gradient(offset)[task]
         return Context(embedding[task], action_masks[task], offset)
 
     def _latent(self, x: Array) -> Array:
