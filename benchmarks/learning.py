@@ -264,7 +264,7 @@ def compare(options: Options, console: Console) -> list[Row]:
         raise UserError(f"--every {budget.every}: --steps {budget.steps} must be a multiple of it")
     if options.seeds < 1 or options.episodes < 1:
         raise UserError("--seeds and --episodes must be at least 1")
-    path = _recorded_path(suite.name)
+    path = recorded_path(suite.name)
     rows = read(path) if options.record and not options.again else []
     done = recorded_steps(rows)
     announced = False
@@ -298,7 +298,8 @@ def compare(options: Options, console: Console) -> list[Row]:
     return [row for row in rows if row["method"] in options.methods or row["method"] == RANDOM]
 
 
-def _recorded_path(suite: str) -> Path:
+def recorded_path(suite: str) -> Path:
+    """The file with a suite's recorded learning curves."""
     return RECORDED / f"learning-{_file_name(suite)}.jsonl"
 
 
@@ -309,7 +310,7 @@ def _file_name(text: str) -> str:
 def main(options: Options) -> None:
     """Print the comparison that ``options`` describe."""
     if options.report:
-        path = _recorded_path(options.suite)
+        path = recorded_path(options.suite)
         rows = [row for row in read(path) if row["method"] in (*options.methods, RANDOM)]
         if not rows:
             raise UserError(f"nothing is recorded for {options.suite}: run it with --record first")

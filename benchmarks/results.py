@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 from rich import box
@@ -31,10 +31,18 @@ Row = TypedDict(
         "steps_per_task": int,
         "seconds": float,
         "return": float,
+        "returns": NotRequired[list[float]],
+        "control_steps": NotRequired[int],
+        "acting": NotRequired[str],
+        "protocol": NotRequired[str],
     },
 )
 """One evaluation of one task: the mean undiscounted return after ``steps_per_task`` agent steps per
-task and ``seconds`` of wall clock, compilation and evaluations included."""
+task and ``seconds`` of wall clock, compilation and evaluations included.
+
+Rows of humanoids also hold the return of each episode, the control steps per task, how the agent acted (search, mean,
+training, random or hold; default: search) and the protocol of falls (benchmark or paper; default: benchmark).
+"""
 
 RANDOM = "random"
 """The method with one row, at 0 steps, per task and seed; if it is recorded, all curves start there."""
@@ -44,6 +52,8 @@ class CurveKey(NamedTuple):
     method: str
     seed: int
     task: str
+    acting: str = "search"
+    protocol: str = "benchmark"
 
 
 class _Curve(NamedTuple):
@@ -95,16 +105,24 @@ class Curves:
     Args:
         rows: of one suite.
         steps: where to cut at the latest; None: where the shortest curve ends.
+        acting: how the agents of these curves act.
+        protocol: of falls.
     """
 
-    def __init__(self, rows: Sequence[Row], steps: int | None = None) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        steps: int | None = None,
+        acting: str = "search",
+        protocol: str = "benchmark",
+    ) -> None:
         start: dict[str, list[float]] = {}
         points: dict[CurveKey, dict[int, float]] = {}
         for row in rows:
             if row["method"] == RANDOM:
                 start.setdefault(row["task"], []).append(row["return"])
-            else:
-                points.setdefault(_key(row), {})[row["steps_per_task"]] = row["return"]
+            elif (key := _key(row))[3:] == (acting, protocol):
+                points.setdefault(key, {})[row["steps_per_task"]] = row["return"]
         self.random = {task: float(np.mean(returns)) for task, returns in start.items()}
         """Mean return of uniformly random actions, by task."""
         for key, curve in points.items():
@@ -230,4 +248,5 @@ def _curve(points: dict[int, float]) -> _Curve:
 
 
 def _key(row: Row) -> CurveKey:
-    return CurveKey(row["method"], row["seed"], row["task"])
+    acting, protocol = row.get("acting", "search"), row.get("protocol", "benchmark")
+    return CurveKey(row["method"], row["seed"], row["task"], acting, protocol)

@@ -421,3 +421,45 @@ def test_second_starts_are_the_faster_ones() -> None:
     for command in ("train", "eval", "planner"):
         assert rows[command]["second"] < 15.0
         assert rows[command]["second"] < rows[command]["first"], command
+
+
+def test_a_run_is_kept_with_how_it_acted_and_its_control_steps() -> None:
+    from benchmarks.keep import rows
+
+    config = replace(PRESETS["cpu"], suite="t", seed=3, protocol="paper")
+    metrics: list[dict[str, Any]] = [
+        {"kind": "episode", "task": "t", "policy": "t", "return": 2.0},
+        {"kind": "episode", "task": "t", "policy": "u", "return": 90.0},
+        {"kind": "episode", "task": "t", "policy": "t", "return": 4.0},
+        *(
+            {"kind": "eval", "mode": m, "step": 10, "seconds": 5.0, "task": "t", "returns": [v, v]}
+            for m, v in (("search", 7.0), ("policy", 6.0))
+        ),
+    ]
+    kept = list(rows(config, {"t": 4}, metrics, "new"))
+    assert [(row["acting"], row["return"]) for row in kept] == [
+        ("training", 3.0),
+        ("search", 7.0),
+        ("mean", 6.0),
+    ]
+    assert {(row["control_steps"], row["seed"], row["protocol"]) for row in kept} == {
+        (40, 3, "paper")
+    }
+
+
+def test_ways_of_acting_are_curves_of_their_own() -> None:
+    def row(acting: str | None, value: float) -> Row:
+        made: Row = {
+            "suite": "s",
+            "method": "ezm",
+            "seed": 0,
+            "task": "t",
+            "steps_per_task": 10,
+            "seconds": 1.0,
+            "return": value,
+        }
+        return made if acting is None else {**made, "acting": acting}
+
+    recorded = [row("mean", 1.0), row(None, 5.0)]
+    assert Curves(recorded).final("ezm", "t") == [5.0]
+    assert Curves(recorded, acting="mean").final("ezm", "t") == [1.0]
