@@ -72,14 +72,15 @@ def test_doctor_finds_nothing_worse_than_a_note(missing: str) -> None:
     assert list(probes.PROBES["memory"]()) == ["cpu h1", "paper h1", "paper h1hand"]
 
 
-def test_doctor_does_not_require_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def version(name: str) -> str:
-        if name == "dm_control":
-            raise doctor.metadata.PackageNotFoundError(name)
-        return doctor.tested_versions()[name]
+@pytest.mark.parametrize("name", ["dm_control", "dm-control"])  # of pyproject.toml, of a wheel
+def test_doctor_does_not_require_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(asked: str) -> str:
+        if asked != "jax":
+            raise doctor.metadata.PackageNotFoundError(asked)
+        return doctor.tested_versions()["jax"]
 
     monkeypatch.setitem(sys.modules, "dm_control", None)
     monkeypatch.setattr(doctor.metadata, "version", version)
-    monkeypatch.setattr(doctor.metadata, "requires", lambda _: ["dm_control>=1.0.28", "jax>=0.5"])
+    monkeypatch.setattr(doctor.metadata, "requires", lambda _: [f"{name}>=1.0.28", "jax>=0.5"])
     (found,) = doctor.packages()
     assert (found.status, found.said) == ("ok", "1 required packages, none newer than tested")

@@ -138,6 +138,7 @@ def python() -> Iterator[Finding]:
 def packages() -> Iterator[Finding]:
     """Whether what ezm requires is installed, and in versions that it is tested with."""
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
     from packaging.version import Version
 
     try:
@@ -150,14 +151,17 @@ def packages() -> Iterator[Finding]:
             "pip install -e . in the repository's folder",
         )
         return
-    tested, newer, count = tested_versions(), [], 0
+    # A wheel's metadata has dm-control for dm_control.
+    tested = {canonicalize_name(name): version for name, version in tested_versions().items()}
+    newer, count = [], 0
     for requirement in map(Requirement, lines):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        if requirement.name == "dm_control" and sources.lacks_dm_control():
+        name, wanted = requirement.name, f"{requirement.name}{requirement.specifier}"
+        key = canonicalize_name(name)
+        if key == "dm-control" and sources.lacks_dm_control():
             continue  # not a problem but a note, from optional()
         count += 1
-        name, wanted = requirement.name, f"{requirement.name}{requirement.specifier}"
         version = _installed(name)
         if version is None:
             yield Finding(
@@ -170,8 +174,8 @@ def packages() -> Iterator[Finding]:
                 f"{name} {version} is out of the range {requirement.specifier}",
                 f"pip install '{wanted}'",
             )
-        elif name in tested and Version(version).release[:2] > Version(tested[name]).release[:2]:
-            newer.append((name, version, tested[name]))
+        elif key in tested and Version(version).release[:2] > Version(tested[key]).release[:2]:
+            newer.append((name, version, tested[key]))
     if newer:
         yield Finding(
             "warning",
