@@ -1,6 +1,6 @@
-# Needs git, make and Python 3.11 or 3.12; everything else goes into .venv. The first of these that will do is taken;
-# PYTHON=... names another. Python 3.13 waits for labmaze, which dm_control needs and which has no wheel for it.
-PYTHON ?= python3 python3.12 python3.11
+# Needs git, make and Python 3.11 to 3.14; everything else goes into .venv. The first of these that will do is taken;
+# PYTHON=... names another.
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 # A stamp is as new as its last successful installation, so that nothing is installed twice.
@@ -18,13 +18,15 @@ setup: $(STAMP) ## virtual environment in .venv with everything that demo, test,
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/pip && exit; \
 	for python in $(PYTHON); do \
-	  $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+	  $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
 	    && { $$python -m venv $(VENV); exit; }; \
 	done; \
-	echo "error: none of $(PYTHON) is Python 3.11 or 3.12; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+	echo "error: none of $(PYTHON) is Python 3.11 to 3.14; name one: make PYTHON=/path/to/python3.13 $(MAKECMDGOALS)" >&2; \
 	exit 2
 	@echo "installing into $(VENV) (once; some minutes)"
-	@$(PIP) -c constraints.txt -e '.[dev,docs]'
+	@$(PIP) -c constraints.txt -e '.[dev,docs]' dm-env lxml
+# labmaze, which dm_control requires and no task of ezm uses, has no wheel from Python 3.13 on.
+	@$(PIP) -c constraints.txt --no-deps dm_control
 	@touch $@
 
 demo: $(STAMP) ## train one agent on four tasks (some minutes) and write a report

@@ -1,5 +1,6 @@
 """Rung 0: what the repository says about itself holds: pins, version, make targets, links, file lengths."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -9,6 +10,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import ezm
+from ezm.doctor import PYTHONS
+from ezm.tasks.sources import INSTALL_DM_CONTROL
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -43,6 +46,22 @@ def test_constraints_are_plain_pins() -> None:
 def test_pin_lies_in_the_range(requirement: Requirement) -> None:
     version = pins()[canonicalize_name(requirement.name)]
     assert requirement.specifier.contains(version, prereleases=True)
+
+
+def test_every_tested_python_is_named() -> None:
+    names = [".".join(map(str, version)) for version in PYTHONS]
+    assert PROJECT["requires-python"] == f">={names[0]}"
+    language = "Programming Language :: Python :: "
+    classifiers = [line for line in PROJECT["classifiers"] if line.startswith(language)]
+    assert classifiers == [language + name for name in names]
+    matrix = re.search(r"python: (\[.*\])", (ROOT / ".github/workflows/ci.yml").read_text())
+    assert matrix is not None and json.loads(matrix[1]) == names
+    for document in ("README.md", "CONTRIBUTING.md", "docs/index.md", "Makefile"):
+        assert f"Python {names[0]} to {names[-1]}" in (ROOT / document).read_text(), document
+
+
+def test_the_line_that_installs_dm_control_is_documented() -> None:
+    assert INSTALL_DM_CONTROL in (ROOT / "docs/index.md").read_text()
 
 
 def test_changelog_has_the_version() -> None:

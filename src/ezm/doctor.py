@@ -23,6 +23,7 @@ import ezm
 from ezm.errors import UserError
 from ezm.platform import cache_folder, cuda_plugin
 from ezm.probes import Answer, probe
+from ezm.tasks import sources
 from ezm.training import memory
 from ezm.training.memory import Memory, size
 
@@ -30,7 +31,7 @@ DISTRIBUTION = "ezm-rl"
 TESTED = Path(__file__).with_name("tested.txt")
 """Versions that the tests pass with, of what ezm imports itself: a part of the repository's constraints.txt."""
 
-PYTHONS = ((3, 11), (3, 12))
+PYTHONS = ((3, 11), (3, 12), (3, 13), (3, 14))
 EXTRAS = {
     "wandb": ("wandb", "ezm train --wandb"),
     "tensorboard": ("tensorboard", "tensorboard --logdir runs"),
@@ -123,7 +124,7 @@ def python() -> Iterator[Finding]:
     version = sys.version_info[:2]
     system = f"{platform.system()} {platform.machine()}"
     said = f"Python {platform.python_version()}, ezm {ezm.__version__}, {system}"
-    tested = " and ".join(".".join(map(str, each)) for each in PYTHONS)
+    tested = ", ".join(".".join(map(str, each)) for each in PYTHONS)
     if version not in PYTHONS:
         yield Finding(
             "warning", "python", f"{said}: tested with {tested}", "use one of the tested versions"
@@ -137,6 +138,7 @@ def python() -> Iterator[Finding]:
 def packages() -> Iterator[Finding]:
     """Whether what ezm requires is installed, and in versions that it is tested with."""
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
     from packaging.version import Version
 
     try:
@@ -149,12 +151,17 @@ def packages() -> Iterator[Finding]:
             "pip install -e . in the repository's folder",
         )
         return
-    tested, newer, count = tested_versions(), [], 0
+    # A wheel's metadata has dm-control for dm_control.
+    tested = {canonicalize_name(name): version for name, version in tested_versions().items()}
+    newer, count = [], 0
     for requirement in map(Requirement, lines):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        count += 1
         name, wanted = requirement.name, f"{requirement.name}{requirement.specifier}"
+        key = canonicalize_name(name)
+        if key == "dm-control" and sources.lacks_dm_control():
+            continue  # not a problem but a note, from optional()
+        count += 1
         version = _installed(name)
         if version is None:
             yield Finding(
@@ -167,8 +174,8 @@ def packages() -> Iterator[Finding]:
                 f"{name} {version} is out of the range {requirement.specifier}",
                 f"pip install '{wanted}'",
             )
-        elif name in tested and Version(version).release[:2] > Version(tested[name]).release[:2]:
-            newer.append((name, version, tested[name]))
+        elif key in tested and Version(version).release[:2] > Version(tested[key]).release[:2]:
+            newer.append((name, version, tested[key]))
     if newer:
         yield Finding(
             "warning",
@@ -195,6 +202,11 @@ def optional() -> Iterator[Finding]:
             )
         else:
             yield Finding("ok", extra, f"{version}, for: {purpose}")
+    purpose = "suites cartpole, walker, mixed and tasks dmc:..."
+    if lack := sources.lacks_dm_control():
+        yield Finding("note", "dm_control", f"{lack}; for: {purpose}", sources.INSTALL_DM_CONTROL)
+    else:
+        yield Finding("ok", "dm_control", f"{_installed('dm_control')}, for: {purpose}")
 
 
 def tested_versions() -> dict[str, str]:
@@ -272,12 +284,13 @@ def jax(
 def mujoco(answer: Answer) -> Iterator[Finding]:
     """Whether physics and dm_control work."""
     if answer.found is None:
-        pins = " ".join(f"{name}=={tested_versions()[name]}" for name in ("mujoco", "dm_control"))
+        names = ("mujoco",) if sources.lacks_dm_control() else ("mujoco", "dm_control")
+        pins = " ".join(f"{name}=={tested_versions()[name]}" for name in names)
         yield Finding(
             "problem",
             "mujoco",
             f"MuJoCo does not simulate: {answer.said}",
-            f"pip install --force-reinstall {pins}",
+            f"pip install --force-reinstall --no-deps {pins}",
         )
     else:
         yield Finding("ok", "mujoco", f"MuJoCo {answer.found['version']} simulates")

@@ -69,13 +69,15 @@ def _jax() -> dict[str, Any]:
 def _mujoco() -> dict[str, Any]:
     import mujoco
     import numpy as np
-    from dm_control import suite
+
+    from ezm.tasks import sources
 
     model, data = _scene()
     mujoco.mj_step(model, data, 10)
     if not np.isfinite(data.qpos).all() or data.qpos[2] >= 1:
         raise ArithmeticError(f"a ball does not fall: {data.qpos[:3]}")
-    suite.load("cartpole", "balance").reset()
+    if sources.lacks_dm_control() is None:
+        sources.build("dmc:cartpole-balance", seed=0).reset()
     return {"version": mujoco.__version__}
 
 
@@ -107,10 +109,12 @@ def _memory() -> dict[str, Any]:
     from dataclasses import replace
 
     from ezm.presets import defaults
+    from ezm.tasks.suites import usable_suites
     from ezm.training.runs import announced
 
     found = {}
-    for preset, suite in RUNS:
+    usable = usable_suites()
+    for preset, suite in (run for run in RUNS if run[1] in usable):
         memory, rows, tasks = announced(replace(defaults(preset, suite), suite=suite))
         found[f"{preset} {suite}"] = {"memory": list(memory), "rows": rows, "tasks": tasks}
     return found

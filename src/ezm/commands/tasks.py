@@ -35,16 +35,20 @@ class Tasks:
 def tasks(arguments: Sequence[str]) -> int:
     """``ezm tasks``. Returns the exit code."""
     options = parse(Tasks, "tasks", arguments)
-    from ezm.tasks import listing
+    from ezm.tasks import SUITES, listing, sources
+    from ezm.tasks.suites import usable_suites
 
     rows = listing(*options.names)
     headings = ("suite", "task", "obs", "act", "repeat", "steps", "source")
+    note = ""
+    if not options.names:
+        note = "also: dmc:domain-task (`ezm tasks dmc` lists them), gym:Id, module:function, and lists of them"
+        if lack := sources.lacks_dm_control():
+            left_out = [name for name in SUITES if name not in usable_suites()]
+            note += f"\nwithout {', '.join(left_out)}: {lack}; run: {sources.INSTALL_DM_CONTROL}"
     print_table(
         headings,
         [tuple("-" if value is None else str(value) for value in row) for row in rows],
-        ""
-        if options.names
-        else "also: dmc:domain-task (`ezm tasks dmc` lists them), "
-        "gym:Id, module:function, and lists of them",
+        note,
     )
     return 0

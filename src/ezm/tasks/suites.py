@@ -94,6 +94,12 @@ def parse(name: str) -> list[str]:
 def _bare_task(name: str) -> str:
     if name in catalog.NAMES:
         return f"{sources.HUMANOID_BENCH}:{name}"
+    if lack := sources.lacks_dm_control():
+        known = [*SUITES, *catalog.NAMES]
+        raise UserError(
+            f"unknown suite or task {name!r}{nearest(name, known)}; dm_control's tasks are unknown, "
+            f"since {lack}; run: {sources.INSTALL_DM_CONTROL}"
+        )
     from ezm.tasks.sources.dm_control import task_names
 
     if name not in task_names():
@@ -175,7 +181,7 @@ class Listed(NamedTuple):
 
 
 def listing(*names: str) -> list[Listed]:
-    """One row for each task of the suites ``names`` (default: the suites that have a name).
+    """One row for each task of the suites ``names`` (default: :func:`usable_suites`).
 
     ``dmc`` stands for everything in the dm_control suite that can be used.
 
@@ -183,7 +189,7 @@ def listing(*names: str) -> list[Listed]:
         UserError: as :func:`load_suite`.
     """
     rows = []
-    for name in names or tuple(SUITES):
+    for name in names or usable_suites():
         suite = load_suite(_all_dm_control() if name == sources.DM_CONTROL else name)
         rows += [
             Listed(
@@ -200,7 +206,20 @@ def listing(*names: str) -> list[Listed]:
     return rows
 
 
+def usable_suites() -> list[str]:
+    """The named suites whose library is installed."""
+    if sources.lacks_dm_control() is None:
+        return list(SUITES)
+    prefix = f"{sources.DM_CONTROL}:"
+    return [
+        name
+        for name, tasks in SUITES.items()
+        if not any(source.startswith(prefix) for source in tasks)
+    ]
+
+
 def _all_dm_control() -> str:
+    sources.require_dm_control("suite dmc")
     from ezm.tasks.sources.dm_control import task_names
 
     return ",".join(f"{sources.DM_CONTROL}:{name}" for name in task_names())

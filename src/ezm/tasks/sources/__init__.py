@@ -2,7 +2,7 @@
 
 A source is written ``prefix:name``: ``hb:h1-walk``, ``dmc:cartpole-swingup``, ``gym:Pendulum-v1``; any other text with
 a colon is a factory, ``module:function``. The libraries are imported only when a task needs them; modules of the user's are
-found in the current directory too.
+found in the current directory too. dm_control may be missing: its tasks are refused then, all others work.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from importlib.util import find_spec
 
+from ezm.errors import UserError
 from ezm.tasks.simulator import Simulator
 
 # Before MuJoCo or dm_control is imported: physics needs no rendering, and without this the import
@@ -22,6 +24,9 @@ DM_CONTROL = "dmc"
 GYMNASIUM = "gym"
 LIBRARIES = (HUMANOID_BENCH, DM_CONTROL, GYMNASIUM)
 """Prefixes that name a library."""
+
+INSTALL_DM_CONTROL = "pip install dm-env lxml && pip install --no-deps dm_control"
+"""On every Python: labmaze, which dm_control requires and none of its tasks here uses, has no wheel from 3.13 on."""
 
 
 def build(source: str, seed: int, *, pictures: bool = False) -> Simulator:
@@ -41,6 +46,7 @@ def build(source: str, seed: int, *, pictures: bool = False) -> Simulator:
 
         return HumanoidBenchSimulator(name, seed)
     if prefix == DM_CONTROL:
+        require_dm_control(f"task {source}")
         from ezm.tasks.sources.dm_control import DmControlSimulator
 
         return DmControlSimulator(name, seed)
@@ -56,6 +62,24 @@ def build(source: str, seed: int, *, pictures: bool = False) -> Simulator:
     from ezm.tasks.sources.factory import from_factory
 
     return from_factory(source, seed, pictures)
+
+
+def lacks_dm_control() -> str | None:
+    """What keeps dm_control's tasks from being built; None where nothing does. Nothing is imported."""
+    for module in ("dm_control", "dm_env", "lxml"):
+        if find_spec(module) is None:
+            return f"{module} is not installed"
+    return None
+
+
+def require_dm_control(name: str) -> None:
+    """Refuse the task or suite ``name`` where dm_control's tasks cannot be built.
+
+    Raises:
+        UserError: a module is not installed.
+    """
+    if lack := lacks_dm_control():
+        raise UserError(f"{name}: {lack}; run: {INSTALL_DM_CONTROL}")
 
 
 def default_action_repeat(source: str) -> int:
