@@ -3,6 +3,9 @@
 ``python -m benchmarks.keep runs/RUN --method NAME --commit COMMIT`` reads the run's metrics. It appends a header with the run's
 options and the machine, then a row for each task, evaluation and way of acting. Training episodes between two evaluations
 become one row. A run that is kept again replaces its earlier rows.
+
+With ``--agent agents/NAME`` it also writes what acting needs, the model and the statistics of observations, as a run folder of its own.
+``ezm eval`` and ``ezm watch`` read it.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from ezm.config import TrainConfig, from_dict
 from ezm.errors import UserError
 from ezm.training.metrics import read_metrics
 from ezm.training.run_folder import RunFolder
-from ezm.training.runs import suite_of
+from ezm.training.runs import load_agent, suite_of
 
 ACTING = {"search": "search", "policy": "mean", "random": "random"}
 """The mode of an evaluation in metrics.jsonl, and the name in a recorded row."""
@@ -40,6 +43,8 @@ class Options:
     """Of the code that trained it."""
     note: str = ""
     """Kept in the header, e.g. what else the machine was doing."""
+    agent: Path | None = None
+    """A new folder for the agent of the latest checkpoint. None: the agent is not kept."""
 
 
 def rows(
@@ -91,8 +96,19 @@ def rows(
         yield from curve
 
 
+def keep_agent(run: RunFolder, path: Path) -> None:
+    """Write the acting parameters of a run's latest checkpoint as the run folder ``path``.
+
+    Raises:
+        UserError: the run has no checkpoint, or the folder is not empty.
+    """
+    agent, step = load_agent(run)
+    kept = RunFolder.create(path, run.config, run.tasks)
+    kept.save_checkpoint(step, {"agent": agent.arrays()}, {"step": step})
+
+
 def main(options: Options) -> None:
-    """Append the header and the rows."""
+    """Append the header and the rows, and keep the agent where that is asked for."""
     run = RunFolder.open(options.run)
     config = from_dict(run.config)
     metrics = list(read_metrics(run.metrics_path))
@@ -111,6 +127,9 @@ def main(options: Options) -> None:
     path = recorded_path(config.suite)
     append(path, [{"header": header}, *rows(config, repeats, metrics, options.method)])
     print(f"kept in {path}")
+    if options.agent is not None:
+        keep_agent(run, options.agent)
+        print(f"kept in {options.agent}")
 
 
 if __name__ == "__main__":

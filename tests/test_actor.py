@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.keep import keep_agent
 from ezm.config import PlannerConfig
 from ezm.presets import PRESETS
 from ezm.training import runs
@@ -96,3 +98,20 @@ def test_noise_changes_actions_and_leaves_the_searches(tmp_path: Path) -> None:
     assert quiet.searched.all() and noisy.searched.all()
     assert np.abs(noisy.actions).max() <= np.float32(0.99)
     assert not np.array_equal(quiet.actions[:5], noisy.actions[:5])
+
+
+def test_an_agent_is_kept_without_what_only_training_needs(tmp_path: Path) -> None:
+    trained(tmp_path, acting="policy")
+    run = RunFolder.open(tmp_path / "run")
+    keep_agent(run, tmp_path / "agent")
+    kept, step = runs.load_agent(RunFolder.open(tmp_path / "agent"))
+    agent, _ = runs.load_agent(run)
+    assert step == 60
+    for ours, theirs in zip(
+        jax.tree.leaves(kept.state.model), jax.tree.leaves(agent.state.model), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    for name, value in agent.statistics.state().items():
+        np.testing.assert_array_equal(kept.statistics.state()[name], value)
+    saved = RunFolder.open(tmp_path / "agent").latest_checkpoint()
+    assert saved is not None and set(saved.arrays) == {"agent"}
