@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from ezm.config import PRESETS, check, from_dict, to_dict
+from ezm.config import from_dict, to_dict
 from ezm.errors import UserError
+from ezm.presets import PRESETS
+from ezm.validation import check
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))

@@ -13,7 +13,8 @@ import pytest
 
 import ezm.cli
 import ezm.platform
-from ezm.config import PRESETS, to_dict
+from ezm.config import to_dict
+from ezm.presets import PRESETS
 from ezm.training import trainer
 from ezm.training.profile import Occasion, Pace, Part, Profile, Stopwatch
 from ezm.training.run_folder import RunFolder

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from ezm.config import PRESETS, PlannerConfig, to_dict
+from ezm.config import PlannerConfig, to_dict
 from ezm.errors import UserError
 from ezm.learning import build
+from ezm.presets import PRESETS
 from ezm.training.run_folder import RunFolder
 from ezm.training.runs import as_trained, load_agent, suite_of, train
 

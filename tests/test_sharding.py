@@ -19,6 +19,8 @@ import ezm.platform
 from ezm.config import TrainConfig, to_dict
 from ezm.errors import UserError
 from ezm.learning import sharding
+from ezm.learning.losses import TARGET_AXIS
+from ezm.replay import BATCH_AXIS, WHOLE
 from ezm.training import runs
 from ezm.training.pipeline import Pipeline
 from ezm.training.run_folder import RunFolder
@@ -186,17 +188,24 @@ def test_rows_on_the_first_device_give_the_same(folder: Path) -> None:
 
 
 def test_layout_names_every_array() -> None:
-    agent, replay = experience(SMALL)
+    with_q = replace(
+        SMALL, model=replace(SMALL.model, q_heads=2), loss=replace(SMALL.loss, q_weight=1.0)
+    )
+    agent, replay = experience(with_q)
     batch, _ = replay.sample(np.random.default_rng(0), 16, 3)
     there = sharding.layout(1)
     targets = jax.eval_shape(
         agent.learner.make_targets, agent.state, agent.statistics.normalizer(), batch, 0
     )
-    for place, arrays in ((there.batch, batch), (there.targets, targets)):
-        assert jax.tree.structure(place) == jax.tree.structure(arrays)
-        for split, x in zip(jax.tree.leaves(place), jax.tree.leaves(arrays), strict=True):
-            # The axis that is split is the batch's.
-            assert [x.shape[i] for i, axis in enumerate(split.spec) if axis] in ([], [16])
+    for place, arrays, axes in (
+        (there.batch, batch, BATCH_AXIS),
+        (there.targets, targets, TARGET_AXIS),
+    ):
+        for split, field, axis in zip(place, arrays, axes, strict=True):
+            for x in jax.tree.leaves(field):
+                # The axis that is split is the batch's; what has none is no sixteenth of anything.
+                assert [x.shape[i] for i, name in enumerate(split.spec) if name] in ([], [16])
+                assert 16 not in x.shape if axis == WHOLE else x.shape[axis] == 16
 
 
 def test_devices_that_cannot_share_a_batch_are_refused() -> None:
