@@ -200,6 +200,7 @@ def test_tasks_lists_suites(capsys: pytest.CaptureFixture[str]) -> None:
         ("train cartpole --planner.spread 0", "--planner.spread 0.0: must be greater than 0"),
         ("train cartpole --loss.unroll -1", "--loss.unroll -1: must not be negative"),
         ("train cartpole --noise -0.1", "--noise -0.1: must not be negative"),
+        ("train cartpole --noise inf", "--noise inf: must be finite"),
         ("train cartpole --acting sample", "'sample' for argument '--acting'"),
         (
             "train cartpole --model.q-heads 2",

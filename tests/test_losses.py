@@ -14,10 +14,10 @@ import pytest
 from ezm.config import LossConfig, ModelConfig
 from ezm.learning.losses import (
     Targets,
+    actor_scale,
     cosine_distance,
     masks,
     policy_loss,
-    q_range,
     unrolled_loss,
 )
 from ezm.replay import Batch
@@ -416,7 +416,7 @@ def test_the_range_of_q_by_hand() -> None:
     task = np.array([0, 1, 3])
     q[0, 0], real = 1e6, np.ones((101, 3), bool)
     real[0, 0] = False
-    ranges = jax.jit(q_range, static_argnums=(3, 4))(q, real, task, 4, 0.25)
+    ranges = jax.jit(actor_scale, static_argnums=(3, 4))(q, real, task, 4, 0.25)
     np.testing.assert_allclose(ranges, [8.91, 27.0, 0.25], rtol=1e-5)
 
 

@@ -185,7 +185,8 @@ class LossConfig:
     latent_gradient: float = 0.5
     """Factor on the latent's gradient at each unrolled step."""
     reward_scaling: bool = False
-    """Divide the rewards of each task by a running scale of its discounted returns, so that one support fits all tasks."""
+    """Divide the rewards of each task by a running scale of its discounted returns, so that one support fits all tasks.
+    The supports are then linear from -5 to 5, whatever the model's ranges say."""
 
     @property
     def weights(self) -> dict[str, float]:

@@ -63,8 +63,9 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         "noise": config.noise,
     }
     for name, value in not_negative.items():
-        if not value >= 0:
-            raise UserError(f"--{name} {value}: must not be negative")
+        if not 0 <= value < math.inf:
+            finite = "be finite" if value > 0 else "not be negative"
+            raise UserError(f"--{name} {value}: must {finite}")
     window = config.loss.unroll + config.loss.n_step
     limits: list[tuple[str, float, bool, str]] = [
         (

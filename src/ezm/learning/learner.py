@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import equinox as eqx
@@ -347,14 +346,13 @@ class Learner:
         # A plain mean over the first updates, then a moving average.
         rate = jnp.maximum(1.0 / (state.updates + 1), _Q_RANGE_RATE)
         q_range = state.q_range + rate * (targets.q_spread - state.q_range)
-        units = partial(normalizer.in_task_units, task=jnp.arange(len(q_range)))
         figures = {
             **{f"loss/{name}": part for name, part in told.parts.items()},
             "gradient_norm": optax.tree.norm(gradient),
             "target/value": normalizer.in_task_units(targets.value, batch.task).mean(),
             "target/searched": targets.searched.mean(),
             "target/policy_peak": targets.peak.mean(where=targets.searched),
-            "target/q_range": units(q_range).mean(),
+            "target/q_range": normalizer.in_task_units(q_range, jnp.arange(len(q_range))).mean(),
         }
         if targets.q is not None:
             figures["target/q"] = normalizer.in_task_units(targets.q, batch.task).mean()

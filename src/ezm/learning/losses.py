@@ -119,7 +119,7 @@ class Figures(NamedTuple):
     """Whether there is something to decide in a state."""
 
 
-def q_range(
+def actor_scale(
     q: Float[Array, "states batch"],
     real: Bool[Array, "states batch"],
     task: Int[Array, " batch"],
@@ -159,7 +159,7 @@ def actor_loss(
     if config.actor_scale == "batch":
         task, num_tasks = jnp.zeros_like(task), 1
     least = _LEAST_RANGE * (support.high - support.low)
-    return -q / q_range(jax.lax.stop_gradient(q), real, task, num_tasks, least)
+    return -q / actor_scale(jax.lax.stop_gradient(q), real, task, num_tasks, least)
 
 
 def unrolled_loss(
@@ -188,6 +188,7 @@ def unrolled_loss(
     """
     unroll, weight, weights = config.unroll, batch.weight, config.weights
     mask = masks(batch, unroll)
+    decides = mask.state > 0
     everywhere = jax.tree.map(lambda x: jnp.broadcast_to(x, (unroll + 1, *x.shape)), context)
     leaving = everywhere[:unroll]
     code = model.code(batch.action[:unroll], leaving)
@@ -252,7 +253,6 @@ def unrolled_loss(
         actor = policy
         if not config.actor_shapes_latent:
             _, actor = model.predict(jax.lax.stop_gradient(z), jax.lax.stop_gradient(everywhere))
-        decides = mask.state > 0
         climb = actor_loss(model, actor, z, decides, everywhere, batch.task, key, config)
         if temperature is not None:
             climb -= temperature[batch.task] * actor.entropy()
@@ -267,5 +267,5 @@ def unrolled_loss(
         | {name: term / max(number, 1) for name, (term, number) in terms.items()},
         priority=jnp.abs(value[:, 0].mean(0) - targets.value[0]),
         log_std=policy.log_std.sum(-1) / own,
-        decides=mask.state > 0,
+        decides=decides,
     )
