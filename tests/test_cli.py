@@ -218,6 +218,10 @@ def test_tasks_lists_suites(capsys: pytest.CaptureFixture[str]) -> None:
         ("train cartpole --planner.refined-actions 2", "--planner.refined-actions 2: needs Q"),
         ("train cartpole --planner.refined-actions 17", "must be at most root-actions = 16"),
         (
+            "train cartpole --planner.evaluation-actions 0",
+            "--planner.evaluation-actions 0: must be greater than 0",
+        ),
+        (
             "train cartpole --planner.refine-step 0",
             "--planner.refine-step 0.0: must be greater than 0",
         ),

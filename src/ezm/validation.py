@@ -42,6 +42,7 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         "model.value-heads": config.model.value_heads,
         "model.critic-size": optional(config.model.critic_size),
         "planner.refine-step": config.planner.refine_step,
+        "planner.evaluation-actions": optional(config.planner.evaluation_actions),
         "loss.target-spread": optional(config.loss.target_spread),
         "optimizer.schedule-steps": optional(config.optimizer.schedule_steps),
     }
