@@ -83,6 +83,14 @@ class PlannerConfig:
     """Make the policy's mean the first of the sampled actions, at the root and inside the tree."""
     interior_actions: int = 2
     """Actions sampled at each node inside the tree."""
+    refinements: int = 0
+    """Rounds in which the root's policy moves to the weighted mean of its samples, before the root's actions are drawn."""
+    refinement_samples: int = 64
+    """Samples of each such round."""
+    refinement_temperature: float = 8.0
+    """Their weights are a softmax of so many times Q, rescaled to [0, 1]."""
+    refinement_least_std: float = 0.5
+    """Least standard deviation in these rounds, in those of the policy."""
     refined_actions: int = 0
     """How many of the root's actions climb the gradient of Q before the search."""
     refine_step: float = 1.0

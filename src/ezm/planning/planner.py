@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ezm.config import PlannerConfig
 from ezm.planning.candidates import Candidates, root_candidates, sampled
 from ezm.planning.mctx_search import mctx_search
+from ezm.planning.refinement import refine
 from ezm.planning.search import LatentModel, Propose, SearchResult, gumbel_search
 from ezm.world_model import Context, Gaussian, WorldModel
 
@@ -134,7 +135,20 @@ def plan(
     model = model.with_two_heads(k_heads)
     values, policy = model.predict(latent, context)
     value = model.value(values)
-    root = root_candidates(k_actions, policy, config)
+    search = gumbel_search if config.backend == "ezm" else mctx_search
+    inside = model if tree_model is None else tree_model.with_two_heads(k_heads)
+    proposal = policy
+    if config.refinements:
+        leaves = latent_model(inside, context, discount, config)
+
+        def value_of(actions: Array) -> Array:
+            shape = actions.shape[:2]
+            roots = jnp.broadcast_to(latent[:, None], (*shape, latent.shape[-1]))
+            after, reward, gamma = leaves.step(roots, actions)
+            return reward + gamma * leaves.predict(after)[0]
+
+        proposal = refine(jax.random.fold_in(k_actions, 1), policy, value_of, config)
+    root = root_candidates(k_actions, proposal, config)
     if config.refined_actions:
         last = root.actions[:, -config.refined_actions :]
         better = refined(model, latent, context, policy, last, config.refine_step)
@@ -143,8 +157,6 @@ def plan(
         slot = min(1, config.root_actions - 1)  # the first may be the policy's mean
         second = jnp.where(jnp.isnan(guess), root.actions[:, slot], guess)
         root = root._replace(actions=root.actions.at[:, slot].set(second))
-    search = gumbel_search if config.backend == "ezm" else mctx_search
-    inside = model if tree_model is None else tree_model.with_two_heads(k_heads)
 
     def searched(roots: tuple[Array, Array, Candidates, Array, Context, Array]) -> SearchResult:
         key, latent, root, value, context, discount = roots
