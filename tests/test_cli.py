@@ -218,6 +218,23 @@ def test_tasks_lists_suites(capsys: pytest.CaptureFixture[str]) -> None:
         ("train cartpole --planner.refined-actions 2", "--planner.refined-actions 2: needs Q"),
         ("train cartpole --planner.refined-actions 17", "must be at most root-actions = 16"),
         (
+            "train cartpole --planner.mppi-rounds -1",
+            "--planner.mppi-rounds -1: must not be negative",
+        ),
+        ("train cartpole --planner.mppi-samples 1", "--planner.mppi-samples 1: must be at least 2"),
+        (
+            "train cartpole --planner.mppi-temperature inf",
+            "--planner.mppi-temperature inf: must be finite",
+        ),
+        (
+            "train cartpole --planner.mppi-least-std 0",
+            "--planner.mppi-least-std 0.0: must be greater than 0",
+        ),
+        (
+            "train cartpole --planner.mppi-rounds 2 --loss.policy-target prior",
+            "--planner.mppi-rounds 2: does not go with --loss.policy-target prior",
+        ),
+        (
             "train cartpole --planner.evaluation-actions 0",
             "--planner.evaluation-actions 0: must be greater than 0",
         ),

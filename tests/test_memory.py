@@ -108,6 +108,10 @@ def test_a_run_that_the_device_cannot_hold_is_one_line(
         said.count("\n") == 1
         and "replays of 3,026 rows, and 2.5 MiB are free there: --replay" in said
     )
+    assert not (tmp_path / "run").exists()
+    monkeypatch.chdir(tmp_path)
+    assert ezm.cli.main(command) == 2
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_a_systems_without_figures_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,11 +135,14 @@ def test_killed_at_random_moments(
     assert_same(run, whole)
 
 
-def test_stopped_by_ctrl_c(whole: Path, environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopped_by_a_signal(
+    by: signal.Signals, whole: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
     """At a step without a checkpoint of its own, with a batch drawn ahead."""
     run = tmp_path / "run"
     rows = next(i for i, row in enumerate(measured(whole)) if row["step"] > 42)
-    assert stop(run, environment, rows, 0.0, signal.SIGINT) == 130
+    assert stop(run, environment, rows, 0.0, by) == 130
     steps = RunFolder.open(run).checkpoint_steps()
     assert steps[-1] >= 42 and steps[-1] % 20, steps
     finish(run, environment)

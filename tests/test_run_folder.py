@@ -14,7 +14,7 @@ import pytest
 
 from ezm.errors import UserError
 from ezm.training import checkpoints
-from ezm.training.run_folder import FORMAT, RunFolder, default_run_path, write_atomically
+from ezm.training.run_folder import FORMAT, RunFolder, new_run_path, write_atomically
 
 CONFIG = {"suite": "cartpole", "model": {"latent_size": 64}, "value_range": None}
 
@@ -32,12 +32,18 @@ def test_created_run_opens_with_its_config(run: RunFolder) -> None:
 
 
 def test_default_names_are_file_names_and_never_clash(tmp_path: Path) -> None:
-    first = default_run_path(tmp_path, "dmc:walker-walk,cheetah-run", "cpu", 3)
-    first.mkdir()
-    second = default_run_path(tmp_path, "dmc:walker-walk,cheetah-run", "cpu", 3)
+    first = new_run_path(tmp_path, "dmc:walker-walk,cheetah-run", "cpu", 3)
+    second = new_run_path(tmp_path, "dmc:walker-walk,cheetah-run", "cpu", 3)
     assert first.name.startswith("dmc-walker-walk-cheetah-run-cpu-s3-20")
     assert first != second and first.parent == second.parent == tmp_path
-    assert default_run_path(tmp_path, "../..", "cpu", 0).parent == tmp_path
+    assert first.is_dir() and second.is_dir()
+    assert new_run_path(tmp_path, "../..", "cpu", 0).parent == tmp_path
+
+
+def test_a_default_name_in_a_place_that_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(UserError, match="cannot write to .*runs"):
+        new_run_path(tmp_path / "runs", "cartpole", "cpu", 0)
 
 
 def test_create_refuses_what_is_there(run: RunFolder, tmp_path: Path) -> None:

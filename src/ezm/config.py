@@ -83,14 +83,14 @@ class PlannerConfig:
     """Make the policy's mean the first of the sampled actions, at the root and inside the tree."""
     interior_actions: int = 2
     """Actions sampled at each node inside the tree."""
-    refinements: int = 0
-    """Rounds in which the root's policy moves to the weighted mean of its samples, before the root's actions are drawn."""
-    refinement_samples: int = 64
-    """Samples of each such round."""
-    refinement_temperature: float = 8.0
-    """Their weights are a softmax of so many times Q, rescaled to [0, 1]."""
-    refinement_least_std: float = 0.5
-    """Least standard deviation in these rounds, in those of the policy."""
+    mppi_rounds: int = 0
+    """Rounds of MPPI that move the root's policy before the root's actions are drawn from it."""
+    mppi_samples: int = 64
+    """Samples of each round of MPPI."""
+    mppi_temperature: float = 8.0
+    """Factor on Q, rescaled to [0, 1], in the softmax that weighs these samples."""
+    mppi_least_std: float = 0.5
+    """Least standard deviation of the moved policy, in standard deviations of the policy."""
     refined_actions: int = 0
     """How many of the root's actions climb the gradient of Q before the search."""
     refine_step: float = 1.0

@@ -42,6 +42,8 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         "model.value-heads": config.model.value_heads,
         "model.critic-size": optional(config.model.critic_size),
         "planner.refine-step": config.planner.refine_step,
+        "planner.mppi-temperature": config.planner.mppi_temperature,
+        "planner.mppi-least-std": config.planner.mppi_least_std,
         "planner.evaluation-actions": optional(config.planner.evaluation_actions),
         "loss.target-spread": optional(config.loss.target_spread),
         "optimizer.schedule-steps": optional(config.optimizer.schedule_steps),
@@ -61,6 +63,7 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         "loss.actor-weight": config.loss.actor_weight,
         "model.q-heads": config.model.q_heads,
         "planner.refined-actions": config.planner.refined_actions,
+        "planner.mppi-rounds": config.planner.mppi_rounds,
         "noise": config.noise,
     }
     for name, value in not_negative.items():
@@ -105,6 +108,18 @@ def check(config: TrainConfig, num_tasks: int) -> None:
             config.loss.reanalyze_ratio,
             0 <= config.loss.reanalyze_ratio <= 1,
             "must lie in [0, 1]",
+        ),
+        (
+            "planner.mppi-samples",
+            config.planner.mppi_samples,
+            config.planner.mppi_samples > 1,
+            "must be at least 2",
+        ),
+        (
+            "planner.mppi-rounds",
+            config.planner.mppi_rounds,
+            not config.planner.mppi_rounds or config.loss.policy_target != "prior",
+            "does not go with --loss.policy-target prior, which needs the density of the sampled actions",
         ),
         (
             "planner.policy-actions",

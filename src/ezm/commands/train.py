@@ -85,11 +85,8 @@ def train(arguments: Sequence[str]) -> int:
     return _resume(options)
 
 
-def _train(config: TrainConfig, options: Train, films: bool = False) -> int:
-    from ezm.training.run_folder import default_run_path
-
+def _train(config: TrainConfig, options: Train, *, demo: bool = False) -> int:
     platform.prepare_jax(options.device)
-    path = options.out or default_run_path(Path("runs"), config.suite, config.preset, config.seed)
     if config.model == PRESETS["paper"].model:
         print(
             "preset paper: the published widths and depths come to 15M parameters, the paper says "
@@ -98,11 +95,26 @@ def _train(config: TrainConfig, options: Train, films: bool = False) -> int:
         )
     from ezm.training import runs
 
-    with _interruptible(path):
+    name = "demo" if demo else config.suite
+    with _run_path(options.out, name, config) as path, _interruptible(path):
         finished = runs.train(config, path, wandb=options.wandb)
-    if finished and films:
+    if finished and demo:
         _film(path)
     return _finish(path, finished)
+
+
+@contextlib.contextmanager
+def _run_path(out: Path | None, name: str, config: TrainConfig) -> Iterator[Path]:
+    """The folder of a new run; one that has no name from the user goes again where the run is refused."""
+    from ezm.training.run_folder import new_run_path
+
+    path = out or new_run_path(Path("runs"), name, config.preset, config.seed)
+    try:
+        yield path
+    finally:
+        if out is None:
+            with contextlib.suppress(OSError):  # a run is in it
+                path.rmdir()
 
 
 def _resume(options: Train) -> int:
@@ -124,11 +136,8 @@ def _resume(options: Train) -> int:
 def demo(arguments: Sequence[str]) -> int:
     """``ezm demo``. Returns the exit code."""
     options = parse(Demo, "demo", arguments)
-    from ezm.training.run_folder import default_run_path
-
-    path = options.out or default_run_path(Path("runs"), "demo", "cpu", options.seed)
     config = dataclasses.replace(defaults("cpu", DEMO_SUITE), suite=DEMO_SUITE, seed=options.seed)
-    return _train(config, with_defaults(Train, config, out=path), films=True)
+    return _train(config, with_defaults(Train, config, out=options.out), demo=True)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ezm.config import PlannerConfig
 from ezm.planning.candidates import Candidates, root_candidates, sampled
 from ezm.planning.mctx_search import mctx_search
-from ezm.planning.refinement import refine
+from ezm.planning.mppi import mppi
 from ezm.planning.search import LatentModel, Propose, SearchResult, gumbel_search
 from ezm.world_model import Context, Gaussian, WorldModel
 
@@ -125,7 +126,7 @@ def plan(
     guess: Float[Array, "batch action"] | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Plan:
-    """Sample root actions from the policy at ``latent`` and search them.
+    """Sample root actions from the policy at ``latent``, after ``config.mppi_rounds`` rounds of MPPI, and search them.
 
     ``tree_model`` takes the model's place inside the tree, such as one of lower precision. A ``guess``, such as what
     the previous step's plan meant to do now, takes the place of the second sample; one that is nan does not. With a
@@ -135,49 +136,63 @@ def plan(
     model = model.with_two_heads(k_heads)
     values, policy = model.predict(latent, context)
     value = model.value(values)
-    search = gumbel_search if config.backend == "ezm" else mctx_search
     inside = model if tree_model is None else tree_model.with_two_heads(k_heads)
+    at_once = len(latent)
+    if config.backend == "ezm":  # mctx, whose calls have a node a root, gains nothing from parts
+        at_once = roots_at_once(at_once, jax.default_backend())
+
+    def on_devices(roots: Any) -> Any:
+        return roots if sharding is None else jax.lax.with_sharding_constraint(roots, sharding)
+
     proposal = policy
-    if config.refinements:
-        leaves = latent_model(inside, context, discount, config)
+    if config.mppi_rounds:
 
-        def value_of(actions: Array) -> Array:
-            shape = actions.shape[:2]
-            roots = jnp.broadcast_to(latent[:, None], (*shape, latent.shape[-1]))
-            after, reward, gamma = leaves.step(roots, actions)
-            return reward + gamma * leaves.predict(after)[0]
+        def better(key: PRNGKeyArray, roots: Any) -> Gaussian:
+            latent, policy, context, discount = on_devices(roots)
+            leaves = latent_model(inside, context, discount, config)
 
-        proposal = refine(jax.random.fold_in(k_actions, 1), policy, value_of, config)
+            def value_of(actions: Array) -> Array:
+                shape = *actions.shape[:2], latent.shape[-1]
+                states = jnp.broadcast_to(latent[:, None], shape)
+                after, reward, factor = leaves.step(states, actions)
+                return reward + factor * leaves.predict(after)[0]
+
+            return mppi(key, policy, value_of, config)
+
+        k_mppi = jax.random.fold_in(k_actions, 1)
+        proposal = _in_parts(better, k_mppi, (latent, policy, context, discount), at_once)
     root = root_candidates(k_actions, proposal, config)
     if config.refined_actions:
         last = root.actions[:, -config.refined_actions :]
-        better = refined(model, latent, context, policy, last, config.refine_step)
-        root = root._replace(actions=root.actions.at[:, -config.refined_actions :].set(better))
+        climbed = refined(model, latent, context, policy, last, config.refine_step)
+        root = root._replace(actions=root.actions.at[:, -config.refined_actions :].set(climbed))
     if guess is not None:
         slot = min(1, config.root_actions - 1)  # the first may be the policy's mean
         second = jnp.where(jnp.isnan(guess), root.actions[:, slot], guess)
         root = root._replace(actions=root.actions.at[:, slot].set(second))
+    search = gumbel_search if config.backend == "ezm" else mctx_search
 
-    def searched(roots: tuple[Array, Array, Candidates, Array, Context, Array]) -> SearchResult:
-        key, latent, root, value, context, discount = roots
-        if sharding is not None:
-            latent, root, value, context, discount = jax.lax.with_sharding_constraint(
-                roots[1:], sharding
-            )
-        latents = latent_model(inside, context, discount, config)
-        return search(key, latents, latent, root, value, config)
+    def searched(key: PRNGKeyArray, roots: Any) -> SearchResult:
+        latent, root, value, context, discount = on_devices(roots)
+        return search(
+            key, latent_model(inside, context, discount, config), latent, root, value, config
+        )
 
-    roots = latent, root, value, context, discount
-    at_once = len(latent)
-    if config.backend == "ezm":  # mctx, whose calls have a node a root, gains nothing from parts
-        at_once = roots_at_once(at_once, jax.default_backend())
-    if at_once == len(latent):
-        return Plan(searched((k_search, *roots)), policy, value)
-    keys = jax.random.split(k_search, len(latent) // at_once)
+    found = _in_parts(searched, k_search, (latent, root, value, context, discount), at_once)
+    return Plan(found, policy, value)
+
+
+def _in_parts(
+    function: Callable[[PRNGKeyArray, Any], Any], key: PRNGKeyArray, roots: Any, at_once: int
+) -> Any:
+    """``function(key, roots)``, for so many roots of the batch at a time."""
+    batch = len(jax.tree.leaves(roots)[0])
+    if at_once == batch:
+        return function(key, roots)
+    keys = jax.random.split(key, batch // at_once)
     parts = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), roots)
-    found = jax.lax.map(searched, (keys, *parts))
-    whole: SearchResult = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
-    return Plan(whole, policy, value)
+    found = jax.lax.map(lambda part: function(*part), (keys, parts))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
 
 def roots_at_once(batch: int, backend: str) -> int:

@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish to stop, for what must not end in the middle of a step."""
+"""Ctrl-C and a request to end as a wish to stop, for what must not end in the middle of a step."""
 
 from __future__ import annotations
 
@@ -7,25 +7,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+# Windows has no SIGHUP.
+_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
 
 @contextmanager
 def at_interrupt(stop: Callable[[], object]) -> Iterator[None]:
-    """Call ``stop`` at the first Ctrl-C; a second one interrupts at once.
+    """Call ``stop`` at the first Ctrl-C, SIGTERM or SIGHUP; a second one interrupts at once.
 
-    An exception could come while a library calls Python back, and be lost there. Outside of the main thread nothing
-    changes: whoever runs us handles Ctrl-C.
+    An exception could come while a library calls Python back, and be lost there. A SIGHUP that ``nohup`` ignores stays
+    ignored. Outside of the main thread nothing changes: whoever runs us handles the signals.
     """
+    before: dict[int, Any] = {}
 
     def first(signum: int, frame: Any) -> None:
         stop()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for each in before:
+            signal.signal(each, signal.default_int_handler)
 
     try:
-        before = signal.signal(signal.SIGINT, first)
+        for each in _SIGNALS:
+            if each == signal.SIGINT or signal.getsignal(each) == signal.SIG_DFL:
+                before[each] = signal.signal(each, first)
     except ValueError:  # not in the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -36,19 +36,27 @@ FORMAT = 1
 """Version of the layout; raised when an older ezm could no longer read a run."""
 
 
-def default_run_path(root: Path, suite: str, preset: str, seed: int) -> Path:
-    """A name for a new run under `root` that no other run has, e.g. cartpole-cpu-s0-20260101-120000.
+def new_run_path(root: Path, suite: str, preset: str, seed: int) -> Path:
+    """Makes an empty folder for a new run under `root`, e.g. cartpole-cpu-s0-20260101-120000.
 
-    Characters of the suite that do not belong in a file name become dashes.
+    No other process gets the same folder. Characters of the suite that do not belong in a file name become dashes.
+
+    Raises:
+        UserError: `root` cannot be written to.
     """
     slug = re.sub(r"[^A-Za-z0-9._]+", "-", suite).strip("-.")[:60] or "run"
     name = f"{slug}-{preset}-s{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path = Path(root) / name
-    count = 1
-    while path.exists():
-        count += 1
-        path = Path(root) / f"{name}-{count}"
-    return path
+    path, count = root / name, 1
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        while True:
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                return path
+            count += 1
+            path = root / f"{name}-{count}"
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def write_atomically(path: Path, text: str) -> None:

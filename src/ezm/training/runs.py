@@ -17,7 +17,7 @@ from ezm.learning.sharding import mesh
 from ezm.output import note
 from ezm.plain import read
 from ezm.tasks import Suite, TaskSpec, load_suite
-from ezm.training.memory import Memory
+from ezm.training.memory import Memory, check_that_it_fits
 from ezm.training.metrics import MetricsLogger, read_metrics
 from ezm.training.progress import TrainingProgress
 from ezm.training.run_folder import RunFolder
@@ -122,11 +122,15 @@ def announced(config: TrainConfig) -> tuple[Memory, int, int]:
         UserError: the suite will not do.
     """
     suite = suite_of(config)
+    return _memory(config, suite), replay_rows(config, suite), suite.num_tasks
+
+
+def _memory(config: TrainConfig, suite: Suite) -> Memory:
     model = eqx.filter_eval_shape(lambda: build(config, suite).state.model)
     parameters = sum(
         math.prod(x.shape) for x in jax.tree.leaves(model) if isinstance(x, jax.ShapeDtypeStruct)
     )
-    return memory_of(config, suite, parameters), replay_rows(config, suite), suite.num_tasks
+    return memory_of(config, suite, parameters)
 
 
 def _check(config: TrainConfig, suite: Suite) -> None:
@@ -144,6 +148,7 @@ def _check(config: TrainConfig, suite: Suite) -> None:
                 f"task {task.name}: its rewards reach {largest:g}, and {_LARGEST_REWARD:g} is the most that can be "
                 "learned; scale its rewards and its reward_range"
             )
+    check_that_it_fits(_memory(config, suite), replay_rows(config, suite), suite.num_tasks)
 
 
 def _run(run: RunFolder, config: TrainConfig, suite: Suite, wandb: bool) -> bool:

@@ -24,7 +24,7 @@ from ezm.training.actor import Actor, policy_for_episode
 from ezm.training.checkpoints import packed, unpacked
 from ezm.training.interrupts import at_interrupt
 from ezm.training.machine import machine
-from ezm.training.memory import Memory, check_that_it_fits, has_own_memory, planned, size
+from ezm.training.memory import Memory, has_own_memory, planned, size
 from ezm.training.metrics import MetricsLogger
 from ezm.training.pipeline import Pipeline, Updates
 from ezm.training.progress import TrainingProgress
@@ -62,7 +62,6 @@ class Trainer:
         rows = replay_rows(config, suite)
         self.memory = memory_of(config, suite, self.agent.state.model.num_parameters())
         """What the run is going to take."""
-        check_that_it_fits(self.memory, rows, suite.num_tasks)
         self.replay = Replay(
             suite.num_tasks,
             suite.observation_size,
