@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.acting RUN --episodes 20`` prints mean and 95 % interval of the return of each task for: the
 policy's mean, a sample of the policy, the search as in training, the search among near candidates, the search with the
-policy's mean among its candidates, and the search with 64 candidates. All ways see the same episodes' starts.
+policy's mean among its candidates, the search with 64 candidates, and the search near the policy after MPPI. All ways see the
+same episodes' starts.
 """
 
 from __future__ import annotations
@@ -42,14 +43,18 @@ class Options:
 
 def ways(planner: PlannerConfig, leaf_rollouts: Sequence[int]) -> dict[str, Any]:
     """Name -> acting mode, or the planner of a search."""
-    training = replace(planner, evaluation_spread=None)
+    training = replace(planner, evaluation_spread=None, evaluation_actions=None)
+    near = replace(training, policy_actions=1, spread=0.3)
     found: dict[str, Any] = {
         "mean": "policy",
         "sample": "sample",
         "search as in training": training,
-        "search, near (spread 0.3)": replace(training, policy_actions=1, spread=0.3),
+        "search, near (spread 0.3)": near,
         "search, mean among": replace(training, include_mean=True),
         "search, 64 candidates": replace(training, root_actions=64, simulations=64),
+        "MPPI 3 x 64, search near": replace(
+            near, mppi_rounds=3, mppi_samples=64, include_mean=True, leaf_rollout=1
+        ),
     }
     for steps in leaf_rollouts:
         found[f"search, leaf rollout {steps}"] = replace(training, leaf_rollout=steps)

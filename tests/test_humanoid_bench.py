@@ -18,6 +18,7 @@ from ezm.tasks.humanoid_bench.catalog import ENTRIES, normalised_return, parse
 from ezm.tasks.humanoid_bench.gym import HumanoidEnv
 from ezm.tasks.humanoid_bench.models import hold_action, model
 from ezm.tasks.humanoid_bench.robots import robot
+from ezm.validation import check
 
 RECORDINGS = Path(__file__).parent / "recordings"
 MIXED = ("h1-stand", "h1hand-reach", "h1-maze", "h1hand-balance_hard", "h1-stand")
@@ -379,3 +380,13 @@ def test_presets_of_humanoids() -> None:
     whole = defaults("cpu", "h1")
     assert (whole.action_repeat, whole.model.reward_range) == (4, (-299.0, 299.0))
     assert defaults("paper", "h1").action_repeat is None
+
+
+@pytest.mark.parametrize(
+    ("suite", "tasks"), [("h1-stand", 1), ("h1-stand,h1-walk,h1-run", 3), ("h1", 9), ("h1hand", 14)]
+)
+def test_each_humanoid_task_has_the_same_windows(suite: str, tasks: int) -> None:
+    config = defaults("cpu", suite)
+    assert load_suite(suite).num_tasks == tasks
+    check(config, tasks)
+    assert config.windows(tasks) == 64
