@@ -463,3 +463,30 @@ def test_ways_of_acting_are_curves_of_their_own() -> None:
     recorded = [row("mean", 1.0), row(None, 5.0)]
     assert Curves(recorded).final("ezm", "t") == [5.0]
     assert Curves(recorded, acting="mean").final("ezm", "t") == [1.0]
+
+
+def test_evaluations_in_a_window_are_averaged_and_drawn(tmp_path: Path) -> None:
+    from benchmarks import humanoids
+
+    rows: list[Row] = [
+        {
+            "suite": "h1-stand",
+            "method": "new",
+            "seed": seed,
+            "task": "h1-stand",
+            "steps_per_task": step,
+            "seconds": 1.0,
+            "return": float(step + seed),
+            "control_steps": 4 * step,
+            "acting": "search",
+        }
+        for seed in (0, 1)
+        for step in (10, 20, 30)
+    ]
+    found = list(humanoids.windows(rows, 30, 10))
+    assert [(row["seed"], row["mean"], row["rows"]) for row in found] == [
+        (0, 25.0, 2),
+        (1, 26.0, 2),
+    ]
+    humanoids.draw(rows, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
