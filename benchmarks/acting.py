@@ -43,7 +43,7 @@ class Options:
 
 def ways(planner: PlannerConfig, leaf_rollouts: Sequence[int]) -> dict[str, Any]:
     """Name -> acting mode, or the planner of a search."""
-    training = replace(planner, evaluation_spread=None, evaluation_actions=None)
+    training = replace(planner, evaluation_spread=None)
     near = replace(training, policy_actions=1, spread=0.3)
     found: dict[str, Any] = {
         "mean": "policy",

@@ -51,11 +51,6 @@ def test_evaluations_sample_close_to_the_policys_mean_only_if_asked_to() -> None
     assert (narrow.spread, narrow.policy_actions, narrow.root_actions) == (0.25, 1, 16)
 
 
-def test_evaluations_search_more_actions_if_asked_to_with_simulations_in_proportion() -> None:
-    planner = PlannerConfig(root_actions=16, simulations=32, evaluation_actions=64).evaluating()
-    assert (planner.root_actions, planner.simulations) == (64, 128)
-
-
 # -- training's actions ------------------------------------------------------------------
 
 

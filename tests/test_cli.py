@@ -235,10 +235,6 @@ def test_tasks_lists_suites(capsys: pytest.CaptureFixture[str]) -> None:
             "--planner.mppi-rounds 2: does not go with --loss.policy-target prior",
         ),
         (
-            "train cartpole --planner.evaluation-actions 0",
-            "--planner.evaluation-actions 0: must be greater than 0",
-        ),
-        (
             "train cartpole --planner.refine-step 0",
             "--planner.refine-step 0.0: must be greater than 0",
         ),

@@ -77,8 +77,6 @@ class PlannerConfig:
     """Factor on the policy's standard deviation for the widened samples."""
     evaluation_spread: float | None = None
     """Factor for all samples where nothing is to be explored, in evaluations; None: as in training."""
-    evaluation_actions: int | None = None
-    """Actions sampled at the root in evaluations, with simulations in proportion; None: as in training."""
     include_mean: bool = False
     """Make the policy's mean the first of the sampled actions, at the root and inside the tree."""
     interior_actions: int = 2
@@ -109,17 +107,9 @@ class PlannerConfig:
 
     def evaluating(self) -> PlannerConfig:
         """The same planner for actions that explore nothing."""
-        planner = self
-        if self.evaluation_spread is not None:
-            planner = replace(planner, policy_actions=1, spread=self.evaluation_spread)
-        if (actions := self.evaluation_actions) is not None:
-            planner = replace(
-                planner,
-                root_actions=actions,
-                policy_actions=min(planner.policy_actions, actions),
-                simulations=max(1, round(self.simulations * actions / self.root_actions)),
-            )
-        return planner
+        if self.evaluation_spread is None:
+            return self
+        return replace(self, policy_actions=1, spread=self.evaluation_spread)
 
 
 @dataclass(frozen=True)

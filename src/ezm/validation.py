@@ -44,7 +44,6 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         "planner.refine-step": config.planner.refine_step,
         "planner.mppi-temperature": config.planner.mppi_temperature,
         "planner.mppi-least-std": config.planner.mppi_least_std,
-        "planner.evaluation-actions": optional(config.planner.evaluation_actions),
         "loss.target-spread": optional(config.loss.target_spread),
         "optimizer.schedule-steps": optional(config.optimizer.schedule_steps),
     }
