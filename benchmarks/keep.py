@@ -23,6 +23,7 @@ from benchmarks.learning import recorded_path
 from benchmarks.results import Row, append
 from ezm.config import TrainConfig, from_dict
 from ezm.errors import UserError
+from ezm.training.checkpoints import MANIFEST, write_manifest
 from ezm.training.metrics import read_metrics
 from ezm.training.run_folder import RunFolder
 from ezm.training.runs import load_agent, suite_of
@@ -105,6 +106,13 @@ def keep_agent(run: RunFolder, path: Path) -> None:
     agent, step = load_agent(run)
     kept = RunFolder.create(path, run.config, run.tasks)
     kept.save_checkpoint(step, {"agent": agent.arrays()}, {"step": step})
+    for marker in kept.checkpoints_path.rglob("commit_success.txt"):
+        marker.write_text(
+            "Checkpoint commit was successful\n"
+        )  # Orbax names a folder of this machine
+    for manifest in kept.checkpoints_path.rglob(MANIFEST):
+        manifest.unlink()
+        write_manifest(manifest.parent)
 
 
 def main(options: Options) -> None:

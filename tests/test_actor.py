@@ -115,3 +115,5 @@ def test_an_agent_is_kept_without_what_only_training_needs(tmp_path: Path) -> No
         np.testing.assert_array_equal(kept.statistics.state()[name], value)
     saved = RunFolder.open(tmp_path / "agent").latest_checkpoint()
     assert saved is not None and set(saved.arrays) == {"agent"}
+    for file in (tmp_path / "agent").rglob("*"):
+        assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes(), file
