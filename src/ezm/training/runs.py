@@ -7,12 +7,11 @@ from contextlib import ExitStack
 from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 
-import equinox as eqx
 import jax
 
 from ezm.config import TrainConfig, from_dict, to_dict
 from ezm.errors import UserError
-from ezm.learning import Agent, build, for_acting
+from ezm.learning import Agent, for_acting
 from ezm.learning.sharding import mesh
 from ezm.output import note
 from ezm.plain import read
@@ -126,7 +125,7 @@ def announced(config: TrainConfig) -> tuple[Memory, int, int]:
 
 
 def _memory(config: TrainConfig, suite: Suite) -> Memory:
-    model = eqx.filter_eval_shape(lambda: build(config, suite).state.model)
+    model = for_acting(config, suite).state.model
     parameters = sum(
         math.prod(x.shape) for x in jax.tree.leaves(model) if isinstance(x, jax.ShapeDtypeStruct)
     )
