@@ -28,7 +28,7 @@ OPTIONS = (
     "--optimizer.batch-size=6 --action-repeat=50 --replay.alpha=0.7 "
     "--model.q-heads=2 --model.critic-norm=unit --model.neutral-start --loss.q-weight=0.5 --loss.q-target=q "
     "--loss.actor-weight=1 --loss.actor-scale=task --loss.target-spread=0.3 --loss.reward-scaling "
-    "--planner.refined-actions=1 --noise=0.3 --optimizer.schedule-steps=60"
+    "--planner.refined-actions=1 --planner.mppi-rounds=1 --planner.mppi-samples=4 --noise=0.3 --optimizer.schedule-steps=60"
 )
 
 
