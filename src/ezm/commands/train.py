@@ -115,6 +115,7 @@ def _run_path(out: Path | None, name: str, config: TrainConfig) -> Iterator[Path
         if out is None:
             with contextlib.suppress(OSError):  # a run is in it
                 path.rmdir()
+                path.parent.rmdir()
 
 
 def _resume(options: Train) -> int:
