@@ -141,7 +141,7 @@ def test_stopped_by_a_signal(
 ) -> None:
     """At a step without a checkpoint of its own, with a batch drawn ahead."""
     run = tmp_path / "run"
-    rows = next(i for i, row in enumerate(measured(whole)) if row["step"] > 42)
+    rows = next(i for i, row in enumerate(measured(whole), start=1) if row["step"] > 42)
     assert stop(run, environment, rows, 0.0, by) == 130
     steps = RunFolder.open(run).checkpoint_steps()
     assert steps[-1] >= 42 and steps[-1] % 20, steps
