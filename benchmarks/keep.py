@@ -107,9 +107,8 @@ def keep_agent(run: RunFolder, path: Path) -> None:
     kept = RunFolder.create(path, run.config, run.tasks)
     kept.save_checkpoint(step, {"agent": agent.arrays()}, {"step": step})
     for marker in kept.checkpoints_path.rglob("commit_success.txt"):
-        marker.write_text(
-            "Checkpoint commit was successful\n"
-        )  # Orbax names a folder of this machine
+        # Orbax names a folder of this machine in it.
+        marker.write_text("Checkpoint commit was successful\n")
     for manifest in kept.checkpoints_path.rglob(MANIFEST):
         manifest.unlink()
         write_manifest(manifest.parent)

@@ -95,7 +95,7 @@ _HUMANOID = replace(
     evaluation_episodes=10,
     checkpoint_every=5_000,
     model=replace(_WIDE.model, bins=51, log_std_range=(-1.8, -1.4), neutral_start=True, q_heads=2),
-    # In 19 dimensions the best of 16 samples is hardly better than the policy; after MPPI it is.
+    # In 19 dimensions the best of 16 samples goes a short way from the policy; MPPI goes further.
     planner=replace(
         _WIDE.planner,
         mppi_rounds=3,
@@ -128,7 +128,10 @@ _ALL_HUMANOIDS = replace(
 
 
 def _for_tasks(config: TrainConfig, tasks: int) -> TrainConfig:
-    """As many windows of each task in a batch as a task alone has: tasks are added to a batch, not put into it."""
+    """As many windows of each task in a batch as a task alone has.
+
+    A plain batch size, not ``windows_per_task``: that would override the size that a user gives.
+    """
     return replace(
         config,
         optimizer=replace(config.optimizer, batch_size=tasks * config.optimizer.batch_size),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ezm.config import PlannerConfig
-from ezm.world_model import Gaussian
+from ezm.world_model import Gaussian, moments
 
 
 def fitted(
@@ -38,11 +38,9 @@ def fitted(
     """
     low, high = q_values.min(-1, keepdims=True), q_values.max(-1, keepdims=True)
     weights = jax.nn.softmax(temperature * (q_values - high) / jnp.maximum(high - low, 1e-8))
-    raw, share = jnp.arctanh(actions), weights[..., None]
-    mean = (share * raw).sum(-2)
-    variance = (share * jnp.square(raw - mean[..., None, :])).sum(-2)
-    std = jnp.maximum(jnp.sqrt(variance), least_std)
-    return Gaussian(mean * policy.mask, jnp.log(std) * policy.mask, policy.mask)
+    found = moments(actions, weights)
+    std = jnp.maximum(jnp.sqrt(found.variance), least_std)
+    return Gaussian(found.mean * policy.mask, jnp.log(std) * policy.mask, policy.mask)
 
 
 def mppi(
