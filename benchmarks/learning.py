@@ -4,9 +4,9 @@
 same tasks, with the same action repeat and as many environment steps per task, and prints what they
 reach and the area under their learning curves; ``--report`` prints that of the recorded runs.
 
-Methods: ``random`` actions; ``sac-single``, an agent for each task; ``sac-multi``, one agent for
-all, with a one-hot of the task; both with sbx's own settings, or ``-tuned`` with those that learned
-fastest on cartpole; ``ezm``, one agent for all; ``ezm-alone``, an agent for each task.
+Methods: ``random`` actions; ``ezm``, one agent for all; ``ezm-alone``, an agent for each task; and the model-free
+agents of :mod:`benchmarks.outsiders`. ``sac-single`` is an agent for each task, ``sac-multi`` one agent for all, with a one-hot
+of the task. Both have sbx's own settings, or ``-tuned`` those that learned fastest on cartpole, or ``-simba`` networks.
 Every agent makes as many updates per environment step of its tasks as its multi-task twin: the
 agents of one method together cost what that twin costs.
 """
@@ -24,7 +24,7 @@ import tempfile
 import time
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -33,19 +33,29 @@ import tyro
 from rich.console import Console
 
 from benchmarks.command import Flag, command
+from benchmarks.outsiders import SETTINGS, train
 from benchmarks.picture import draw
 from benchmarks.results import RANDOM, CurveKey, Curves, Row, append, read, recorded_steps, tables
 from ezm.errors import UserError
 from ezm.evaluation.evaluate import Evaluator, random_policy
-from ezm.presets import PRESETS
-from ezm.tasks import Suite, load_suite
+from ezm.presets import defaults
+from ezm.tasks import Suite
 from ezm.training.metrics import read_metrics
+from ezm.training.runs import suite_of
 
-Method = Literal[
+Default = Literal[
     "random", "sac-single", "sac-single-tuned", "sac-multi", "sac-multi-tuned", "ezm", "ezm-alone"
 ]
-ALL: tuple[Method, ...] = typing.get_args(Method)
-EACH_TASK_ALONE = ("sac-single", "sac-single-tuned", "ezm-alone")
+Method = (
+    Default
+    | Literal["sac-single-simba", "tqc-single", "tqc-single-simba"]
+    | Literal["crossq-single", "crossq-single-simba"]
+    | Literal["sac-multi-simba", "tqc-multi", "tqc-multi-simba"]
+    | Literal["crossq-multi", "crossq-multi-simba"]
+)
+ALL: tuple[Method, ...] = typing.get_args(Default)
+
+MODEL_FREE = ("sac", "tqc", "crossq")
 
 RECORDED = Path(__file__).parent / "recorded"
 RANDOM_EPISODES = 20
@@ -119,7 +129,7 @@ def plan(suite: Suite, options: Options) -> list[Run]:
     runs = []
     for method in options.methods:
         for seed in range(options.seeds):
-            if method in EACH_TASK_ALONE:
+            if method == "ezm-alone" or "-single" in method:
                 share = 1 / suite.num_tasks
                 runs += [
                     Run(method, seed, suite.only(task.name), task.source, share)
@@ -134,8 +144,8 @@ def execute(run: Run, budget: Budget, episodes: int, keep: Path | None = None) -
     """Train, and yield a row for each task at each evaluation. ``keep``: see :class:`Options`."""
     if run.method == RANDOM:
         return run_random(run)
-    if run.method.startswith("sac"):
-        return run_sac(run, budget, episodes)
+    if run.method.startswith(MODEL_FREE):
+        return run_outsider(run, budget, episodes)
     return run_ezm(run, budget, episodes, EZM_OPTIONS.get(run.suite.name, ()), keep)
 
 
@@ -149,21 +159,22 @@ def run_random(run: Run) -> Iterator[Row]:
         yield _row(run, task, 0, time.perf_counter() - start, float(np.mean(values)))
 
 
-def run_sac(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
-    """SAC on all tasks of the run at once.
+def run_outsider(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
+    """A model-free agent on all tasks of the run at once.
 
     Raises:
         UserError: sbx is not installed.
     """
     if importlib.util.find_spec("sbx") is None:
         raise UserError(f"method {run.method} needs sbx: pip install 'ezm-rl[benchmarks]'")
-    from benchmarks.sac import SBX, TUNED, train_sac
-
-    settings = TUNED if run.method.endswith("tuned") else SBX
-    for evaluation in train_sac(run.suite, run.seed, *budget, episodes, settings):
-        for task, values in zip(run.suite.task_names, evaluation.returns, strict=True):
+    settings = SETTINGS[run.method.replace("-single", "").replace("-multi", "")]
+    for evaluation in train(run.suite, run.seed, *budget, episodes, settings):
+        for task, values in zip(run.suite.tasks, evaluation.returns, strict=True):
             mean = float(np.mean(values))
-            yield _row(run, task, evaluation.steps, evaluation.seconds, mean)
+            row = _row(run, task.name, evaluation.steps, evaluation.seconds, mean)
+            row["returns"] = [round(value, 1) for value in values]
+            row["control_steps"] = evaluation.steps * task.action_repeat
+            yield row
 
 
 def run_ezm(
@@ -183,7 +194,7 @@ def run_ezm(
         options = {
             "steps": budget.steps,
             "seed": run.seed,
-            "updates-per-step": PRESETS["cpu"].updates_per_step * run.share,
+            "updates-per-step": defaults("cpu", run.spec).updates_per_step * run.share,
             "evaluate-every": budget.every,
             "evaluation-episodes": episodes,
             "final-episodes": episodes,
@@ -241,11 +252,9 @@ def header(budget: Budget, episodes: int, note: str, methods: Sequence[str]) -> 
         "evaluation episodes": episodes,
         **budget._asdict(),
     }
-    if any(method.startswith("sac") for method in methods):
-        from benchmarks.sac import SBX, TUNED
-
-        content["sac"] = dataclasses.asdict(SBX)
-        content["sac tuned"] = dataclasses.asdict(TUNED)
+    outsiders = {method.replace("-single", "").replace("-multi", "") for method in methods}
+    for name in sorted(outsiders & SETTINGS.keys()):
+        content[name] = dataclasses.asdict(SETTINGS[name])
     if note:
         content["note"] = note
     return {"header": content}
@@ -257,7 +266,7 @@ def compare(options: Options, console: Console) -> list[Row]:
     Raises:
         UserError: an option out of range, or a run failed; the runs before it are recorded.
     """
-    suite = load_suite(options.suite)
+    suite = suite_of(replace(defaults("cpu", options.suite), suite=options.suite))
     budget = BUDGETS.get(suite.name, OTHER_BUDGET)
     budget = Budget(options.steps or budget.steps, options.every or budget.every)
     if budget.every < 1 or budget.steps % budget.every or budget.steps < budget.every:

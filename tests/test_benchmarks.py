@@ -265,7 +265,16 @@ def test_random_actions_are_one_row_per_task_at_step_0(monkeypatch: pytest.Monke
     assert [row["return"] for row in again] == [row["return"] for row in rows]
 
 
-class TestSac:
+def test_an_action_of_0_is_the_neutral_one_and_the_bounds_stay() -> None:
+    from benchmarks.outsiders import from_neutral
+
+    neutral = np.array([0.5, -0.25, 0.0])
+    for action, expected in ((0.0, neutral), (1.0, 1.0), (-1.0, -1.0)):
+        np.testing.assert_allclose(from_neutral(np.full(3, action), neutral), expected)
+    np.testing.assert_allclose(from_neutral(np.full(3, 0.5), neutral), [0.75, 0.375, 0.5])
+
+
+class TestOutsiders:
     """One agent and its environments, as sbx sees them."""
 
     @pytest.fixture(autouse=True)
@@ -273,7 +282,7 @@ class TestSac:
         pytest.importorskip("sbx")
 
     def test_the_task_is_a_one_hot_behind_the_padded_observation(self) -> None:
-        from benchmarks.sac import TaskEnvironment
+        from benchmarks.outsiders import TaskEnvironment
 
         suite = load_suite("dmc:cartpole-balance,reacher-easy")
         environment = TaskEnvironment(suite, 0, seed=0)
@@ -286,7 +295,7 @@ class TestSac:
         np.testing.assert_array_equal(alone.reset()[0], observation[:5])
 
     def test_the_time_limit_truncates(self) -> None:
-        from benchmarks.sac import TaskEnvironment
+        from benchmarks.outsiders import TaskEnvironment
 
         suite = load_suite("dmc:cartpole-balance", episode_steps=2)
         environment = TaskEnvironment(suite, 0, seed=0)
@@ -295,16 +304,25 @@ class TestSac:
         assert environment.step(action)[2:4] == (False, False)
         assert environment.step(action)[2:4] == (False, True)
 
+    @pytest.mark.parametrize("name", ["tqc", "crossq", "sac-simba", "tqc-simba", "crossq-simba"])
+    def test_each_algorithm_trains_with_each_kind_of_networks(self, name: str) -> None:
+        from benchmarks.outsiders import SETTINGS, train
+
+        suite = load_suite("dmc:cartpole-balance", episode_steps=10)
+        small = replace(SETTINGS[name], actor=(8,), critic=(8,), batch_size=8, learning_starts=5)
+        (evaluation,) = train(suite, 0, steps=10, every=10, episodes=1, settings=small)
+        assert np.isfinite(evaluation.returns).all()
+
     def test_evaluations_come_at_the_steps_asked_for_and_repeat_exactly(self) -> None:
-        from benchmarks.sac import SacSettings, train_sac
+        from benchmarks.outsiders import Settings, train
 
         suite = load_suite("dmc:cartpole-balance,cartpole-swingup", episode_steps=10)
-        settings = SacSettings(width=8, batch_size=8, learning_starts=5)
+        settings = Settings(actor=(8,), critic=(8,), batch_size=8, learning_starts=5)
 
-        def train() -> list:
-            return list(train_sac(suite, 0, steps=20, every=10, episodes=3, settings=settings))
+        def evaluations() -> list:
+            return list(train(suite, 0, steps=20, every=10, episodes=3, settings=settings))
 
-        first, second = train(), train()
+        first, second = evaluations(), evaluations()
         assert [evaluation.steps for evaluation in first] == [10, 20]
         assert all(len(returns) == 3 for each in first for returns in each.returns)
         assert [each.returns for each in first] == [each.returns for each in second]

@@ -210,7 +210,7 @@ def hooks() -> Any:
         ("a.md", "[x](../CONTRIBUTING.md#set-up)", "[x](contributing.md#set-up)"),
         ("contributing.md", "[x](docs/a.md)", "[x](a.md)"),
         ("tests.md", "[x](../CHANGELOG.md)", "[x](changelog.md)"),
-        ("a.md", "[x](../benchmarks/sac.py)", "x"),
+        ("a.md", "[x](../benchmarks/outsiders.py)", "x"),
         (
             "a.md",
             "[`h`](../src/ezm/world_model/scalars.py#h)",

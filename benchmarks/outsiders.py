@@ -1,52 +1,77 @@
-"""Soft Actor-Critic (Haarnoja et al. 2018) from sbx on the tasks of a suite.
+"""Model-free agents from sbx on the tasks of a suite: SAC, TQC and CrossQ, each with plain networks or with SimBa's.
 
-On one task it is SAC as it comes. On several it is one agent that sees a one-hot of the task behind
-the padded observation and steps one environment of each task at a time: the plainest way to make
-SAC learn many tasks, and the baseline of most multi-task work.
+On one task an agent is as it comes. On several it is one agent that sees a one-hot of the task after the padded
+observation, and steps one environment of each task at a time: the plainest way to learn many tasks, and the baseline of most
+multi-task work. An action of 0 is each task's neutral action, so that an untrained agent begins at a humanoid's home
+pose, as an untrained EZ-M does.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from sbx import SAC
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from ezm.evaluation.evaluate import Evaluator
 from ezm.tasks import Suite
 
 
 @dataclass(frozen=True)
-class SacSettings:
-    """The defaults are sbx's own, as are two critics, tau 0.005 and a learned entropy coefficient."""
+class Settings:
+    """The defaults are sbx's own SAC, with two critics, tau 0.005 and a learned entropy coefficient."""
 
+    algorithm: Literal["SAC", "TQC", "CrossQ"] = "SAC"
+    policy: Literal["MlpPolicy", "SimbaPolicy"] = "MlpPolicy"
     discount: float = 0.99
     """Per agent step."""
     learning_rate: float = 3e-4
-    width: int = 256
-    """Units of each of the two hidden layers of actor and critics."""
+    actor: tuple[int, ...] = (256, 256)
+    """Hidden units of each layer, or of each residual block of SimBa."""
+    critic: tuple[int, ...] = (256, 256)
     batch_size: int = 256
     learning_starts: int = 100
     """Random steps per task before the first update."""
     normalize_observations: bool = False
     """Running mean and standard deviation of each observation, over all tasks."""
+    policy_options: dict[str, Any] = field(default_factory=dict)
+    """More of ``policy_kwargs``."""
 
 
-SBX = SacSettings()
-TUNED = SacSettings(learning_rate=1e-3, width=128, batch_size=128)
-"""What learned fastest on cartpole swing-up with action repeat 8: two seeds, return at 4000 and 6000
-steps (width 128, batch 256): learning rate 3e-4 310 to 435 and 738 to 778; 1e-3 508 to 715 and 794 to
-856. Discounts 0.95, 0.97 and 0.99 were within the spread over seeds, and normalised observations
-lower (discount 0.95, at 6000 steps 741 to 804 instead of 830 to 844). Batch 128 halves the time.
-Nothing was tuned on walker."""
+_SIMBA: dict[str, Any] = {
+    "policy": "SimbaPolicy",
+    "actor": (128,),
+    "critic": (256, 256),
+    "normalize_observations": True,
+}
+"""SimBa's widths (Lee et al. 2024: one block of 128 for the actor, two for the critic) and its normalised observations.
+The critic's are half of the published 512, so that a step takes a core as long as one of EZ-M."""
+
+SETTINGS: dict[str, Settings] = {
+    "sac": Settings(),
+    "sac-tuned": Settings(learning_rate=1e-3, actor=(128, 128), critic=(128, 128), batch_size=128),
+    "sac-simba": Settings(**_SIMBA),
+    "tqc": Settings("TQC"),
+    "tqc-simba": Settings("TQC", **_SIMBA),
+    "crossq": Settings("CrossQ", learning_rate=1e-3, critic=(512, 512)),
+    "crossq-simba": Settings("CrossQ", learning_rate=1e-3, **_SIMBA),
+}
+"""By the name of a method.
+
+``sac-tuned`` is the one that learned fastest on cartpole swing-up with action repeat 8. Two seeds, return at 4,000 and 6,000 steps,
+width 128, batch 256: learning rate 3e-4 310 to 435 and 738 to 778, 1e-3 508 to 715 and 794 to 856. Discounts 0.95, 0.97 and
+0.99 were within the spread over seeds. Normalised observations were lower (discount 0.95, at 6,000 steps 741 to 804
+instead of 830 to 844). Batch 128 halves the time. Nothing was tuned on walker or on humanoids.
+
+``crossq`` has critics of 512 units where sbx has 1,024: on one core those make a tenth of the steps per second.
+"""
 
 
 class Evaluation(NamedTuple):
@@ -59,12 +84,18 @@ class Evaluation(NamedTuple):
     """One list per task of the suite: undiscounted returns of the deterministic policy."""
 
 
+def from_neutral(action: np.ndarray, neutral: np.ndarray) -> np.ndarray:
+    """Returns the task's action: 0 becomes the neutral one, -1 and 1 stay, and it is linear in between."""
+    return neutral + action * (1.0 - np.sign(action) * neutral)
+
+
 class TaskEnvironment(gymnasium.Env):
     """A task as sbx wants it; its one-hot is appended if the suite has several."""
 
     def __init__(self, suite: Suite, task: int, seed: int) -> None:
         self._task = suite.make(task, seed)
         self._one_hot = one_hot(suite)[task]
+        self._neutral = suite.neutral_action[task]
         size = suite.observation_size + len(self._one_hot)
         self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (suite.action_size,), np.float32)
@@ -76,7 +107,7 @@ class TaskEnvironment(gymnasium.Env):
         return np.append(self._task.reset(), self._one_hot), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        step = self._task.step(action)
+        step = self._task.step(from_neutral(action, self._neutral))
         observation = np.append(step.observation, self._one_hot)
         return observation, step.reward, step.terminated, step.truncated, {}
 
@@ -90,17 +121,21 @@ def one_hot(suite: Suite) -> np.ndarray:
     return np.eye(count, dtype=np.float32) if count > 1 else np.zeros((1, 0), np.float32)
 
 
-def train_sac(
-    suite: Suite, seed: int, steps: int, every: int, episodes: int, settings: SacSettings = SBX
+def train(
+    suite: Suite, seed: int, steps: int, every: int, episodes: int, settings: Settings
 ) -> Iterator[Evaluation]:
     """Train one agent on all tasks of ``suite``, with one update for each environment step.
 
     Args:
+        suite: the tasks.
         seed: of the agent, its environments and those of the evaluation.
         steps: agent steps per task.
         every: agent steps per task between two evaluations.
         episodes: per task and evaluation, in environments apart from those of the training.
+        settings: of the agent.
     """
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
     start = time.perf_counter()
     *seeds, evaluation_seed = np.random.SeedSequence(seed).generate_state(suite.num_tasks + 1)
     environments: list[Callable[[], gymnasium.Env]] = [
@@ -111,12 +146,13 @@ def train_sac(
         norm_obs=settings.normalize_observations,
         norm_reward=False,
     )
-    agent = SAC(
-        "MlpPolicy",
+    layers = {"pi": list(settings.actor), "qf": list(settings.critic)}
+    agent = getattr(importlib.import_module("sbx"), settings.algorithm)(
+        settings.policy,
         environment,
         gamma=settings.discount,
         learning_rate=settings.learning_rate,
-        policy_kwargs={"net_arch": [settings.width, settings.width]},
+        policy_kwargs={"net_arch": layers, **settings.policy_options},
         batch_size=settings.batch_size,
         learning_starts=settings.learning_starts * suite.num_tasks,
         buffer_size=steps * suite.num_tasks,
@@ -124,11 +160,12 @@ def train_sac(
         gradient_steps=-1,  # as many as environments were stepped
         seed=seed,
     )
-    task_codes = one_hot(suite)
+    task_codes, neutral = one_hot(suite), suite.neutral_action
 
     def act(observation: np.ndarray, task: np.ndarray) -> np.ndarray:
         observation = np.concatenate([observation, task_codes[task]], axis=1)
-        return agent.predict(environment.normalize_obs(observation), deterministic=True)[0]
+        action = agent.predict(environment.normalize_obs(observation), deterministic=True)[0]
+        return from_neutral(action, neutral[task])
 
     evaluator = Evaluator(suite, episodes, int(evaluation_seed))
     try:
