@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def print_results(path: Path) -> None:
-    """Prints the run's last evaluations next to random actions and, if recorded, SAC.
+    """Prints the run's last evaluations next to random actions, the success bar and, if recorded, SAC.
 
     Raises:
         UserError: not a run folder.
