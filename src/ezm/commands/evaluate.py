@@ -37,8 +37,8 @@ class Eval:
     episodes: int = 20
     """Episodes per task."""
     protocol: Literal["benchmark", "paper"] | None = None
-    """For HumanoidBench's tasks. benchmark: a fall ends the episode. paper: the episode goes on. None: as in
-    training."""
+    """For HumanoidBench's tasks. benchmark: a fall ends the episode. paper: the episode goes on.
+    None: as in training."""
     planner: Literal["search", "policy"] = "search"
     """Act on the search's best action, or on the policy's mean without search."""
     seed: int = 0

@@ -29,7 +29,7 @@ class Report:
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...")]
     """The folders of one run or more."""
     compare: Flag = False
-    """Compare the runs. Several runs are always compared."""
+    """Compare the runs. Several runs are compared with or without this option."""
     out: Path | None = None
     """The page to write. None: report.html in the run's folder, or comparison.html in this folder."""
 

@@ -32,8 +32,8 @@ class Options(TrainConfig):
     """A suite (cartpole, walker, mixed, h1, h1hand) or tasks, separated by commas: h1-walk, dmc:walker-walk,
     gym:Pendulum-v1, my_module:make. `ezm tasks` lists them. Not needed with --resume."""
     preset: Literal["cpu", "paper"] = "cpu"
-    """Source of all other defaults. cpu learns on two cores, paper has the published sizes. Without this option:
-    paper if there is a GPU, otherwise cpu."""
+    """Source of all other defaults. cpu learns on two cores, paper has the published sizes.
+    Without this option: paper if there is a GPU, otherwise cpu."""
     resume: Path | None = None
     device: Device = "auto"
     """Device to compute on. auto: a GPU if there is one."""
@@ -43,8 +43,7 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def parse_run(kind: type[OptionsT], command: str, arguments: Sequence[str]) -> OptionsT:
-    """Parses the options of a new or resumed run. A resumed run has its own options as defaults and refuses most
-    changes."""
+    """Parses the options of a new run, or of a resumed one, which keeps its options except for a few."""
     given = value_of("--resume", arguments)
     if given is None:
         return _parse_new_run(kind, command, arguments)

@@ -56,8 +56,8 @@ class Train(Options):
     out: Path | None = None
     """Folder of the new run. None: a new folder in runs/."""
     resume: Path | None = None
-    """Go on with the run in this folder, with the options it was started with. Only --steps, which can only grow,
-    --devices and --replay.device may change."""
+    """Go on with the run in this folder, with the options it was started with.
+    Only --steps, which can only grow, --devices and --replay.device may change."""
     wandb: Flag = False
     """Also log to Weights & Biases (needs the extra `wandb`)."""
 
@@ -74,7 +74,7 @@ class Demo:
     seed: int = 0
     """Seed of all randomness."""
     out: Path | None = None
-    """Folder of the new run. None: a new folder in runs/."""
+    """Folder of the new run. Without --out: a new folder in runs/."""
 
 
 def train(arguments: Sequence[str]) -> int:

@@ -43,8 +43,8 @@ class Watch:
     planner: Literal["search", "policy"] = "search"
     """Act on the search's best action, or on the policy's mean without search."""
     protocol: Literal["benchmark", "paper"] | None = None
-    """For HumanoidBench's tasks. benchmark: a fall ends the episode. paper: the episode goes on. None: as in
-    training."""
+    """For HumanoidBench's tasks. benchmark: a fall ends the episode. paper: the episode goes on.
+    None: as in training."""
     seed: int = 0
     """Seed of the environments and of the search, independent of the training's seeds."""
     seconds: float = 10.0
