@@ -117,8 +117,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _is_mute() -> bool:
-    """Returns whether standard output cannot be written. If so, redirects it, so that Python's exit does not fail on
-    it."""
+    """Returns whether standard output cannot be written. If so, redirects it, so that Python can exit quietly."""
     try:
         print(flush=True)
     except OSError:

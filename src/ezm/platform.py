@@ -27,8 +27,7 @@ def cuda_plugin() -> bool:
 
 
 def cache_folder() -> Path | None:
-    """Returns the folder of compiled programs: $EZM_CACHE, or ezm in the user's cache folder, or None where neither
-    exists."""
+    """Returns the folder of compiled programs: $EZM_CACHE, else ezm in the user's cache folder, else None."""
     own, caches = os.environ.get("EZM_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if own:
         return Path(own)

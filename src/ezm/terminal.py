@@ -86,8 +86,7 @@ def _or_dash(value: float | None, form: str) -> str:
 
 
 def print_profile(found: Profile) -> None:
-    """Prints the seconds of each part of a run's loop, what bounds the loop, its rates, and the costs of checkpoints
-    and evaluations."""
+    """Prints the seconds of each part of a run's loop, what bounds it, its rates, and the costs on top of it."""
     from ezm.training.profile import Part
 
     wall = found.timed.seconds

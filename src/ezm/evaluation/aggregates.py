@@ -52,8 +52,7 @@ def median_score(scores: np.ndarray) -> np.ndarray:
 
 
 def optimality_gap(scores: np.ndarray, target: float = 1.0) -> np.ndarray:
-    """Returns the mean shortfall of scores (..., R, K) below ``target``, shape (...). A score above it counts as
-    ``target``."""
+    """Returns the mean shortfall of scores (..., R, K) below ``target``, shape (...). Excess over it does not count."""
     return target - mean_score(np.minimum(scores, target))
 
 

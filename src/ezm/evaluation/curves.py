@@ -60,8 +60,8 @@ def run_curves(
         record: the run.
         axis: the x axis.
         reference: task -> {"random": return of random actions, "sac": return of SAC after as many environment steps,
-            "bar": the return from which the task counts as solved}. Any may be missing. A bar above twice all returns
-            is left out, because it would flatten the curves.
+            "bar": the return from which the task counts as solved}. Any may be missing. A bar above twice the highest
+            return is left out, because it would flatten the curves.
         published: see :func:`ezm.evaluation.reference.published`.
     """
     clock = Clock(record.seconds)

@@ -82,8 +82,7 @@ def episodes(
 
 
 def derived_seed(seed: int, task: str, number: int = 0) -> int:
-    """Returns a 32-bit seed for a task and a number. Training does not mix its seeds in this way, so they are
-    unrelated."""
+    """Returns a 32-bit seed for a task and a number, unrelated to the training's seeds, which are not mixed so."""
     mixed = np.random.SeedSequence([seed, zlib.crc32(task.encode()), number])
     return int(mixed.generate_state(1)[0])
 

@@ -148,8 +148,7 @@ def task_result(spec: TaskSpec, found: Episodes) -> TaskResult:
 
 
 def aggregate(results: Sequence[TaskResult]) -> dict[str, Bounded] | None:
-    """Returns :data:`AGGREGATES` of the normalised scores, or None if no task has them. All tasks need equally many
-    episodes."""
+    """Returns :data:`AGGREGATES` of the normalised scores of tasks with equally many episodes, None without scores."""
     columns = [normalised(each.source, each.returns) for each in results]
     known = [column for column in columns if column is not None]
     if not known:

@@ -19,8 +19,8 @@ _STATISTICS = {"interquartile mean": interquartile_mean, "mean": mean_score}
 
 
 def score_matrix(suite: str, returns: Mapping[str, Sequence[float]]) -> np.ndarray | None:
-    """Returns normalised scores (R, K), or None if no task has a scale. K counts the tasks with a scale, R the
-    returns that each of them has.
+    """Returns normalised scores (R, K), or None if no task has a scale. K counts the tasks with a scale, and R is the
+    least number of returns among them.
 
     Args:
         suite: name of the suite, which gives the tasks' sources.

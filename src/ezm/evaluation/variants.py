@@ -72,8 +72,7 @@ def group(records: Sequence[Record]) -> list[Variant]:
 
 
 def differences(options: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Returns the options in which any two configurations differ -> their values, None where a configuration lacks
-    one."""
+    """Returns the options in which any two configurations differ -> their values, None where one is missing."""
     found = {}
     for name in dict.fromkeys(name for each in options for name in each):
         values = [(name in each, each.get(name)) for each in options]

@@ -245,8 +245,7 @@ class ParallelTasks:
 
 
 def _made(suite: Suite, task_ids: list[int], seeds: list[int]) -> list[Task]:
-    """Makes new environments, in parallel if all are dm_control's: MuJoCo compiles a model for each, 50 ms outside
-    Python's lock."""
+    """Makes environments, in parallel if all are dm_control's: MuJoCo compiles each for 50 ms outside Python's lock."""
     sources_of = {suite.tasks[task].source for task in task_ids}
     if not all(source.startswith(f"{sources.DM_CONTROL}:") for source in sources_of):
         return [suite.make(*pair) for pair in zip(task_ids, seeds, strict=True)]

@@ -165,8 +165,7 @@ def check_size(width: int, height: int) -> None:
 def _drawing_context(
     model: mujoco.MjModel, width: int, height: int, quick: bool
 ) -> mujoco.MjrContext:
-    """Makes MuJoCo's drawing context. MuJoCo reads sizes from the model, which belongs to the caller, so they are
-    restored."""
+    """Makes a drawing context. MuJoCo reads its sizes from the caller's model, so they are restored."""
     whole, quality = model.vis.global_, model.vis.quality
     before = whole.offwidth, whole.offheight, quality.shadowsize
     whole.offwidth, whole.offheight = max(before[0], width), max(before[1], height)
@@ -183,8 +182,7 @@ def _drawing_context(
 
 
 def add_traces(scene: mujoco.MjvScene, traces: Sequence[Trace], eye: np.ndarray) -> None:
-    """Draws as many traces into a scene as it has room for. They look equally thick from ``eye`` (3,) at any
-    distance."""
+    """Draws as many traces into a scene as it has room for, equally thick from ``eye`` (3,) at any distance."""
     for trace in traces:
         colour = np.array([*trace.colour, 1.0], np.float32)
         for start, end in itertools.pairwise(trace.points):
@@ -233,8 +231,7 @@ def _gl_context(width: int, height: int) -> Any:
 
 
 def _forget_other(backend: str) -> None:
-    """Unloads PyOpenGL if it was imported for another backend: it binds to a platform at its first import, even if
-    that fails."""
+    """Unloads PyOpenGL if it is bound to another backend. It binds at its first import, even if that fails."""
     if os.environ.get("PYOPENGL_PLATFORM", backend) != backend:
         for name in list(sys.modules):
             if name.partition(".")[0] == "OpenGL" or name.startswith(

@@ -21,8 +21,7 @@ _FIX = "resume from another checkpoint, or start a new run"
 
 
 def pack(task: Task) -> np.ndarray:
-    """Returns a task's snapshot for :func:`restored`, (bytes,) uint8, empty if the task has no snapshot that can be
-    written."""
+    """Returns a task's snapshot for :func:`restored`, (bytes,) uint8, empty if it cannot be written."""
     if not task.can_restore:
         return np.zeros(0, np.uint8)
     try:

@@ -51,7 +51,7 @@ class Film:
 
 
 def film_path(folder: Path, task: str) -> Path:
-    """Returns the path of a task's film in a folder. Characters are quoted as in a URL, so no two tasks share a path."""
+    """Returns the path of a task's film in a folder. Names are quoted as in a URL, so no two tasks share a path."""
     return folder / f"{quote(task, safe='')}.mp4"
 
 

@@ -158,8 +158,7 @@ class Batch:
             self._controls[indices, : layout.action_size] = layout.controls(own)
 
     def _judge(self, group: int, which: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Writes rewards and terminations of a group's environments that moved, and returns the terms of the whole
-        group."""
+        """Writes rewards and terminations of a group's environments that moved, and returns all terms of the group."""
         indices, rows = self._indices[group], slice(None)
         task = self.environments[indices[0]].layout.task
         reward, terminated, terms, stage = REWARDS[task](self._readings[group].record)

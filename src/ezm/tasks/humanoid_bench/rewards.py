@@ -318,7 +318,7 @@ def sit(record: Record) -> Outcome:
 
 
 def reach(record: Record) -> Outcome:
-    """Rewards holding the left hand at the goal, with up to 20 a step. Fast motion can make it negative. Never ends."""
+    """Rewards holding the left hand at the goal. The reward is at most 20 a step and may be negative. Never ends."""
     assert record.goal is not None
     distance = _length(record.left_hand - record.goal)
     terms = {

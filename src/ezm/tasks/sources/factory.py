@@ -80,8 +80,7 @@ def _parameters(factory: Callable[..., Any]) -> Container[str]:
 
 
 def _own_limit(environment: gymnasium.Env) -> int | None:
-    """Returns the limit of a ``TimeLimit`` wrapper anywhere in the chain, else the limit of the environment's
-    specification."""
+    """Returns the limit of a ``TimeLimit`` wrapper anywhere in the chain, else the environment's registered limit."""
     if environment.has_wrapper_attr("_max_episode_steps"):
         return environment.get_wrapper_attr("_max_episode_steps")
     return environment.spec.max_episode_steps if environment.spec else None
