@@ -1,6 +1,6 @@
 """EfficientZero-Multitask: one world model and one planner for many control tasks.
 
-Importing it makes HumanoidBench's tasks known to Gymnasium: ``gymnasium.make("ezm/h1-walk-v0")``.
+Importing this package registers HumanoidBench's tasks with Gymnasium: ``gymnasium.make("ezm/h1-walk-v0")``.
 """
 
 from ezm.tasks.humanoid_bench import register

@@ -1,4 +1,4 @@
-"""``python -m ezm``: the same as the command ``ezm``."""
+"""Runs the command ``ezm`` as ``python -m ezm``."""
 
 import sys
 

@@ -1,10 +1,10 @@
 """The command line: ``ezm`` and a command, see ``COMMANDS``.
 
-The commands only wire: they parse options, prepare JAX and call the library. Everything heavy is
-imported inside the command that needs it, so that help and mistakes answer at once.
+A command parses options, prepares JAX and calls the library. It imports heavy modules only when it needs them, so
+help and error messages appear at once.
 
-Every mistake of the user's is one line, ``error: ...``, and exit code 2; a run stopped by Ctrl-C
-exits with 130 and says how to go on.
+A user's mistake gives one line, ``error: ...``, and exit code 2. A run that diverges exits with 4. A run stopped by
+Ctrl-C exits with 130 and says how to resume it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ INTERRUPTED = 130
 
 
 class Command(NamedTuple):
-    """A command: the options that it parses, and the function that is given the arguments."""
+    """A command: the dataclass of its options, and the function that receives the arguments."""
 
     options: type[Any]
     run: Callable[[Sequence[str]], int]
@@ -76,10 +76,10 @@ ezm COMMAND --help explains its options."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Runs the command line and returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # where the encoding lacks a dash or a block
+            stream.reconfigure(errors="replace")  # the encoding may lack a dash or a block
     try:
         try:
             return _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -117,7 +117,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _is_mute() -> bool:
-    """Whether standard output cannot be written; then Python need not try once more at its end."""
+    """Returns whether standard output cannot be written. If so, redirects it, so that Python can exit quietly."""
     try:
         print(flush=True)
     except OSError:

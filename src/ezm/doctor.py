@@ -1,7 +1,7 @@
-"""Whether this machine can train, evaluate and draw, and what to do where it cannot: ``ezm doctor``.
+"""Checks of ``ezm doctor``: can this machine train, evaluate and draw, and how to fix what fails.
 
-Each check gives findings; none raises. What could end the process or hang it is tried in
-processes of their own (:mod:`ezm.probes`).
+Each check yields findings and raises nothing. A probe that could end or hang the process runs in a process of its own
+(:mod:`ezm.probes`).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from ezm.training.memory import Memory, size
 
 DISTRIBUTION = "ezm-rl"
 TESTED = Path(__file__).with_name("tested.txt")
-"""Versions that the tests pass with, of what ezm imports itself: a part of the repository's constraints.txt."""
+"""Versions of ezm's direct dependencies that the tests pass with: a part of the repository's constraints.txt."""
 
 PYTHONS = ((3, 11), (3, 12), (3, 13), (3, 14))
 EXTRAS = {
     "wandb": ("wandb", "ezm train --wandb"),
     "tensorboard": ("tensorboard", "tensorboard --logdir runs"),
 }
-"""By extra: its package, and what it is for. `gpu` is what :func:`jax` looks at."""
+"""Package and purpose of each extra. :func:`jax` covers the extra `gpu`."""
 
 _INSTALL_GL = "apt install libegl1 libgl1-mesa-dri (EGL) or libosmesa6 (OSMesa)"
 _LITTLE_DISK = 2**30
@@ -45,18 +45,18 @@ _LARGE_CACHE = 5 * 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination."""
+    """One line of the report."""
 
     status: Literal["ok", "note", "warning", "problem"]
-    """note: something optional is not there. warning: something works less well. problem: ezm cannot train."""
+    """note: something optional is missing. warning: something works less well. problem: ezm cannot train."""
     subject: str
     said: str
     fix: str = ""
-    """What to do; "" where there is nothing to mend."""
+    """Advice on how to fix it, "" where nothing is wrong."""
 
 
 class Probes(NamedTuple):
-    """What was tried in processes of their own."""
+    """Answers of the probes, each from a process of its own."""
 
     jax: Answer
     mujoco: Answer
@@ -67,7 +67,7 @@ class Probes(NamedTuple):
 
 
 def examine() -> list[Finding]:
-    """All findings, in a few seconds."""
+    """Returns all findings, within a few seconds."""
     probes = run_probes()
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("python", python),
@@ -91,16 +91,17 @@ def examine() -> list[Finding]:
 
 
 def can_train(findings: list[Finding]) -> bool:
-    """Whether nothing stands in the way of ``ezm train``."""
+    """Returns whether no finding prevents ``ezm train``."""
     return all(finding.status != "problem" for finding in findings)
 
 
 def run_probes() -> Probes:
-    """All of them, as many at once as there are cores."""
-    # The pictures' own backend, whatever the variables say; only JAX is asked under the user's.
+    """Runs all probes, as many at once as there are cores, but at least two."""
+    # The probes' MUJOCO_GL comes first, whatever the user has set. Only the JAX probe keeps the user's
+    # JAX_PLATFORMS and MUJOCO_GL.
     without_gl, on_cpu = {"MUJOCO_GL": "disabled"}, {"JAX_PLATFORMS": "cpu"}
     wanted = {
-        "jax": ("jax", {"JAX_TRACEBACK_FILTERING": "off"}),  # so that the last line is the error
+        "jax": ("jax", {"JAX_TRACEBACK_FILTERING": "off"}),  # makes the last line the error
         "mujoco": ("mujoco", without_gl),
         "memory": ("memory", {**without_gl, **on_cpu}),
         **{
@@ -120,7 +121,7 @@ def run_probes() -> Probes:
 
 
 def python() -> Iterator[Finding]:
-    """The interpreter and the system."""
+    """Checks the interpreter and the operating system."""
     version = sys.version_info[:2]
     system = f"{platform.system()} {platform.machine()}"
     said = f"Python {platform.python_version()}, ezm {ezm.__version__}, {system}"
@@ -136,7 +137,7 @@ def python() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Whether what ezm requires is installed, and in versions that it is tested with."""
+    """Checks that ezm's requirements are installed, and whether their versions are newer than the tested ones."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
     from packaging.version import Version
@@ -151,7 +152,7 @@ def packages() -> Iterator[Finding]:
             "pip install -e . in the repository's folder",
         )
         return
-    # A wheel's metadata has dm-control for dm_control.
+    # A wheel's metadata says dm-control, other lists say dm_control.
     tested = {canonicalize_name(name): version for name, version in tested_versions().items()}
     newer, count = [], 0
     for requirement in map(Requirement, lines):
@@ -160,7 +161,7 @@ def packages() -> Iterator[Finding]:
         name, wanted = requirement.name, f"{requirement.name}{requirement.specifier}"
         key = canonicalize_name(name)
         if key == "dm-control" and sources.lacks_dm_control():
-            continue  # not a problem but a note, from optional()
+            continue  # optional() reports it as a note, not as a problem
         count += 1
         version = _installed(name)
         if version is None:
@@ -190,7 +191,7 @@ def packages() -> Iterator[Finding]:
 
 
 def optional() -> Iterator[Finding]:
-    """What is installed only by those who want it."""
+    """Checks the optional packages."""
     for extra, (package, purpose) in EXTRAS.items():
         version = _installed(package)
         if version is None:
@@ -210,7 +211,7 @@ def optional() -> Iterator[Finding]:
 
 
 def tested_versions() -> dict[str, str]:
-    """Version by distribution, of :data:`TESTED`."""
+    """Reads the version of each distribution from :data:`TESTED`."""
     lines = TESTED.read_text(encoding="utf-8").split()
     return dict(line.split("==") for line in lines)
 
@@ -226,7 +227,7 @@ def _installed(name: str) -> str | None:
 
 
 def gpus() -> list[str]:
-    """Names of the NVIDIA GPUs that the driver sees."""
+    """Returns the names of the NVIDIA GPUs that the driver sees."""
     try:
         done = subprocess.run(
             ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
@@ -243,12 +244,12 @@ def gpus() -> list[str]:
 def jax(
     answer: Answer, gpus: list[str], environment: Mapping[str, str] = os.environ
 ) -> Iterator[Finding]:
-    """Whether JAX computes, and on the GPU where there is one.
+    """Checks that JAX computes, and that it uses the GPU if there is one.
 
     Args:
-        answer: of the probe.
-        gpus: that the driver sees.
-        environment: variables.
+        answer: from the JAX probe.
+        gpus: names of the GPUs that the driver sees.
+        environment: environment variables.
     """
     platforms = environment.get("JAX_PLATFORMS", "")
     if answer.found is None:
@@ -282,7 +283,7 @@ def jax(
 
 
 def mujoco(answer: Answer) -> Iterator[Finding]:
-    """Whether physics and dm_control work."""
+    """Checks that MuJoCo and, if it is installed, dm_control simulate."""
     if answer.found is None:
         names = ("mujoco",) if sources.lacks_dm_control() else ("mujoco", "dm_control")
         pins = " ".join(f"{name}=={tested_versions()[name]}" for name in names)
@@ -297,7 +298,7 @@ def mujoco(answer: Answer) -> Iterator[Finding]:
 
 
 def rendering(probes: Probes, environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """What draws pictures and films without a screen, and whether there is one."""
+    """Checks which libraries draw without a screen, and whether a window can be opened."""
     answers = {"egl": probes.egl, "osmesa": probes.osmesa, "glfw": probes.glfw}
     names = {"egl": "EGL", "osmesa": "OSMesa"}
     drawing = [name for name in names if answers[name].found is not None]
@@ -335,7 +336,7 @@ def rendering(probes: Probes, environment: Mapping[str, str] = os.environ) -> It
 
 
 def cores() -> Iterator[Finding]:
-    """Processor cores that this process may use."""
+    """Checks the number of processor cores that this process may use."""
     count = _cores()
     if count == 1:
         yield Finding(
@@ -355,7 +356,7 @@ def _cores() -> int:
 
 
 def fitting(answer: Answer) -> Iterator[Finding]:
-    """Whether the presets' runs fit into the memory that is free."""
+    """Checks which presets' runs fit into the free memory."""
     free = memory.available()
     if free is None or answer.found is None:
         why = answer.said if answer.found is None else "the system does not say how much is free"
@@ -373,7 +374,7 @@ def fitting(answer: Answer) -> Iterator[Finding]:
             memory.check_that_it_fits(needs, found["rows"], found["tasks"])
         except UserError as error:
             said, _, fix = str(error).rpartition(": ")
-            # The smallest run comes first: where it does not fit, nothing does.
+            # The smallest run comes first: if it does not fit, no run does.
             status: Literal["problem", "warning"] = "warning" if fit else "problem"
             yield Finding(status, "memory", f"preset and suite {run}: {said}", fix)
         else:
@@ -383,7 +384,7 @@ def fitting(answer: Answer) -> Iterator[Finding]:
 
 
 def disk(folder: Path = Path("runs")) -> Iterator[Finding]:
-    """Whether runs can be written here."""
+    """Checks that the folder of runs can be written, and how much disk space is free."""
     place = _nearest(folder.absolute())
     if (error := _refused(place)) is not None:
         yield Finding(
@@ -406,7 +407,7 @@ def disk(folder: Path = Path("runs")) -> Iterator[Finding]:
 
 
 def cache(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """The folder of compiled programs."""
+    """Checks the folder of compiled programs."""
     own = cache_folder()
     place = environment.get("JAX_COMPILATION_CACHE_DIR") or (own and own / "jax")
     problem = "this user has no home folder"
@@ -431,14 +432,14 @@ def cache(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
 
 
 def _nearest(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
+    """Returns the path, or the nearest folder above it that exists."""
     while not path.exists():
         path = path.parent
     return path
 
 
 def _refused(folder: Path) -> str | None:
-    """Why no file can be made in a folder; None where one can."""
+    """Returns why no file can be made in a folder, or None where one can."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".ezm-doctor-"):
             return None

@@ -1,8 +1,8 @@
-"""Errors that a user can cause and can mend."""
+"""Errors that a user can cause and can fix."""
 
 
 class UserError(Exception):
-    """One line that names the thing, its value and the fix.
+    """An error message of one line that names the thing, its value and the fix.
 
     The command line prints it without a traceback and exits with :attr:`exit_code`.
     """

@@ -1,8 +1,8 @@
-"""Command-line options from dataclasses: every mistake as one line, and help that fits 80 columns.
+"""Command-line options from dataclasses, with one-line error messages and help that fits 80 columns.
 
-The help of a command is its dataclass: the docstring, the fields with theirs, and at the end what the docstring says
-below a line ``Examples:``. A dataclass with many fields names those that ``--help`` shows in a class variable
-``FIRST``; ``--help-all`` shows every one.
+A command's help comes from its dataclass: the docstring, then the fields with their docstrings, then the examples.
+The examples stand in the docstring below a line ``Examples:``. A dataclass with many fields lists the fields that
+``--help`` shows in a class variable ``FIRST``. ``--help-all`` shows all fields.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ class Option(NamedTuple):
     """An option, or a positional argument, of a command."""
 
     name: str
-    """As it is spelt on the command line: ``--model.latent-size``."""
+    """Its spelling on the command line: ``--model.latent-size``."""
     hint: Any
-    """Its type, without what is annotated."""
+    """Its type, without annotations."""
     positional: bool
     pair: bool
     """Whether ``--no-...`` turns it off."""
 
 
 def parse(kind: type[Any], command: str, arguments: Sequence[str], default: Any = None) -> Any:
-    """Options of a command. Where they ask for help, it is printed and the process ends.
+    """Parses a command's arguments into its dataclass. If they ask for help, prints the help and ends the process.
 
     Raises:
-        UserError: an unknown option, or a value that will not do.
+        UserError: an unknown option, or an unsuitable value.
     """
     asked = set(arguments) & set(_HELP)
     if asked:
@@ -65,7 +65,7 @@ def parse(kind: type[Any], command: str, arguments: Sequence[str], default: Any 
 
 
 def options(kind: type[Any], prefix: str = "--") -> Iterator[Option]:
-    """Every option of a nested dataclass."""
+    """Yields every option of a nested dataclass."""
     hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         hint, marks = hints[field.name], getattr(hints[field.name], "__metadata__", ())
@@ -79,7 +79,7 @@ def options(kind: type[Any], prefix: str = "--") -> Iterator[Option]:
 
 
 def spellings(kind: type[Any]) -> list[str]:
-    """All that may be typed to name an option."""
+    """Returns all spellings of all options."""
     found: list[str] = []
     for option in options(kind):
         if not option.positional:
@@ -91,7 +91,7 @@ def spellings(kind: type[Any]) -> list[str]:
 
 
 def _print_help(kind: type[Any], command: str, default: Any, *, everything: bool) -> None:
-    """Description, usage and options, these framed by tyro; then the examples."""
+    """Prints the description, then usage and options as tyro frames them, then the examples."""
     description, _, examples = (inspect.getdoc(kind) or "").partition("\nExamples:\n")
     first = None if everything else getattr(kind, "FIRST", None)
     shown = kind if first is None else _showing(kind, first)
@@ -106,7 +106,7 @@ def _print_help(kind: type[Any], command: str, default: Any, *, everything: bool
 
 
 def _showing(kind: type[Any], first: Sequence[str]) -> type[Any]:
-    """The same dataclass, whose help shows the given fields alone."""
+    """Returns the same dataclass, with help for the given fields only."""
     hints = typing.get_type_hints(kind, include_extras=True)
     hidden = {
         f.name: Annotated[hints[f.name], tyro.conf.Suppress]
@@ -118,7 +118,7 @@ def _showing(kind: type[Any], first: Sequence[str]) -> type[Any]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean X?)`` for the known name closest to ``name``, or nothing."""
+    """Returns `` (did you mean X?)`` for the known name closest to ``name``, or an empty text."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     if not found:  # --latent-size for --model.latent-size
         tails = {each.rpartition(".")[2]: each for each in known}
@@ -127,9 +127,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _first_sentence(box: str) -> str:
-    """What is wrong, out of the framed message that tyro prints.
+    """Extracts the error from the framed message that tyro prints.
 
-    The frame's first line is a title; a rule or an empty line ends what matters.
+    The frame's first line is a title. The error ends at a rule or an empty line.
     """
     lines = [line.strip("│╰╯ ") for line in box.splitlines()[1:]]
     ends = (i for i, line in enumerate(lines) if not line.strip("─"))
@@ -141,7 +141,8 @@ def _first_sentence(box: str) -> str:
 
 
 def value_of(option: str, arguments: Sequence[str]) -> str | None:
-    """The value of an option that decides the defaults of all others."""
+    """Returns the value of ``option`` in the arguments, or None. It is needed before parsing, for an option that
+    decides the defaults of all others."""
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name == option:

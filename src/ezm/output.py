@@ -1,4 +1,4 @@
-"""Lines that may be lost: where output cannot be written, the work goes on without it."""
+"""Output that may be lost: if it cannot be written, the work continues without it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any, TextIO
 
 
 class Lenient:
-    """A stream whose disk may be full, and whose reader may be gone.
+    """A stream that ignores a full disk and a reader that is gone.
 
     Args:
-        stream: where to.
+        stream: the stream to write to.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
+        """Writes the text if possible, and returns its length."""
         with contextlib.suppress(OSError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """As far as possible."""
+        """Flushes the stream if possible."""
         with contextlib.suppress(OSError):
             self._stream.flush()
 
@@ -33,5 +33,5 @@ class Lenient:
 
 
 def note(line: str) -> None:
-    """A line on standard error, of what the user should know."""
+    """Prints a line for the user on standard error."""
     print(line, file=Lenient(sys.stderr), flush=True)

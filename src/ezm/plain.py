@@ -1,4 +1,4 @@
-"""Dataclasses from plain values, as JSON has them: every value has the type that its field declares."""
+"""Dataclasses from plain values, as JSON has them. Every value must have the type that its field declares."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ _FIX = "restore config.json from a copy, or start a new run"
 
 
 def read(kind: type[T], values: Any, required: Collection[str] = (), prefix: str = "") -> T:
-    """The inverse of :func:`dataclasses.asdict`, for nested dataclasses; what is missing has its default.
+    """Builds a nested dataclass from plain values: the inverse of :func:`dataclasses.asdict`. Missing fields keep
+    their defaults.
 
     Args:
         kind: the dataclass.
-        values: by the names of its fields; tuples may be lists.
-        required: names that must be there.
-        prefix: of the names in messages.
+        values: the values by field name. Lists stand for tuples.
+        required: names that must be present, at the top level.
+        prefix: prepended to the names in messages.
 
     Raises:
-        UserError: a name that the dataclass does not have, one that is missing, or a value of another type.
+        UserError: an unknown name, a missing required name, or a value of another type.
     """
     if not isinstance(values, Mapping):
         raise _wrong(prefix.rstrip("."), values, "a group of options")

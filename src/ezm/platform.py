@@ -1,4 +1,4 @@
-"""The environment variables that JAX and MuJoCo read; set before either is imported."""
+"""Environment variables that JAX and MuJoCo read. They must be set before either is imported."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ Device = Literal["auto", "cpu", "gpu"]
 
 
 def has_gpu() -> bool:
-    """Whether JAX will find a GPU, told without the seconds that asking JAX takes."""
+    """Predicts whether JAX will find a GPU, without the seconds that asking JAX takes."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
         return False
-    # The second is that of the Windows subsystem for Linux.
+    # The second device is the GPU in the Windows subsystem for Linux.
     return cuda_plugin() and any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg"))
 
 
 def cuda_plugin() -> bool:
-    """Whether JAX was installed with what it needs for NVIDIA's GPUs."""
+    """Returns whether JAX's plugin for NVIDIA GPUs is installed."""
     return any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
 
 
 def cache_folder() -> Path | None:
-    """Where compiled programs are kept: $EZM_CACHE, or ezm in the user's cache folder; None: there is neither."""
+    """Returns the folder of compiled programs: $EZM_CACHE, else ezm in the user's cache folder, else None."""
     own, caches = os.environ.get("EZM_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if own:
         return Path(own)
     try:
         return Path(caches or Path.home() / ".cache") / "ezm"
-    except RuntimeError:  # a user whom the system does not know, as in containers
+    except RuntimeError:  # the system does not know the user, as in some containers
         return None
 
 
 def prepare_jax(device: Device) -> None:
-    """Choose JAX's device and keep what it compiles; call before JAX is imported.
+    """Chooses JAX's device and the cache of compiled programs. Call it before JAX is imported.
 
-    Variables that the user has set stay as they are. Threads are left to XLA: its flag against
-    threads within an operation has no effect on the CPU, as of JAX 0.10.
+    Variables that the user has set stay as they are, except that ``cpu`` replaces JAX_PLATFORMS. XLA chooses its own
+    threads: its flag against threads within an operation has no effect on the CPU, as of JAX 0.10.
 
     Raises:
-        UserError: a GPU is asked for where there is none.
+        UserError: a GPU is required and there is none.
     """
     default = os.environ.setdefault
     default("MUJOCO_GL", "disabled")

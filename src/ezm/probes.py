@@ -1,6 +1,6 @@
-"""What ``ezm doctor`` tries in processes of their own: a broken driver or library can end a process, or hang it.
+"""Probes of ``ezm doctor``, each in a process of its own: a broken driver or library can end or hang a process.
 
-``python -m ezm.probes NAME`` prints what it found, one JSON object, as its last line.
+``python -m ezm.probes NAME`` prints its result as its last line, one JSON object.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 PATIENCE = 30.0
-"""Seconds after which a probe counts as hanging; on an idle machine each takes one or two."""
+"""Seconds after which a probe counts as hanging. On an idle machine each takes one or two."""
 
 RUNS = (("cpu", "cartpole"), ("cpu", "h1"), ("paper", "h1"), ("paper", "h1hand"))
-"""Presets and suites whose memory is worked out."""
+"""Presets and suites whose memory is estimated."""
 
 
 class Answer(NamedTuple):
-    """What a probe came to."""
+    """The result of a probe."""
 
     found: dict[str, Any] | None
-    """None where it failed."""
+    """The probe's JSON object, None where it failed."""
     said: str
     """The last line on its standard error, or how it ended."""
 
 
 def probe(name: str, **environment: str) -> Answer:
-    """Run a probe in a process of its own, with some environment variables changed."""
+    """Runs a probe in a process of its own, with some environment variables changed."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "ezm.probes", name],
@@ -82,7 +82,7 @@ def _mujoco() -> dict[str, Any]:
 
 
 def _draw() -> dict[str, Any]:
-    """With the backend that the environment variable MUJOCO_GL names."""
+    """Draws a picture with the backend that the environment variable MUJOCO_GL names."""
     import mujoco
 
     model, data = _scene()

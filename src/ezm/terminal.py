@@ -1,4 +1,4 @@
-"""What the commands print when they are done: tables."""
+"""Results of the commands, printed as tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def print_results(path: Path) -> None:
-    """A table of the run's last evaluations beside random actions and, if recorded, SAC.
+    """Prints the run's last evaluations next to random actions, the success bar and, if recorded, SAC.
 
     Raises:
         UserError: not a run folder.
@@ -43,7 +43,7 @@ def print_results(path: Path) -> None:
 
 
 def print_evaluation(found: Evaluation) -> None:
-    """A table of the tasks, one of the aggregates, and how the evaluation was made."""
+    """Prints a table of the tasks, how the evaluation was made, and a table of the aggregates."""
     from ezm.evaluation.statistics import format_return
 
     tasks = found.tasks
@@ -86,7 +86,7 @@ def _or_dash(value: float | None, form: str) -> str:
 
 
 def print_profile(found: Profile) -> None:
-    """A table of the parts of a run's loop, what bounds it, its rates, and what comes on top of it."""
+    """Prints the seconds of each part of a run's loop, what bounds it, its rates, and the costs on top of it."""
     from ezm.training.profile import Part
 
     wall = found.timed.seconds
@@ -123,7 +123,7 @@ def _occasion(occasion: Occasion) -> str:
 
 
 def print_findings(findings: Sequence[Finding], able: bool) -> None:
-    """A line for each finding and one for its fix, and at last whether the machine can train."""
+    """Prints a line for each finding, a line for its fix, and last whether the machine can train."""
     colors = {"ok": "green", "note": "dim", "warning": "yellow", "problem": "red"}
     table = Table.grid(padding=(0, 2))
     for finding in findings:
@@ -137,7 +137,7 @@ def print_findings(findings: Sequence[Finding], able: bool) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
-    """A table, columns of numbers to the right, and a dim line below it."""
+    """Prints a table with numbers aligned to the right, and a dim note below it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(headings):
         numeric = number > 0 and all(row[number][:1] in "-0123456789" for row in rows)
@@ -153,5 +153,5 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], note: st
 def _console() -> Console:
     console = Console()
     if not console.is_terminal:
-        console.width = 200  # cut nothing short in a file or a pipe
+        console.width = 200  # shortens nothing in a file or a pipe
     return console

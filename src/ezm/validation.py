@@ -1,4 +1,4 @@
-"""Refusals of configurations that cannot work, each in one line that names the option."""
+"""Checks that refuse a configuration that cannot work, in one line that names the option."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ezm.errors import UserError
 
 
 def check(config: TrainConfig, num_tasks: int) -> None:
-    """Refuse values that cannot work, before anything is built.
+    """Refuses values that cannot work, before anything is built.
 
     Raises:
-        UserError: naming the option, its value and what would do.
+        UserError: names the option, its value and the rule that it breaks.
     """
 
     def optional(value: float | None) -> float:

@@ -1,1 +1,1 @@
-"""The commands of ``ezm``, one module each: options as a dataclass, and the function that wires them."""
+"""The commands of ``ezm``, one module each: a dataclass of options, and the function that runs the command."""

@@ -1,7 +1,7 @@
 """``ezm completion``: tab completion for bash, zsh and fish.
 
-The scripts are static and start nothing: what can be typed is written into them. Where a folder or a file is meant,
-or anything else that is not listed, the shell completes file names.
+The scripts are static and start nothing: they contain all words that can be typed. For folders, files and anything
+else that is not listed, the shell completes file names.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Completion:
 
 
 def completion(arguments: Sequence[str], commands: Mapping[str, type[Any]]) -> int:
-    """``ezm completion``, given the options of every command. Returns the exit code."""
+    """Runs ``ezm completion``, with the options of every command, and returns the exit code."""
     shell = parse(Completion, "completion", arguments).shell
     if shell == "fish":
         print(_fish(commands))
@@ -45,7 +45,8 @@ def completion(arguments: Sequence[str], commands: Mapping[str, type[Any]]) -> i
     return 0
 
 
-# What may follow, one for each line: the command, the word before, the beginning of the word.
+# Prints the words that may follow, one per line. $1 is the command, $2 the word before, $3 the beginning of
+# the word.
 _WORDS = """_ezm_words() {{
   case "$1 $2" in
 {values}
@@ -73,14 +74,14 @@ compdef _ezm ezm"""
 
 
 def _choices(hint: Any) -> list[str]:
-    """The values that an option, or an argument, may have, where they can be listed."""
+    """Returns the values of an option or argument, if they can be listed."""
     alternatives = [hint, *typing.get_args(hint)]
     literals = [each for each in alternatives if typing.get_origin(each) is Literal]
     return [str(value) for each in literals for value in typing.get_args(each)]
 
 
 def _arguments(kind: type[Any]) -> list[str]:
-    """What the positional argument of a command may be; nothing for files and folders."""
+    """Returns the values of a command's positional argument, none for files and folders."""
     hint = next((option.hint for option in options(kind) if option.positional), Path)
     if Path in (hint, *typing.get_args(hint)) or _choices(hint):
         return _choices(hint)
@@ -91,13 +92,13 @@ def _arguments(kind: type[Any]) -> list[str]:
 
 
 def _offered(kind: type[Any]) -> list[str]:
-    """Every spelling of an option that ``--help`` may list, and what lists them."""
+    """Returns every spelling of an option that ``--help`` may list, and the options that ask for help."""
     more = ["--help-all"] if hasattr(kind, "FIRST") else []
     return ["--help", *more, *spellings(kind)]
 
 
 def _values(commands: Mapping[str, type[Any]]) -> str:
-    """The words behind options that take a value: the choices, or none."""
+    """Returns the shell cases for words after an option that takes a value: its choices, or none."""
     lines = []
     for command, kind in commands.items():
         free = []
@@ -116,7 +117,7 @@ def _values(commands: Mapping[str, type[Any]]) -> str:
 
 
 def _names(commands: Mapping[str, type[Any]]) -> str:
-    """The words elsewhere: commands, options, and what a command is about."""
+    """Returns the shell cases for all other words: commands, options, and a command's positional argument."""
     lines = [f'    " "*) echo "{" ".join(commands)} --help --version" ;;']
     for command, kind in commands.items():
         lines.append(f'    "{command} -"*) echo "{" ".join(_offered(kind))}" ;;')

@@ -16,13 +16,13 @@ from ezm.terminal import print_findings
 
 @dataclass(frozen=True)
 class Doctor:
-    """Say whether this machine can train and draw, and how to mend what is wrong.
+    """Say whether this machine can train and draw, and how to fix what is wrong.
 
-    Looked at: Python and packages, JAX and the GPU, MuJoCo, what draws pictures, cores,
-    memory, disk, the cache of compiled programs, optional packages. Nothing is changed.
+    Checks: Python and packages, JAX and the GPU, MuJoCo, libraries that draw pictures, cores, memory, disk, the cache
+    of compiled programs, optional packages. Nothing is changed.
 
-    ok: as it should be. note: something optional is not there. warning: something works
-    less well. problem: it cannot train; then the exit code is 1, otherwise 0.
+    ok: as it should be. note: something optional is missing. warning: something works less well. problem: the machine
+    cannot train. A problem gives exit code 1, otherwise the exit code is 0.
 
     Examples:
       ezm doctor
@@ -34,7 +34,7 @@ class Doctor:
 
 
 def doctor(arguments: Sequence[str]) -> int:
-    """``ezm doctor``. Returns the exit code."""
+    """Runs ``ezm doctor`` and returns the exit code."""
     options = parse(Doctor, "doctor", arguments)
     from ezm.doctor import can_train, examine
 

@@ -22,8 +22,8 @@ from ezm.platform import Device
 class Eval:
     """Evaluate a run's latest checkpoint: returns, success rate and normalised score of every task.
 
-    The run folder is all it needs. Every evaluation is kept there, with the return and length of each
-    episode: eval.json, eval.csv.
+    The command needs only the run's folder. It keeps every evaluation there, with the return and length of each
+    episode, in eval.json and eval.csv.
 
     Examples:
       ezm eval runs/RUN
@@ -33,21 +33,22 @@ class Eval:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
     task: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...")] = ()
-    """Only these tasks of the run, not all. What is found for a task is the same alone and among others."""
+    """Evaluate only these tasks of the run. A task's results do not depend on the other tasks."""
     episodes: int = 20
-    """Per task."""
+    """Episodes per task."""
     protocol: Literal["benchmark", "paper"] | None = None
-    """HumanoidBench's tasks: falls end an episode (benchmark), or it goes on (paper); None: as in training."""
+    """For HumanoidBench's tasks. benchmark: a fall ends the episode. paper: the episode goes on.
+    None: as in training."""
     planner: Literal["search", "policy"] = "search"
     """Act on the search's best action, or on the policy's mean without search."""
     seed: int = 0
-    """Of the environments and of the search; never those of the training."""
+    """Seed of the environments and of the search, independent of the training's seeds."""
     device: Device = "auto"
-    """What to compute on; auto: a GPU if there is one."""
+    """Device to compute on. auto: a GPU if there is one."""
 
 
 def evaluate(arguments: Sequence[str]) -> int:
-    """``ezm eval``. Returns the exit code."""
+    """Runs ``ezm eval`` and returns the exit code."""
     options = parse(Eval, "eval", arguments)
     if options.episodes < 1:
         raise UserError(f"--episodes {options.episodes}: must be at least 1")
@@ -62,7 +63,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     from ezm.evaluation.results import read_evaluations, save_evaluation
     from ezm.terminal import print_evaluation
 
-    read_evaluations(run.path)  # one that cannot be read is told of before the work, not after it
+    read_evaluations(run.path)  # an unreadable file fails before the work, not after it
     try:
         found = _evaluate(run, config, tasks, options)
     except KeyboardInterrupt:
@@ -113,7 +114,7 @@ def _evaluate(run: Any, config: TrainConfig, tasks: Sequence[str], options: Eval
 
 
 def _chosen(suite: str, wanted: Sequence[str]) -> list[str]:
-    """The names of the tasks to evaluate, in the suite's order; nothing heavy is imported for it.
+    """Returns the names of the tasks to evaluate, in the suite's order, without heavy imports.
 
     Raises:
         UserError: a name that is not in the suite.

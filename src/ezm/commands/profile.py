@@ -18,10 +18,10 @@ from ezm.terminal import print_profile
 class Profile(Options):
     """Train for some seconds and show where they went, as a table and in profile.json and profile.png.
 
-    It trains as `ezm train` does with the same options, in a temporary folder. Compilation and the random
-    phase are left out. For half of the time training runs as ever, which gives its steps/s. For the other
-    half each part is waited for, so that its seconds are its own: nothing but the targets then overlaps
-    with an update, and what lies between the two rates is what overlapping gives.
+    It trains as `ezm train` does with the same options, in a temporary folder. Compilation and the random phase are
+    left out. For half of the time, training runs normally, which gives its steps/s. For the other half, the profiler
+    waits for each part to measure the part's own seconds. Only the targets then overlap with an update. The
+    difference between the two rates is the gain from overlapping.
 
     Examples:
       ezm profile cartpole
@@ -32,15 +32,15 @@ class Profile(Options):
     FIRST: ClassVar[tuple[str, ...]] = (*Options.FIRST, "seconds")
 
     seconds: float = 30.0
-    """Of training; one checkpoint and one evaluation come after them."""
+    """Seconds of training. One checkpoint and one evaluation follow."""
     out: Path = Path()
-    """Folder of profile.json and profile.png; the temporary folder is there too, and so the checkpoint."""
+    """Folder of profile.json and profile.png, and of the temporary folder with the checkpoint."""
     resume: Path | None = None
     """Profile a copy of the run in this folder, with its options, replay and parameters."""
 
 
 def profile(arguments: Sequence[str]) -> int:
-    """``ezm profile``. Returns the exit code."""
+    """Runs ``ezm profile`` and returns the exit code."""
     options = parse_run(Profile, "profile", arguments)
     if not 0 < options.seconds < math.inf:
         raise UserError(f"--seconds {options.seconds:g}: must be finite and greater than 0")

@@ -16,10 +16,10 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 @dataclass(frozen=True)
 class Report:
-    """Write a run's report, one HTML page that needs nothing else, and print its path.
+    """Write a run's report, one self-contained HTML page, and print its path.
 
-    Several runs give one page that compares them: runs that differ in their seed alone are drawn as one,
-    with a band.
+    Several runs give one page that compares them. Runs that differ only in their seed are drawn as one curve with a
+    band.
 
     Examples:
       ezm report runs/RUN
@@ -29,13 +29,13 @@ class Report:
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...")]
     """The folders of one run or more."""
     compare: Flag = False
-    """Compare the runs, as is done with several anyway."""
+    """Compare the runs. Several runs are compared with or without this option."""
     out: Path | None = None
-    """The page to write; None: report.html in the run's folder, or comparison.html here."""
+    """The page to write. None: report.html in the run's folder, or comparison.html in this folder."""
 
 
 def report(arguments: Sequence[str]) -> int:
-    """``ezm report``. Returns the exit code."""
+    """Runs ``ezm report`` and returns the exit code."""
     options = parse(Report, "report", arguments)
     from ezm.errors import UserError
 

@@ -1,4 +1,4 @@
-"""The options that a run is started with, or goes on with: those of ``ezm train`` and ``ezm profile``."""
+"""Options to start or resume a run, which ``ezm train`` and ``ezm profile`` share."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from ezm.presets import CPU_SIZES, PRESETS, defaults
 
 @dataclass(frozen=True)
 class Options(TrainConfig):
-    """What a run is started with."""
+    """Options to start a run."""
 
     FIRST: ClassVar[tuple[str, ...]] = (
         *("suite", "preset", "steps", "seed", "out", "resume", "device", "devices"),
         *("evaluate_every", "checkpoint_every", "action_repeat", "protocol"),
     )
-    """What a newcomer needs: all that ``--help`` shows."""
+    """The options that ``--help`` shows: enough for a newcomer."""
 
     suite: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SUITE")] = "cartpole"
     """A suite (cartpole, walker, mixed, h1, h1hand) or tasks, separated by commas: h1-walk, dmc:walker-walk,
     gym:Pendulum-v1, my_module:make. `ezm tasks` lists them. Not needed with --resume."""
     preset: Literal["cpu", "paper"] = "cpu"
-    """Where all other defaults come from. cpu learns on two cores; paper has the published sizes.
-    Without this option: paper where there is a GPU, cpu elsewhere."""
+    """Source of all other defaults. cpu learns on two cores, paper has the published sizes.
+    Without this option: paper if there is a GPU, otherwise cpu."""
     resume: Path | None = None
     device: Device = "auto"
-    """What to compute on. auto: a GPU if there is one."""
+    """Device to compute on. auto: a GPU if there is one."""
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def parse_run(kind: type[OptionsT], command: str, arguments: Sequence[str]) -> OptionsT:
-    """The options of a new run, or those of the run to be resumed."""
+    """Parses the options of a new run, or of a resumed one, which keeps its options except for a few."""
     given = value_of("--resume", arguments)
     if given is None:
         return _parse_new_run(kind, command, arguments)
@@ -56,10 +56,10 @@ def parse_run(kind: type[OptionsT], command: str, arguments: Sequence[str]) -> O
 
 
 def _parse_new_run(kind: type[OptionsT], command: str, arguments: Sequence[str]) -> OptionsT:
-    """The options of a new run, their defaults those of its preset and suite."""
+    """Parses the options of a new run, with the defaults of its preset and suite."""
     preset = value_of("--preset", arguments) or ("paper" if platform.has_gpu() else "cpu")
     preset = preset if preset in PRESETS else "cpu"
-    # A guess, so that --help shows the suite's own defaults; what counts is what the parser found.
+    # A guess, so that --help shows the suite's own defaults. The parser's result decides.
     suite = next((argument for argument in arguments if argument in CPU_SIZES), "")
     while True:
         given = with_defaults(kind, defaults(preset, suite), suite=tyro.MISSING)
@@ -70,22 +70,22 @@ def _parse_new_run(kind: type[OptionsT], command: str, arguments: Sequence[str])
 
 
 def with_defaults(kind: type[OptionsT], config: TrainConfig, **others: Any) -> OptionsT:
-    """A command's options with the values of a configuration, ``others`` beside them."""
+    """Returns a command's options with the values of a configuration, and with ``others``."""
     return kind(**{**vars(config), **others})
 
 
 def config_of(options: Options) -> TrainConfig:
-    """The configuration alone, without what else the command was told."""
+    """Returns the configuration without the command's other options."""
     return TrainConfig(
         **{f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig)}
     )
 
 
 def _refuse_contradiction(config: TrainConfig, options: Options) -> None:
-    """Only the number of steps, which only grows, and what is computed where may change when a run goes on.
+    """Refuses changes to a resumed run, except more steps, other devices and another place of the replay.
 
     Raises:
-        UserError: naming the first option that differs from the run's.
+        UserError: names the first option that differs from the run's.
     """
     if options.steps < config.steps:
         raise UserError(
@@ -103,7 +103,7 @@ def _refuse_contradiction(config: TrainConfig, options: Options) -> None:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options by their dotted names."""
+    """Returns nested options by their dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         name = prefix + name.replace("_", "-")

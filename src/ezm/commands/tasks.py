@@ -14,15 +14,15 @@ from ezm.terminal import print_table
 
 @dataclass(frozen=True)
 class Tasks:
-    """List tasks: those of the named suites, or of the suites and tasks given.
+    """List the tasks of the named suites, or of the given suites and tasks.
 
     Columns: sizes of observation and action, simulator steps for each action, and agent steps of an episode.
 
     Examples:
-      ezm tasks                          the suites that have a name
+      ezm tasks                          the named suites
       ezm tasks dmc                      all of dm_control
       ezm tasks h1-walk gym:Pendulum-v1
-      ezm tasks my_tasks:make            is it found, and what are its sizes
+      ezm tasks my_tasks:make            your own task
     """
 
     names: Annotated[
@@ -33,7 +33,7 @@ class Tasks:
 
 
 def tasks(arguments: Sequence[str]) -> int:
-    """``ezm tasks``. Returns the exit code."""
+    """Runs ``ezm tasks`` and returns the exit code."""
     options = parse(Tasks, "tasks", arguments)
     from ezm.tasks import SUITES, listing, sources
     from ezm.tasks.suites import usable_suites

@@ -31,19 +31,21 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 class Train(Options):
     """Train one agent on all tasks of a suite, and write a report.
 
-    A run has a folder of its own in runs/: options, metrics, checkpoints, report. Ctrl-C stops after the current
-    step and saves; a second one stops at once. A step is one action in every task of the suite.
+    A run has its own folder in runs/: options, metrics, checkpoints, report. The first Ctrl-C stops after the current
+    step and saves, the second stops at once. A step is one action in every task of the suite.
 
     Examples:
       ezm train cartpole                      four tasks, minutes on two cores
       ezm train h1-stand,h1-walk --seed 1     humanoids
-      ezm train my_tasks:make --steps 5000    an environment of your own
+      ezm train my_tasks:make --steps 5000    your own environment
+
       ezm train --resume runs/RUN             go on with a run that was stopped
       ezm train --resume runs/RUN --steps 20000
 
     Ablations are one option each:
       --model.no-task-embedding       the networks do not know the task
       --replay.no-per-task            one replay for all tasks, not one for each
+
       --loss.consistency off          no temporal consistency
       --loss.no-path-consistency      no path consistency
       --loss.value-target n_step      or search, or mixed (the published one)
@@ -52,10 +54,10 @@ class Train(Options):
     FIRST: ClassVar[tuple[str, ...]] = (*Options.FIRST, "wandb")
 
     out: Path | None = None
-    """Folder of the new run. None: a new one in runs/."""
+    """Folder of the new run. None: a new folder in runs/."""
     resume: Path | None = None
     """Go on with the run in this folder, with the options it was started with.
-    Only --steps, which can only grow, --devices and --replay.device may be given anew."""
+    Only --steps, which can only grow, --devices and --replay.device may change."""
     wandb: Flag = False
     """Also log to Weights & Biases (needs the extra `wandb`)."""
 
@@ -70,13 +72,13 @@ class Demo:
     """
 
     seed: int = 0
-    """Of everything that is random."""
+    """Seed of all randomness."""
     out: Path | None = None
-    """Folder of the new run. None: a new one in runs/."""
+    """Folder of the new run. Without --out: a new folder in runs/."""
 
 
 def train(arguments: Sequence[str]) -> int:
-    """``ezm train``. Returns the exit code."""
+    """Runs ``ezm train`` and returns the exit code."""
     options = parse_run(Train, "train", arguments)
     if options.resume is None:
         return _train(config_of(options), options)
@@ -105,7 +107,7 @@ def _train(config: TrainConfig, options: Train, *, demo: bool = False) -> int:
 
 @contextlib.contextmanager
 def _run_path(out: Path | None, name: str, config: TrainConfig) -> Iterator[Path]:
-    """The folder of a new run; one that has no name from the user goes again where the run is refused."""
+    """Yields the folder of a new run. If the user named no folder and the run is refused, removes the empty folder."""
     from ezm.training.run_folder import new_run_path
 
     path = out or new_run_path(Path("runs"), name, config.preset, config.seed)
@@ -135,7 +137,7 @@ def _resume(options: Train) -> int:
 
 
 def demo(arguments: Sequence[str]) -> int:
-    """``ezm demo``. Returns the exit code."""
+    """Runs ``ezm demo`` and returns the exit code."""
     options = parse(Demo, "demo", arguments)
     config = dataclasses.replace(defaults("cpu", DEMO_SUITE), suite=DEMO_SUITE, seed=options.seed)
     return _train(config, with_defaults(Train, config, out=options.out), demo=True)
@@ -143,7 +145,7 @@ def demo(arguments: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _interruptible(path: Path) -> Iterator[None]:
-    """Say how to go on where Ctrl-C ends the run at once."""
+    """Adds a line on how to resume when Ctrl-C ends the run at once."""
     try:
         yield
     except KeyboardInterrupt:
@@ -157,10 +159,10 @@ def _stopped(path: Path) -> str:
 
 
 def _film(path: Path) -> None:
-    """A film of every task for the report; where there is nothing to draw with, a line that says so."""
+    """Films every task for the report. If no library can draw, prints a line that says so."""
     from ezm.commands.watch import watch
 
-    with contextlib.redirect_stdout(Lenient(sys.stdout)):  # the report comes behind it
+    with contextlib.redirect_stdout(Lenient(sys.stdout)):  # the report follows in any case
         try:
             watch([str(path)])
         except UserError as error:
@@ -170,7 +172,7 @@ def _film(path: Path) -> None:
 
 
 def _finish(path: Path, finished: bool) -> int:
-    """Results and report of a run; or, where it was stopped, how to go on."""
+    """Prints the results and writes the report of a run. If the run was stopped, says how to resume it."""
     if not finished:
         raise KeyboardInterrupt(_stopped(path))
     from ezm.evaluation.report import write_report

@@ -25,10 +25,10 @@ Live = Literal["off", "auto", "window", "browser"]
 
 @dataclass(frozen=True)
 class Watch:
-    """Film a run's agent at each of its tasks, or watch it live: what it does, beside what it thinks.
+    """Film a run's agent at each of its tasks, or watch it live: its actions, and the search behind them.
 
-    A film goes to films/TASK.mp4 in the run's folder, where `ezm report` finds it. It needs no screen.
-    --live opens MuJoCo's viewer, or where there is no screen a page for the browser; Ctrl-C ends it.
+    A film goes to films/TASK.mp4 in the run's folder, where `ezm report` finds it. It needs no screen. With --live
+    auto, MuJoCo's viewer opens, or without a screen a page for the browser. Ctrl-C ends it.
 
     Examples:
       ezm watch runs/RUN
@@ -39,29 +39,30 @@ class Watch:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
     task: tuple[str, ...] = ()
-    """Names of tasks; none: all of the run."""
+    """Names of tasks. Without names: all tasks of the run."""
     planner: Literal["search", "policy"] = "search"
     """Act on the search's best action, or on the policy's mean without search."""
     protocol: Literal["benchmark", "paper"] | None = None
-    """HumanoidBench's tasks: falls end an episode (benchmark), or it goes on (paper); None: as in training."""
+    """For HumanoidBench's tasks. benchmark: a fall ends the episode. paper: the episode goes on.
+    None: as in training."""
     seed: int = 0
-    """Of the environments and of the search; never those of the training."""
+    """Seed of the environments and of the search, independent of the training's seeds."""
     seconds: float = 10.0
-    """Of each film, in simulated time."""
+    """Length of each film, in simulated seconds."""
     episodes: int | None = None
-    """Film so many whole episodes instead."""
+    """Number of whole episodes to film, instead of --seconds."""
     out: Path | None = None
-    """Folder to put the films into. None: the folder films within the run's own."""
+    """Folder of the films. None: the folder films in the run's folder."""
     live: Live = "off"
-    """Watch live instead: in a window or in the browser; auto: a window where there is a screen."""
+    """Watch live instead, in a window or in the browser. auto: a window if there is a screen, otherwise the browser."""
     port: int = 8484
-    """Of the page for the browser, at 127.0.0.1; 0: any that is free."""
+    """Port of the page for the browser, at 127.0.0.1. 0: any free port."""
     device: Device = "auto"
-    """What to compute on; auto: a GPU if there is one."""
+    """Device to compute on. auto: a GPU if there is one."""
 
 
 def watch(arguments: Sequence[str]) -> int:
-    """``ezm watch``. Returns the exit code."""
+    """Runs ``ezm watch`` and returns the exit code."""
     options = parse(Watch, "watch", arguments)
     _check(options)
     from ezm.training.run_folder import RunFolder

@@ -1,8 +1,9 @@
-"""Aggregates of scores over runs and tasks, with bootstrap intervals, as Agarwal et al. 2021 (arXiv 2108.13264) define them.
+"""Aggregates of scores over runs and tasks, with bootstrap intervals, as defined by Agarwal et al. 2021 (arXiv
+2108.13264).
 
-Scores are (R, K): R runs, or episodes of one agent, of K tasks. Statistics take (..., R, K) to (...), so that all resamples
-are computed at once. `rliable <https://github.com/google-research/rliable>`_, the authors' library, gives the same values
-(``tests/test_aggregates.py``).
+Scores are (R, K): R runs, or R episodes of one agent, of K tasks. Statistics map (..., R, K) to (...), so all
+resamples are computed at once. The authors' library, `rliable <https://github.com/google-research/rliable>`_, gives
+the same values (``tests/test_aggregates.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 class Estimate(NamedTuple):
-    """A value and the ends of its bootstrap interval; nan where there is one run alone."""
+    """A value and the ends of its bootstrap interval, nan for a single run."""
 
     value: float
     low: float
@@ -27,13 +28,13 @@ class Estimate(NamedTuple):
 
 
 def interquartile_mean(scores: np.ndarray) -> np.ndarray:
-    """The mean of the middle half of all scores: a quarter of them is cut off at either end.
+    """Returns the mean of the middle half of all scores: a quarter of the scores is cut off at either end.
 
     Args:
         scores: (..., R, K).
 
     Returns:
-        (...). Of R K scores, floor(R K / 4) are left out at either end.
+        (...). At either end, floor(R K / 4) of the R K scores are left out.
     """
     from scipy.stats import trim_mean
 
@@ -41,22 +42,22 @@ def interquartile_mean(scores: np.ndarray) -> np.ndarray:
 
 
 def mean_score(scores: np.ndarray) -> np.ndarray:
-    """(...): the mean over runs and tasks of (..., R, K) scores."""
+    """Returns the mean over runs and tasks of scores (..., R, K), shape (...)."""
     return scores.mean((-2, -1))
 
 
 def median_score(scores: np.ndarray) -> np.ndarray:
-    """(...): the median over tasks of the means over runs, of (..., R, K) scores."""
+    """Returns the median over tasks of the means over runs of scores (..., R, K), shape (...)."""
     return np.median(scores.mean(-2), axis=-1)
 
 
 def optimality_gap(scores: np.ndarray, target: float = 1.0) -> np.ndarray:
-    """(...): by how much (..., R, K) scores fall short of ``target``, on average; what exceeds it does not count."""
+    """Returns the mean shortfall of scores (..., R, K) below ``target``, shape (...). Excess over it does not count."""
     return target - mean_score(np.minimum(scores, target))
 
 
 def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """The share of scores above each threshold: F(tau) = mean over runs and tasks of [score > tau].
+    """Returns the share of scores above each threshold: F(tau) = mean over runs and tasks of [score > tau].
 
     Args:
         scores: (..., R, K).
@@ -77,7 +78,8 @@ def interval(
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
 ) -> Estimate:
-    """A statistic and its percentile interval under the stratified bootstrap: runs are drawn anew within each task.
+    """Returns a statistic and its percentile interval under the stratified bootstrap, which resamples runs within
+    each task.
 
     The same scores always give the same interval.
 
@@ -85,7 +87,7 @@ def interval(
         scores: (R, K).
         statistic: of (..., R, K) scores.
         confidence: share of the resampled statistics that lie within the interval.
-        resamples: how often runs are drawn.
+        resamples: number of resamples.
     """
     value = float(statistic(scores))
     if len(scores) < 2:
@@ -101,7 +103,7 @@ def profile_band(
     confidence: float = 0.95,
     resamples: int = 2_000,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pointwise bootstrap interval of a performance profile.
+    """Returns the pointwise bootstrap interval of a performance profile.
 
     Args:
         scores: (R, K), R of at least 2.
@@ -109,7 +111,7 @@ def profile_band(
         confidence, resamples: as for :func:`interval`.
 
     Returns:
-        Its lower and its upper end, (T,) each.
+        The interval's lower and upper end, (T,) each.
     """
     return _bootstrap(
         scores, lambda drawn: performance_profile(drawn, thresholds), confidence, resamples
@@ -125,7 +127,7 @@ def _bootstrap(
         assert axis == -1
         return statistic(np.stack(columns, axis=-1))
 
-    # Every task is a sample of its own, and samples are drawn from independently: that is the stratification.
+    # Stratification: every task is its own sample, and each sample is resampled independently.
     found = bootstrap(
         tuple(scores.T),
         of_columns,

@@ -1,4 +1,4 @@
-"""The command that starts a run anew, from its configuration."""
+"""The command that starts a run again, from its configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ezm.presets import PRESETS, defaults
 
 
 def train_command(config: Mapping[str, Any]) -> str:
-    """``ezm train ...`` with every option that differs from the defaults of its preset and suite."""
+    """Returns ``ezm train ...`` with the seed and every option that differs from the preset's and suite's defaults."""
     suite, preset = str(config.get("suite", "")), str(config.get("preset", "cpu"))
     parts = ["ezm", "train", suite, "--preset", preset]
     known = to_dict(defaults(preset, suite)) if preset in PRESETS else {}

@@ -1,4 +1,4 @@
-"""Runs beside each other: one HTML page, made from their folders alone."""
+"""Comparison of runs: one HTML page, made from their folders alone."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ DEFAULT_OUT = Path("comparison.html")
 
 
 def write_comparison(runs: Sequence[Path], out: Path | None = None) -> Path:
-    """Write a page that compares runs; those that differ in their seed alone are one variant.
+    """Writes a page that compares runs. Runs that differ only in their seed form one variant.
 
     Args:
         runs: run folders, each counted once.
-        out: the page's path; None: comparison.html in the working directory.
+        out: the page's path. None: comparison.html in the working directory.
 
     Returns:
         The page's path.
 
     Raises:
-        UserError: not a run folder, damaged metrics, fewer than two runs, no run with an evaluation, runs without a
-            task in common, or the page cannot be written.
+        UserError: not a run folder, damaged metrics, fewer than two runs, no evaluation, no common task, or a page
+            that cannot be written.
     """
     paths = list(dict.fromkeys(Path(run).resolve() for run in runs))
     if len(paths) < 2:
@@ -52,7 +52,7 @@ def write_comparison(runs: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def comparison_page(records: Sequence[Record]) -> str:
-    """The page as text.
+    """Returns the page as text.
 
     Raises:
         UserError: no run has an evaluation, or they have no task in common.
@@ -161,7 +161,7 @@ def _differences(variants: Sequence[Variant]) -> str:
 
 
 def _finals(variant: Variant, task: str) -> list[float]:
-    """Each seed's mean return in its last evaluation."""
+    """Returns each seed's mean return in its last evaluation."""
     found = [record.returns(task) for record in variant.records]
     return [float(np.mean(each[-1].returns)) for each in found if each]
 

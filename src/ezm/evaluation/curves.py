@@ -31,11 +31,11 @@ _LEVELS = (
 )
 
 _POINTS = 100
-"""The most that a curve of evaluations is drawn with."""
+"""The most points of a curve of evaluations."""
 
 
 class Clock:
-    """The unit of wall-clock times, by the longest of them."""
+    """The unit of wall-clock times, chosen by the longest of them."""
 
     def __init__(self, longest: float):
         name, self.seconds = (
@@ -51,17 +51,17 @@ class Clock:
 def run_curves(
     record: Record, axis: Axis, reference: Reference, published: Published | None = None
 ) -> list[Panel]:
-    """Return of one run, a panel for each task of which an episode has been finished.
+    """Returns the learning curves of one run, a panel for each task with a finished training or evaluation episode.
 
-    The evaluations with the search and their 95 % interval, those with the policy's mean, the training episodes
-    smoothed, the reference returns as horizontal lines, and curves that others published.
+    A panel has the evaluations with the search and their 95 % interval, the evaluations with the policy's mean, and
+    the smoothed training episodes. Reference returns are horizontal lines. Published curves are added.
 
     Args:
         record: the run.
-        axis: over what.
-        reference: task -> {"random": return of random actions, "sac": return of SAC after as many environment
-            steps, "bar": the return from which the task counts as solved}; any may be missing. A bar far above all
-            returns is left out, it would flatten the curves.
+        axis: the x axis.
+        reference: task -> {"random": return of random actions, "sac": return of SAC after as many environment steps,
+            "bar": the return from which the task counts as solved}. Any may be missing. A bar above twice the highest
+            return is left out, because it would flatten the curves.
         published: see :func:`ezm.evaluation.reference.published`.
     """
     clock = Clock(record.seconds)
@@ -84,7 +84,7 @@ def variant_curves(
     reference: Reference,
     published: Published | None = None,
 ) -> list[Panel]:
-    """Mean return of each variant's seeds, with the range of the seeds as a band; a panel for each task."""
+    """Returns a panel for each task: the mean return of each variant's seeds, with their range as a band."""
     clock = Clock(max(record.seconds for variant in variants for record in variant.records))
     panels = []
     for task in tasks:
@@ -100,7 +100,7 @@ def variant_curves(
 def seed_line(
     name: str, curves: Sequence[tuple[np.ndarray, np.ndarray]], style: Look
 ) -> list[Line]:
-    """Mean and range of several seeds; nothing where they share no place."""
+    """Returns the mean and range of several seeds as a line, or nothing if the seeds share no place."""
     found = seed_curve(curves)
     if found is None:
         return []
@@ -152,7 +152,7 @@ def _evaluations(record: Record, task: str, axis: Axis, mode: Mode, style: Look)
 
 
 def _published(task: str, axis: Axis, published: Published | None) -> list[Line]:
-    """Curves of others for a task; none over the wall clock where they tell no time."""
+    """Returns the published curves for a task. Over the wall clock, curves without times are left out."""
     found = []
     for name, curve in (published or {}).get(task, {}).items():
         x = curve.seconds if axis == "seconds" else curve.steps
@@ -162,15 +162,15 @@ def _published(task: str, axis: Axis, published: Published | None) -> list[Line]
 
 
 def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A curve as it is, or where it has more points than a panel can show, means of neighbours."""
+    """Returns a curve as it is, or means of neighbours if it has more points than a panel can show."""
     return binned(x, y, _POINTS) if len(x) > _POINTS else (x, y)
 
 
 def binned(x: np.ndarray, y: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means of x and of y in `bins` equal ranges of x, without the empty ones.
+    """Returns means of x and of y in `bins` equal ranges of x, without the empty ranges.
 
-    Smooths noisy points and keeps figures of long runs small. Fewer distinct x than bins are
-    returned as they are, points of equal x averaged.
+    This smooths noisy points and keeps figures of long runs small. Fewer distinct x than bins are returned as they
+    are, with points of equal x averaged.
     """
     places, index = np.unique(x, return_inverse=True)
     if len(places) > bins:

@@ -1,8 +1,8 @@
-"""The decisive diagnostic: does the agent rank the actions of one state as the simulator does?
+"""The decisive diagnostic: does the agent rank the actions of a state as the simulator does?
 
-Planning can only help where the order of Q over the sampled actions agrees with the order of what
-they really lead to. States from play are restored in the simulator, the planner's own root actions
-are tried in each, and the rank correlations say which part of the model is the weak link.
+Planning helps only if the order of Q over the sampled actions agrees with the order of their true returns. The
+diagnostic restores states from play in the simulator and tries the planner's own root actions in each. The rank
+correlations show which part of the model is the weak link.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ezm.tasks import Suite, Task
 from ezm.world_model import WorldModel
 
 PLAY_STEPS = 100
-"""States are taken from the first so many steps of an episode, or from less where episodes are shorter."""
+"""The most steps of an episode after which a state is taken. Shorter episodes allow fewer."""
 
 
 class Predictions(NamedTuple):
-    """What the agent believes at S states, of K sampled actions each; JAX or numpy arrays."""
+    """The agent's predictions at S states, for K sampled actions each, as JAX or numpy arrays."""
 
     choice: Any
-    """(S,) which action the search chose."""
+    """(S,) index of the action that the search chose."""
     actions: Any
     """(S, K, A)."""
     search_q: Any
@@ -38,11 +38,11 @@ class Predictions(NamedTuple):
     reward: Any
     """(S, K)."""
     q: Any
-    """(S, K) of the Q heads; None where there are none."""
+    """(S, K) of the Q heads, None where there are none."""
 
 
 class Outcomes(NamedTuple):
-    """What the simulator gives for the same actions."""
+    """The simulator's outcomes of the same actions."""
 
     reward: Float[np.ndarray, "S K"]
     value: Float[np.ndarray, "S K"]
@@ -50,23 +50,23 @@ class Outcomes(NamedTuple):
     returns: Float[np.ndarray, "S K"]
     """Discounted rewards of the action and of the policy's mean after it, over the horizon."""
     tail: Float[np.ndarray, "S K"]
-    """Discounted V of where the roll-out stopped; 0 after a termination."""
+    """Discounted V of the state where the rollout stopped, 0 after a termination."""
 
 
 Reaction = tuple[np.ndarray, np.ndarray]
-"""The policy's mean action (S, A) and the value (S,) at some observations."""
+"""The policy's mean action (S, A) and the value (S,) at S observations."""
 
 
 class Diagnostic:
-    """Compares an agent's predictions with roll-outs in the simulator.
+    """Compares an agent's predictions with rollouts in the simulator.
 
     Args:
         learner: holds the suite's arrays and the planner's configuration.
         suite: the tasks.
-        states: S, taken from play with the search, at random times of as many episodes.
-        horizon: agent steps of a roll-out.
+        states: S, taken from play with the search, at random times of S episodes.
+        horizon: agent steps of a rollout.
 
-    Compiled at the first call, whatever the task.
+    Compiled at the first call, once for all tasks.
     """
 
     def __init__(self, learner: Learner, suite: Suite, *, states: int = 8, horizon: int = 60):
@@ -123,25 +123,31 @@ class Diagnostic:
     def __call__(
         self, model: WorldModel, normalizer: Normalizer, task: int, seed: int
     ) -> dict[str, float]:
-        """Metrics of one task by name, each a mean over the states; none where it cannot be restored.
+        """Returns the metrics of one task by name, each a mean over the states, or no metrics if the task cannot be
+        restored.
 
-        Rank correlations (Spearman) over the K actions of a state, nan where all outcomes are equal
-        in every state, as those of a sparse reward may be:
+        Rank correlations (Spearman) over the K actions of a state. They are nan where all outcomes of every state are
+        equal, as with a sparse reward:
 
-        - ``spearman/search_q``: the search's Q against true returns; what planning rests on.
+        - ``spearman/search_q``: the search's Q against true returns. Planning rests on it.
         - ``spearman/model_q``: the model's one-step Q against true returns.
-        - ``spearman/dynamics``: the model's one-step Q against r + discount * V(h(o')) of the true
-          step, so the error of reward and dynamics alone.
-        - ``spearman/value``: the latter against true returns, so the error of the value alone.
+        - ``spearman/dynamics``: the model's one-step Q against r + discount * V(h(o')) of the true step. It shows the
+          error of reward and dynamics alone.
+        - ``spearman/value``: r + discount * V(h(o')) of the true step against true returns. It shows the error of the
+          value alone.
         - ``spearman/reward``: predicted against true reward.
-        - ``spearman/q``: the Q heads' Q(s, a) against true returns, where there are Q heads.
+        - ``spearman/q``: the Q heads' Q(s, a) against true returns, if there are Q heads.
 
-        In units of reward and return: ``error/reward`` (mean absolute), ``bias/search_q`` (mean of
-        predicted less true; also ``bias/q``), ``regret/search`` (true return of the best sampled action less that of
-        the search's choice), ``regret/average`` (the same for the average sampled action).
+        Metrics in units of reward and return:
+
+        - ``error/reward``: mean absolute error of the reward.
+        - ``bias/search_q``, and ``bias/q`` with Q heads: mean of predicted less true return, including the value at
+          the horizon.
+        - ``regret/search``: true return of the best sampled action less the return of the search's choice.
+        - ``regret/average``: true return of the best sampled action less the return of the average sampled action.
 
         Args:
-            model: the parameters to look at.
+            model: the world model to examine.
             normalizer: of observations.
             task: index in the suite.
             seed: of environments and planner, at least 0.
@@ -176,7 +182,7 @@ class Diagnostic:
         predict: Callable[[np.ndarray], Predictions],
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """Act with the search, each environment until a random time of its own: (S, O)."""
+        """Acts with the search, in each environment until its own random time, and returns the observations (S, O)."""
         length = tasks[0].spec.episode_steps or PLAY_STEPS
         latest = max(1, min(PLAY_STEPS, length - self.horizon))
         until = rng.integers(0, latest, self.states)
@@ -197,7 +203,7 @@ class Diagnostic:
         react: Callable[[np.ndarray], Reaction],
         discount: float,
     ) -> Outcomes:
-        """Take every action in every state, then follow the policy's mean."""
+        """Takes every action in every state, then follows the policy's mean."""
         snapshots = [task.snapshot() for task in tasks]
         outcomes = Outcomes(*(np.zeros(actions.shape[:2]) for _ in Outcomes._fields))
         for k in range(actions.shape[1]):
@@ -215,7 +221,7 @@ class Diagnostic:
         outcomes: Outcomes,
         k: int,
     ) -> None:
-        """Fill column ``k`` of ``outcomes`` from where the environments are."""
+        """Fills column ``k`` of ``outcomes``, starting at the environments' present states."""
         running = np.ones(self.states, bool)
         observation = np.zeros((self.states, tasks[0].observation_size), np.float32)
         for t in range(self.horizon):
@@ -238,7 +244,7 @@ class Diagnostic:
 
 
 def summarise(predictions: Predictions, outcomes: Outcomes) -> dict[str, float]:
-    """The metrics of :class:`Diagnostic` from what was predicted and what came."""
+    """Computes the metrics of :class:`Diagnostic` from predictions and outcomes."""
     returns = outcomes.returns
     correlations = {
         "search_q": (predictions.search_q, returns),
@@ -266,10 +272,10 @@ def summarise(predictions: Predictions, outcomes: Outcomes) -> dict[str, float]:
 
 
 def spearman(predicted: Float[np.ndarray, "S K"], true: Float[np.ndarray, "S K"]) -> float:
-    """Spearman's rank correlation of each row, averaged; ties share their mean rank.
+    """Returns Spearman's rank correlation of each row, averaged over rows. Ties share their mean rank.
 
-    A constant prediction ranks nothing and counts as 0. Rows in which the truth is constant have
-    nothing to rank and are left out; nan where none is left.
+    A constant prediction ranks nothing and counts as 0. Rows with constant truth have nothing to rank and are left
+    out. Without any other row the result is nan.
     """
     from scipy.stats import rankdata
 

@@ -1,4 +1,4 @@
-"""What an agent has learned of its tasks: the embeddings of its last checkpoint, and nothing else of it."""
+"""The task embeddings of an agent's last checkpoint, read without the rest of the agent."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from ezm.training.run_folder import RunFolder
 
 
 def task_embeddings(run: RunFolder) -> tuple[int, np.ndarray] | None:
-    """Environment steps per task of the last checkpoint, and its task embeddings (K, E) as the networks see them.
+    """Returns the last checkpoint's environment steps per task, and its task embeddings (K, E) as the networks see
+    them.
 
-    None where there is no checkpoint, or the networks are not told the task.
+    Returns None if there is no checkpoint, or if the networks do not know the task.
 
     Raises:
         UserError: the checkpoint cannot be read.
@@ -25,7 +26,7 @@ def task_embeddings(run: RunFolder) -> tuple[int, np.ndarray] | None:
     embedding = np.asarray(found.arrays["agent"]["learner"][TASK_EMBEDDING], dtype=float)
     if embedding.ndim != 2:
         raise UserError(f"checkpoint {step} of {run.path} was written by another version of ezm")
-    # As WorldModel.context does.
+    # The same computation as in WorldModel.context.
     embedding = model.get("task_embedding_scale", 1.0) * embedding
     norm = np.linalg.norm(embedding, axis=-1, keepdims=True)
     return step, embedding / np.maximum(norm, 1.0)

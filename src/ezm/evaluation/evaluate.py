@@ -16,22 +16,22 @@ Mode = Literal["search", "policy", "random"]
 Act = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """``act(observation (E, O), task (E,)) -> action (E, A)``."""
 Watch = Callable[[int, int], None]
-"""``watch(step, ended)``: told after every step its number, and how many episodes have ended."""
+"""``watch(step, ended)``: called after every step with its number and the number of ended episodes."""
 
 SIDE_BY_SIDE = 20
-"""At most so many episodes of a task run at once."""
+"""The most episodes of a task that run at once."""
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """N complete episodes, each an array (N,)."""
+    """N complete episodes, each field an array (N,)."""
 
     returns: np.ndarray
-    """Undiscounted."""
+    """Undiscounted returns."""
     lengths: np.ndarray
     """Agent steps."""
     terminated: np.ndarray
-    """Whether the task's rules ended it, such as a fall; otherwise its time was up."""
+    """Whether the task's rules ended the episode, for example at a fall. Otherwise its time was up."""
 
 
 def episodes(
@@ -42,24 +42,24 @@ def episodes(
     seed: int,
     watch: Watch = lambda step, ended: None,
 ) -> Episodes:
-    """``number`` episodes of one task, the same for the same seed whatever else is evaluated.
+    """Plays ``number`` episodes of one task. The same seed gives the same episodes, whatever else is evaluated.
 
-    An episode begins as its seed, its task's name and its number say. They run side by side, in equal groups of at most
-    :data:`SIDE_BY_SIDE`.
+    The seed, the task's name and the episode's number determine how an episode begins. Episodes run in parallel, in
+    equal groups of at most :data:`SIDE_BY_SIDE`.
 
     Args:
-        suite: the agent's.
+        suite: the agent's suite.
         task: index in the suite.
         act: the policy to evaluate.
         number: of episodes, at least 1.
         seed: at least 0.
-        watch: told how far they are.
+        watch: called after every step.
 
     Raises:
         UserError: the environment failed.
     """
     groups = math.ceil(number / SIDE_BY_SIDE)
-    copies = math.ceil(number / groups)  # one size for all groups: a policy is compiled for it
+    copies = math.ceil(number / groups)  # equal groups: each size compiles the policy again
     found: list[Episodes] = []
     for group in range(groups):
         numbers = range(group * copies, (group + 1) * copies)
@@ -82,13 +82,13 @@ def episodes(
 
 
 def derived_seed(seed: int, task: str, number: int = 0) -> int:
-    """A seed of 32 bits for something of a task that is numbered; far from those of training, which are not mixed so."""
+    """Returns a 32-bit seed for a task and a number, unrelated to the training's seeds, which are not mixed so."""
     mixed = np.random.SeedSequence([seed, zlib.crc32(task.encode()), number])
     return int(mixed.generate_state(1)[0])
 
 
 def _first_episodes(environments: ParallelTasks, act: Act, watch: Watch) -> Episodes:
-    """The first episode of every environment, all started anew."""
+    """Plays the first episode of every environment, after a reset of all."""
     observation = environments.reset()
     count = len(environments.task_ids)
     found = Episodes(np.full(count, np.nan), np.zeros(count, int), np.zeros(count, bool))
@@ -110,8 +110,8 @@ class Evaluator:
 
     Args:
         suite: the tasks.
-        copies: episodes that run side by side for each task.
-        seed: of the environments; each call of :meth:`run` goes on with new episodes.
+        copies: episodes of each task that run in parallel.
+        seed: of the environments. Each call of :meth:`run` continues with new episodes.
     """
 
     def __init__(self, suite: Suite, copies: int, seed: int):
@@ -119,7 +119,7 @@ class Evaluator:
         self._environments = ParallelTasks(suite, seed, copies=copies)
 
     def run(self, act: Act, episodes: int) -> list[list[float]]:
-        """Undiscounted returns of ``episodes`` complete episodes of every task.
+        """Returns the undiscounted returns of ``episodes`` complete episodes of every task.
 
         Args:
             act: the policy to evaluate.
@@ -136,20 +136,20 @@ class Evaluator:
         return [values[:episodes] for values in returns]
 
     def state(self) -> dict[str, np.ndarray]:
-        """What decides the episodes to come, as arrays to be saved."""
+        """Returns arrays to save, which determine the coming episodes."""
         return self._environments.state()
 
     def load(self, state: dict[str, np.ndarray]) -> None:
-        """Go on as the evaluator whose :meth:`state` it was."""
+        """Continues as the evaluator whose :meth:`state` it was."""
         self._environments.load(state)
 
     def close(self) -> None:
-        """Close the environments."""
+        """Closes the environments."""
         self._environments.close()
 
 
 def random_policy(suite: Suite, seed: int) -> Act:
-    """Uniformly random actions, 0 in padded dimensions."""
+    """Returns a policy of uniformly random actions, 0 in padded dimensions."""
     rng = np.random.default_rng(seed)
 
     def act(observation: np.ndarray, task: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Figures of runs beside their learning curves: scores, losses, diagnostics, throughput, task embeddings."""
+"""Figures of runs besides their learning curves: scores, losses, diagnostics, throughput, task embeddings."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ HEALTH = {
     "loss/consistency": "latent consistency",
     "loss/entropy": "policy entropy",
 }
-"""The training values that tell whether learning is sound, and what they are called."""
+"""Training values that show whether learning is sound, and their titles."""
 PRIORITY = "priority/"
 _BINS = 200
-_FEW_BINS = 40  # where lines of many tasks lie over each other
+_FEW_BINS = 40  # where lines of many tasks overlap
 
 
 def training_names(record: Record, *, losses: bool) -> list[str]:
-    """The training values that have a panel of their own: losses, or all else."""
+    """Returns the training values that have their own panel: the losses, or all others."""
     return [
         name
         for name in record.training
@@ -50,10 +50,10 @@ def training_names(record: Record, *, losses: bool) -> list[str]:
 
 
 def training_panels(variants: Sequence[Variant], names: Mapping[str, str]) -> list[Panel]:
-    """A panel for each training value that any run has: mean and range of each variant's seeds.
+    """Returns a panel for each training value that any run has: mean and range of each variant's seeds.
 
     Args:
-        variants: one without a legend, or several.
+        variants: one variant (without a legend) or several.
         names: of the values -> titles.
     """
     panels = []
@@ -69,7 +69,7 @@ def training_panels(variants: Sequence[Variant], names: Mapping[str, str]) -> li
 
 
 def priority_panel(record: Record) -> list[Panel]:
-    """What the replay's priorities are made of, |value - target|, a line for each task."""
+    """Returns a panel of |value - target|, from which the replay's priorities are made, with a line for each task."""
     lines = [
         Line(task, *_thin(record.training[PRIORITY + task], _FEW_BINS), look(index, width=1.4))
         for index, task in enumerate(record.tasks)
@@ -79,7 +79,7 @@ def priority_panel(record: Record) -> list[Panel]:
 
 
 def throughput_panels(record: Record) -> list[Panel]:
-    """Environment steps of all tasks and learner updates per second; none where unknown."""
+    """Returns panels of all tasks' environment steps and of learner updates per second, none where they are unknown."""
     updates = record.training.get("updates")
     if updates is None:
         return []
@@ -99,7 +99,7 @@ def throughput_panels(record: Record) -> list[Panel]:
 
 
 def diagnostic_panels(record: Record) -> list[Panel]:
-    """A panel for each diagnostic, a line for each task."""
+    """Returns a panel for each diagnostic, with a line for each task."""
     panels = []
     for name, by_task in record.diagnostics.items():
         lines = [
@@ -122,7 +122,7 @@ def diagnostic_panels(record: Record) -> list[Panel]:
 
 
 def profile_panel(scores: Mapping[str, np.ndarray]) -> Panel:
-    """The share of scores above each threshold, with its 95 % bootstrap interval where there are several runs.
+    """Shows the share of scores above each threshold, with its 95 % bootstrap interval if there are several runs.
 
     Args:
         scores: name -> (R, K) normalised scores.
@@ -138,7 +138,7 @@ def profile_panel(scores: Mapping[str, np.ndarray]) -> Panel:
 
 
 def interval_panel(title: str, estimates: Mapping[str, Estimate]) -> Panel:
-    """An estimate and its interval for each name, one below the other."""
+    """Shows an estimate and its interval for each name, one below the other."""
     lines = []
     for index, (name, each) in enumerate(estimates.items()):
         height = np.array([-float(index)])
@@ -158,7 +158,7 @@ def interval_panel(title: str, estimates: Mapping[str, Estimate]) -> Panel:
 
 
 def embedding_panel(tasks: Sequence[str], embedding: np.ndarray) -> Panel:
-    """The first two principal components of the tasks' embeddings.
+    """Shows the first two principal components of the tasks' embeddings.
 
     Args:
         tasks: K names, three or more.
@@ -168,10 +168,10 @@ def embedding_panel(tasks: Sequence[str], embedding: np.ndarray) -> Panel:
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     x, y = (left * sizes)[:, :2].T
     shares = sizes**2 / np.sum(sizes**2)
-    # Labels stand in a column beside the points, where none can cover another.
+    # Labels stand in a column next to the points, so that none covers another.
     span, longest = np.ptp(x), max(map(len, tasks))
     column = x.max() + 0.12 * span
-    room = min(0.5, 0.019 * longest)  # of the panel's width
+    room = min(0.5, 0.019 * longest)  # relative to the panel's width
     gap = np.ptp(y) / max(13, len(tasks) - 1)
     heights = _apart(y, gap)
     lines = []
@@ -193,7 +193,7 @@ def embedding_panel(tasks: Sequence[str], embedding: np.ndarray) -> Panel:
 
 
 def _apart(places: np.ndarray, gap: float) -> np.ndarray:
-    """The places, moved until any two are ``gap`` apart, within their range as far as there is room."""
+    """Moves places until any two are at least ``gap`` apart, within their range if there is room."""
     order = np.argsort(places, kind="stable")
     moved = places[order]
     steps = gap * np.arange(len(places))
@@ -210,12 +210,12 @@ def _thin(series: Series, bins: int = _BINS) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shares_figure(title: str, groups: Mapping[str, Mapping[str, float]], label: str) -> Figure:
-    """Shares as horizontal bars, each with its percentage.
+    """Draws shares as horizontal bars, each with its percentage.
 
     Args:
         title: of the figure.
-        groups: group -> name -> share (1 is all); from top to bottom, a colour for each group.
-        label: what the shares are of.
+        groups: group -> name -> share (1 is all), from top to bottom, with a colour for each group.
+        label: the whole that the shares are parts of.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter

@@ -1,6 +1,6 @@
-"""The parts that pages are made of: one style, light or dark, and nothing that is fetched from elsewhere.
+"""The parts of HTML pages, in one style, light or dark. Nothing is fetched from elsewhere.
 
-No part needs a script: what can be switched is a pair of radio buttons, and without its style both halves are shown.
+No part needs a script: a switch is a pair of radio buttons. Without the style, both contents show.
 """
 
 from __future__ import annotations
@@ -65,18 +65,18 @@ summary { cursor: pointer; margin: .3rem 0; }
 
 
 def page(title: str, heading: str, facts: str, parts: Iterable[str]) -> str:
-    """The whole document.
+    """Returns the whole document.
 
     Args:
         title: of the browser's tab, plain text.
         heading: plain text.
-        facts: a line below it, plain text.
-        parts: HTML; empty ones are left out.
+        facts: a line below the heading, plain text.
+        parts: HTML. Empty parts are left out.
     """
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # Without an icon of its own a browser asks the server for one.
+        # Without its own icon, a browser asks the server for one.
         '<link rel="icon" href="data:,">'
         f"<title>{text(title)}</title><style>{STYLE}</style></head><body>\n"
         f"<h1>{text(heading)}</h1>\n"
@@ -87,19 +87,19 @@ def page(title: str, heading: str, facts: str, parts: Iterable[str]) -> str:
 
 
 def section(title: str, content: str, note: str = "") -> str:
-    """A titled part of the page, or nothing where there is nothing to show."""
+    """Returns a titled part of the page, empty if its content is empty."""
     if not content:
         return ""
     return f"<h2>{text(title)}</h2>\n{dim(note)}{content}"
 
 
 def dim(note: str) -> str:
-    """A remark as a paragraph, or nothing."""
+    """Returns a remark as a paragraph, empty for an empty remark."""
     return f'<p class="dim">{text(note)}</p>\n' if note else ""
 
 
 def tiles(values: Mapping[str, str]) -> str:
-    """Figures in large type by what they are; empty ones are left out."""
+    """Returns figures in large type with their names. Empty figures are left out."""
     cells = "".join(
         f"<div><b>{text(value)}</b><span class=dim>{text(name)}</span></div>"
         for name, value in values.items()
@@ -115,13 +115,13 @@ def table(
     ours: int | None = None,
     mean: bool = False,
 ) -> str:
-    """A table of plain text; nothing without rows.
+    """Returns a table of plain text, empty without rows.
 
     Args:
-        head: of the columns; none for a table without.
+        head: headings of the columns, empty for none.
         rows: cells.
         ours: the column that stands out.
-        mean: the last row sums up the others.
+        mean: whether the last row sums up the others.
     """
     if not rows:
         return ""
@@ -139,7 +139,7 @@ def table(
 
 
 def facts(values: Iterable[tuple[str, Any]]) -> str:
-    """Names and values below each other."""
+    """Returns a table of names and values."""
     rows = "".join(
         f"<tr><td>{text(name)}</td><td>{text(value)}</td></tr>" for name, value in values
     )
@@ -147,7 +147,7 @@ def facts(values: Iterable[tuple[str, Any]]) -> str:
 
 
 def folded(title: str, content: str) -> str:
-    """Content that shows when its title is clicked; nothing where there is none."""
+    """Returns content that shows when its title is clicked, empty for empty content."""
     return f"<details><summary>{text(title)}</summary>{content}</details>" if content else ""
 
 
@@ -158,12 +158,12 @@ class Pictures:
         self._drawn = 0
 
     def panels(self, panels: Sequence[Panel], size: str = "", *, key: bool = True) -> str:
-        """Panels beside each other, below their legend; nothing where there are none.
+        """Returns panels next to each other below their legend, empty without panels.
 
         Args:
-            panels: what is drawn.
-            size: "", "small" (three beside each other) or "one" (a single large one).
-            key: with a legend.
+            panels: the panels to draw.
+            size: "", "small" (three next to each other) or "one" (a single large one).
+            key: whether to add the legend.
         """
         if not panels:
             return ""
@@ -177,11 +177,11 @@ class Pictures:
 
 
 def switch(name: str, choices: Mapping[str, str]) -> str:
-    """One of two contents, the first one at the beginning, by radio buttons.
+    """Returns a choice of two contents by radio buttons. The first content shows at the beginning.
 
     Args:
         name: of the choice on its page.
-        choices: label -> content.
+        choices: label -> content. Empty contents are left out.
     """
     choices = {label: content for label, content in choices.items() if content}
     if len(choices) < 2:
@@ -196,14 +196,14 @@ def switch(name: str, choices: Mapping[str, str]) -> str:
 
 
 def films(folder: Path, order: Sequence[str] = ()) -> str:
-    """Every film in a folder, part of the page; nothing where there are none.
+    """Returns every film in a folder, embedded in the page, empty without films.
 
     Args:
-        folder: of .mp4 files, each named by what it shows, as :func:`ezm.watching.films.film_path` quotes it.
+        folder: of .mp4 files. Their names are tasks as :func:`ezm.watching.films.film_path` quotes them.
         order: names that come first.
 
     Raises:
-        UserError: one cannot be read.
+        UserError: a film cannot be read.
     """
     shown = ""
     paths = sorted(folder.glob("*.mp4"))
@@ -224,14 +224,14 @@ def films(folder: Path, order: Sequence[str] = ()) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours."""
+    """Returns a duration in seconds, minutes or hours."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def text(value: Any) -> str:
-    """A value as HTML text."""
+    """Returns a value as HTML text."""
     if isinstance(value, float) and math.isfinite(value):
         value = f"{value:g}"
     return html.escape(str(value))

@@ -1,7 +1,7 @@
-"""A figure's panels as plain data, and how they are drawn; every figure of a run looks like this.
+"""Panels of figures as plain data, and how to draw them, in one look for all figures of a run.
 
-They are drawn in :data:`INK` and :data:`GRID` on a light ground; the report replaces these two
-colours by those of the page's theme.
+Panels are drawn in :data:`INK` and :data:`GRID` on a light ground. The report replaces these two colours by the
+colours of the page's theme.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ _STYLES: tuple[Literal["-"], Literal["--"], Literal[":"], Literal["-."]] = ("-",
 
 @dataclass(frozen=True)
 class Look:
-    """How a line is drawn, in a panel and in its legend."""
+    """Appearance of a line, in a panel and in its legend."""
 
     colour: str
     style: Literal["-", "--", ":", "-.", ""] = "-"
-    """Of the line; "": none, its points alone."""
+    """Style of the line, "" for points without a line."""
     width: float = 1.8
     marker: bool = False
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve, with a band around it where it has one."""
+    """A curve, perhaps with a band around it."""
 
     label: str
     x: np.ndarray
     y: np.ndarray
     look: Look
     band: tuple[np.ndarray, np.ndarray] | None = None
-    """Its lower and its upper end."""
+    """The band's lower and upper end."""
     shallow: bool = False
-    """The band may leave the panel: a wide interval of few episodes must not flatten the curves."""
+    """Whether the band may leave the panel. A wide interval of few episodes must not flatten the curves."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Text:
-    """Words to the right of a place of the panel."""
+    """Words to the right of a point of the panel."""
 
     x: float
     y: float
@@ -73,32 +73,32 @@ class Text:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes and what is drawn between them."""
+    """One pair of axes and its contents."""
 
     title: str
     lines: Sequence[Line]
     x_label: str
     levels: Sequence[Level] = ()
     log: bool = False
-    """Logarithmic x; points at 0 and below are left out."""
+    """Whether x is logarithmic. Points at 0 and below are left out."""
     from_zero: bool = True
-    """x begins at 0, or below where the lines do."""
+    """Whether x begins at 0, or below if the lines do."""
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
-    """None: as the lines need it, from 0 where nothing lies below."""
+    """Range of y. None: the range of the lines, from 0 if nothing lies below."""
     numbers: Literal["both", "x", "none"] = "both"
-    """On which axes."""
+    """The axes that have numbers."""
     texts: Sequence[Text] = ()
 
 
 def look(index: int, *, width: float = 1.8, marker: bool = False) -> Look:
-    """The look of the line number ``index`` of several: colours first, then dashes."""
+    """Returns the look of line number ``index`` of several. Colours vary first, then dashes."""
     turn, place = divmod(index, len(TASK_COLOURS))
     return Look(TASK_COLOURS[place], _STYLES[turn % len(_STYLES)], width, marker)
 
 
 def legend(panels: Iterable[Panel]) -> dict[str, Look]:
-    """What the lines of some panels are called, in order of their first occurrence."""
+    """Returns the names of the panels' lines with their looks, in order of their first occurrence."""
     found: dict[str, Look] = {}
     for panel in panels:
         parts: list[Line | Level] = [*panel.lines, *panel.levels]
@@ -109,7 +109,7 @@ def legend(panels: Iterable[Panel]) -> dict[str, Look]:
 
 
 def draw(panel: Panel, axes: Axes) -> None:
-    """Everything of a panel but its legend."""
+    """Draws a panel without its legend."""
     from matplotlib.ticker import MaxNLocator, NullLocator
 
     axes.set_title(panel.title, loc="left", fontsize=10, color=INK, fontweight="bold")
@@ -153,7 +153,7 @@ def draw(panel: Panel, axes: Axes) -> None:
 
 
 def _positive(line: Line) -> Line:
-    """What of a line a logarithmic axis can show."""
+    """Returns the part of a line that a logarithmic axis can show."""
     there = line.x > 0
     band = None if line.band is None else (line.band[0][there], line.band[1][there])
     return replace(line, x=line.x[there], y=line.y[there], band=band)
@@ -205,13 +205,13 @@ def _draw_band(axes: Axes, line: Line) -> None:
 
 
 def figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
-    """One pair of axes that fills a figure of ``size`` inches but for the room its texts need."""
+    """Returns a figure of ``size`` inches with one pair of axes, which leaves only the room that its texts need."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=size, facecolor="white")
     axes = made.subplots()
     width, height = size
-    # In inches, laid out by hand: matplotlib's own layout takes as long again as the drawing.
+    # In inches and laid out by hand: matplotlib's own layout takes as long as the drawing.
     made.subplots_adjust(
         left=0.5 / width, right=1 - 0.22 / width, bottom=0.48 / height, top=1 - 0.3 / height
     )
@@ -219,7 +219,7 @@ def figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
 
 
 def picture(panels: Sequence[Panel], columns: int = 2) -> Figure:
-    """All panels and their legend as one figure, for image files: ``picture(panels).savefig("curves.png")``."""
+    """Draws all panels and their legend as one figure for image files: ``picture(panels).savefig("curves.png")``."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -242,11 +242,11 @@ def picture(panels: Sequence[Panel], columns: int = 2) -> Figure:
 
 
 def svg(panel: Panel, salt: str, size: tuple[float, float] = (4.2, 2.5)) -> str:
-    """A panel as inline SVG in the page's colours, its text left to the page's font.
+    """Draws a panel as inline SVG in the page's colours and the page's font.
 
     Args:
-        panel: what is drawn.
-        salt: another one for each picture of a page, so that no two share an identifier.
+        panel: the panel to draw.
+        salt: unique for each picture of a page, so that no two share an identifier.
         size: in inches.
     """
     made, axes = figure(size)
@@ -255,7 +255,7 @@ def svg(panel: Panel, salt: str, size: tuple[float, float] = (4.2, 2.5)) -> str:
 
 
 def to_svg(made: Figure, salt: str) -> str:
-    """A figure as inline SVG; see :func:`svg`."""
+    """Returns a figure as inline SVG, see :func:`svg`."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -265,7 +265,7 @@ def to_svg(made: Figure, salt: str) -> str:
         )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]  # without the XML prologue
-    # Identifiers that nothing refers to are in every figure the same.
+    # Identifiers that nothing refers to would be the same in every figure.
     used = set(re.findall(r"#([\w.-]+)", text))
     text = re.sub(r' id="([\w.-]+)"', lambda m: m[0] if m[1] in used else "", text)
     return text.replace(INK, "var(--ink)").replace(GRID, "var(--grid)")

@@ -1,4 +1,4 @@
-"""What is shown while an agent is evaluated: a live bar for each task, or plain lines where there is no terminal."""
+"""Progress of an evaluation: a live bar for each task, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ezm.evaluation.evaluate import SIDE_BY_SIDE
 from ezm.output import Lenient
 
 PLAIN_EVERY = 10.0
-"""Seconds between two lines where the output is not a terminal."""
+"""Seconds between two lines if the output is not a terminal."""
 
 
 class EvaluationProgress:
-    """How far the evaluation of each task is, on standard error; within ``with``.
+    """Shows the progress of each task's evaluation on standard error. Use it in a ``with`` statement.
 
     Args:
         episodes: per task.
-        console: where to; default: standard error.
+        console: the output. Default: standard error.
     """
 
     def __init__(self, episodes: int, console: Console | None = None) -> None:
@@ -53,13 +53,13 @@ class EvaluationProgress:
         self._bars.stop()
 
     def begin(self, task: str, limit: int | None) -> None:
-        """A task's turn has come; ``limit``: agent steps of an episode, where they are known."""
+        """Begins a task. ``limit`` is the agent steps of an episode, None where they are unknown."""
         self._task, self._limit = task, limit
         self._group, self._step = 0, 0
         self._bar = self._bars.add_task(task, total=None, said="starting")
 
     def update(self, step: int, ended: int) -> None:
-        """So many steps have been made of the episodes that run, and so many have ended."""
+        """Shows the number of steps of the running episodes, and the number of ended episodes."""
         limit = "" if self._limit is None else f"/{self._limit:,}"
         said = f"step {step:,}{limit}, {ended} of {self._episodes} ended"
         self._group += step < self._step  # the first step of the next group of episodes
@@ -74,7 +74,7 @@ class EvaluationProgress:
             self._line(f"{self._task}: {said}")
 
     def end(self, mean: str) -> None:
-        """The task is done; ``mean``: its return in words."""
+        """Ends a task, with its mean return as text."""
         self._bars.update(self._bar, total=1.0, completed=1.0, said=f"return {mean}")
         if not self._console.is_terminal:
             self._line(f"{self._task}: {self._episodes} episodes, return {mean}")

@@ -1,4 +1,4 @@
-"""What a run recorded, arranged for tables and figures: read once, row by row, as arrays."""
+"""The records of a run as arrays for tables and figures, read once, row by row."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ezm.training.metrics import stream_metrics
 from ezm.training.run_folder import RunFolder
 
 Axis = Literal["step", "seconds"]
-"""What a curve is drawn over: environment steps per task, or wall-clock seconds of the run."""
+"""The x axis of a curve: environment steps per task, or wall-clock seconds of the run."""
 Mode = Literal["search", "policy", "random"]
 
 
 class Series(NamedTuple):
-    """A value that was measured again and again: three (n,) arrays."""
+    """Repeated measurements of one value: three (n,) arrays."""
 
     step: np.ndarray
     seconds: np.ndarray
@@ -40,7 +40,7 @@ class Evaluated(NamedTuple):
 
 @dataclass
 class Record:
-    """All that one run recorded, but its checkpoints."""
+    """Everything that one run recorded, except its checkpoints."""
 
     path: Path
     config: Mapping[str, Any]
@@ -49,19 +49,19 @@ class Record:
     step: int = 0
     """Environment steps per task of the last row."""
     seconds: float = 0.0
-    """Wall clock of the last row."""
+    """Wall-clock seconds of the last row."""
     updates: int | None = None
-    """Of the learner, at the last row that tells."""
+    """Learner updates at the last row that has them."""
     tasks: list[str] = field(default_factory=list)
-    """In the suite's order; without a start row, in that of their first row."""
+    """Tasks in the suite's order. Without a start row, in the order of their first rows."""
     episodes: dict[str, Series] = field(default_factory=dict)
-    """Task -> returns of the training episodes that its own policy acted."""
+    """Task -> returns of the training episodes in which the task's own policy acted."""
     training: dict[str, Series] = field(default_factory=dict)
     """Name -> value of the rows "train"."""
     diagnostics: dict[str, dict[str, Series]] = field(default_factory=dict)
     """Name -> task -> value."""
     evaluations: dict[tuple[str, str], list[Evaluated]] = field(default_factory=dict)
-    """(Task, mode) -> evaluations by their step; the last one, where a step has several."""
+    """(Task, mode) -> evaluations in order of their steps. The last evaluation counts if a step has several."""
 
     @property
     def name(self) -> str:
@@ -73,7 +73,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """The record of the run in a folder; the run may still be going on.
+        """Reads the record of a run from its folder. The run may still be going on.
 
         Raises:
             UserError: not a run folder, or damaged metrics.
@@ -83,10 +83,10 @@ class Record:
 
     @classmethod
     def of(cls, path: Path, config: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Record:
-        """The record that rows of metrics.jsonl make.
+        """Makes the record from rows of metrics.jsonl.
 
         Raises:
-            UserError: a row lacks what its kind has.
+            UserError: a row lacks a value that its kind must have.
         """
         made = _Columns()
         for number, row in enumerate(rows, start=1):
@@ -99,12 +99,12 @@ class Record:
         return made.record(path, config)
 
     def returns(self, task: str, mode: Mode = "search") -> list[Evaluated]:
-        """The evaluations of a task, oldest first."""
+        """Returns the evaluations of a task, oldest first."""
         return self.evaluations.get((task, mode), [])
 
 
 class _Columns:
-    """Rows taken apart into columns."""
+    """Collects rows into columns."""
 
     def __init__(self) -> None:
         self.start: Mapping[str, Any] = {}

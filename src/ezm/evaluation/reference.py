@@ -1,5 +1,5 @@
-"""What a run is compared with: random actions, SAC after as many environment steps, a benchmark's success bar, and
-the curves that others published."""
+"""Reference values for a run: random actions, SAC after as many environment steps, success bars, and published
+curves."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ Published = Mapping[str, Mapping[str, Curve]]
 
 
 def reference(record: Record) -> dict[str, dict[str, float]]:
-    """Returns to stand beside a run's own.
+    """Returns the reference values of a run's tasks.
 
-    SAC recorded at another number of steps than the run's is left out: it would be no fair comparison.
+    SAC's return is left out if it was recorded at another number of steps than the run's: the comparison would be
+    unfair.
 
     Returns:
-        task -> {"random": mean return, "sac": mean return, "bar": HumanoidBench's success bar}, any of
-        them may be missing.
+        task -> {"random": mean return, "sac": mean return, "bar": HumanoidBench's success bar}. Any of them may be
+        missing.
     """
     recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
     found: dict[str, dict[str, float]] = {}
@@ -63,10 +64,10 @@ def reference(record: Record) -> dict[str, dict[str, float]]:
 
 
 def published(tasks: list[str]) -> tuple[Published, dict[str, str]]:
-    """Curves of others for those of the tasks that have any, and what each method's figures are.
+    """Returns the published curves for the given tasks, and the origin of each method's numbers.
 
     Returns:
-        task -> method -> curve, and method -> source and protocol of the methods that occur.
+        task -> method -> curve, and method -> source and protocol, for the methods that occur.
     """
     found: dict[str, dict[str, Curve]] = {task: {} for task in tasks}
     notes = {}

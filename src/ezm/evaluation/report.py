@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs nothing else, made from the run folder alone."""
+"""The report of a run: one self-contained HTML page, made from the run folder alone."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ COLUMNS = {
     "sac": "SAC, same steps",
     "bar": "success bar",
 }
-"""Of the table of results: key -> heading."""
+"""Columns of the table of results: key -> heading."""
 
 
 def write_report(run_path: Path, out: Path | None = None) -> Path:
-    """Write the report of a run.
+    """Writes the report of a run.
 
     Args:
-        run_path: the run folder; the run may still be going on.
-        out: the page's path; None: report.html in the folder.
+        run_path: the run folder. The run may still be going on.
+        out: the page's path. None: report.html in the folder.
 
     Returns:
         The page's path.
@@ -50,16 +50,16 @@ def write_report(run_path: Path, out: Path | None = None) -> Path:
 
 
 def result_table(record: Record, known: Reference | None = None) -> list[dict[str, Any]]:
-    """The last evaluation of each task beside the reference, in the suite's order.
+    """Returns the last evaluation of each task next to the reference values, in the suite's order.
 
     Args:
         record: of the run.
-        known: what it stands beside; None: :func:`ezm.evaluation.reference.reference`.
+        known: the reference values. None: from :func:`ezm.evaluation.reference.reference`.
 
     Returns:
-        One row per task with keys "task"; "step" (environment steps per task at the evaluation,
-        None before the first); "search" and "policy" (:class:`Mean` or None); "random", "sac" and
-        "bar" (return or None).
+        One row per task. Key "task" is its name, and "step" the environment steps per task at the evaluation, None
+        before the first. Keys "search" and "policy" are :class:`Mean` or None. Keys "random", "sac" and "bar" are
+        returns or None.
     """
     known = reference(record) if known is None else known
     rows = []
@@ -77,7 +77,7 @@ def result_table(record: Record, known: Reference | None = None) -> list[dict[st
 
 
 def report_page(run: RunFolder, record: Record, known: Reference | None = None) -> str:
-    """The page as text. ``known``: see :func:`result_table`."""
+    """Returns the page as text. For ``known`` see :func:`result_table`."""
     known = reference(record) if known is None else known
     others, notes = published(record.tasks)
     pictures, alone = Pictures(), [Variant("", (record,))]
@@ -149,7 +149,7 @@ def report_page(run: RunFolder, record: Record, known: Reference | None = None) 
 
 
 def machine_facts(start: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """What a start row says of the machine, by name."""
+    """Returns the machine's properties by name, as a start row has them."""
     machine = start.get("machine")
     if isinstance(machine, Mapping):
         return list(machine.items())
@@ -157,7 +157,7 @@ def machine_facts(start: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def publication_notes(notes: Mapping[str, str]) -> str:
-    """What the curves of others are, and how ours differ; nothing where there are none."""
+    """Returns the origin of published curves and how ours differ, empty without such curves."""
     if not notes:
         return ""
     listed = "".join(page.dim(f"{method}: {note}.") for method, note in notes.items())
@@ -227,7 +227,7 @@ def _scores(pictures: Pictures, record: Record) -> str:
 
 def _map(pictures: Pictures, run: RunFolder, record: Record) -> str:
     if len(record.tasks) < 3:
-        return ""  # two points lie on a line whatever was learned
+        return ""  # two points lie on a line, whatever was learned
     # Orbax and JAX take seconds to import.
     if not run.checkpoint_steps():
         return page.dim("The run has no checkpoint yet, so there are no task embeddings to show.")
@@ -251,7 +251,7 @@ def _map(pictures: Pictures, run: RunFolder, record: Record) -> str:
 
 
 def _evaluation(run: RunFolder) -> str:
-    """Tables of eval.json, the last evaluation first."""
+    """Returns tables of eval.json, the last evaluation first."""
     try:
         found = read_evaluations(run.path)
     except UserError as error:
@@ -263,7 +263,7 @@ def _evaluation(run: RunFolder) -> str:
 
 
 def _evaluation_table(found: Evaluation) -> str:
-    """A row of each task, as ``ezm eval`` prints it."""
+    """Returns a table with a row for each task, as ``ezm eval`` prints it."""
 
     def number(value: float | None, form: str = "") -> str:
         return "–" if value is None else format(value, form) if form else format_return(value)

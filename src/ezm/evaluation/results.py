@@ -1,11 +1,11 @@
-"""What ``ezm eval`` found: summaries of episodes, and the files in the run folder that keep them.
+"""Results of ``ezm eval``: summaries of episodes, and the files in the run folder that keep them.
 
-``eval.json`` holds all evaluations of a run::
+The file ``eval.json`` holds all evaluations of a run::
 
     {"format": 1, "evaluations": [{"date": ..., "step": ..., "planner": ..., "tasks": {...}, ...}, ...]}
 
-A new one is put behind the others. It takes the place of an earlier one only if that was made in every way the same, by
-the same version on the same machine, so that only the date differs. ``eval.csv`` has a line for each episode of all of them.
+A new evaluation is appended. It replaces an earlier evaluation only if all settings, the version and the machine are
+equal, so that only the date differs. The file ``eval.csv`` has a line for each episode of all evaluations.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ AGGREGATES = {
     "mean": mean_score,
     "optimality_gap": optimality_gap,
 }
-"""Of the normalised scores of all episodes and tasks."""
+"""Aggregates of the normalised scores of all episodes and tasks."""
 
 
 class Bounded(NamedTuple):
-    """A value and its 95 % bootstrap interval; None where a single episode gives none."""
+    """A value and its 95 % bootstrap interval, None for a single episode."""
 
     value: float
     low: float | None
@@ -60,20 +60,20 @@ class Bounded(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The episodes of one task, and what they come to."""
+    """The episodes of one task, and their summary."""
 
     source: str
-    """Where the task comes from, see :class:`ezm.tasks.TaskSpec`."""
+    """Origin of the task, see :class:`ezm.tasks.TaskSpec`."""
     protocol: str | None
-    """What a fall does; None for a task that knows no protocols."""
+    """Effect of a fall, None for a task without protocols."""
     mean: float
-    """Undiscounted return."""
+    """Mean undiscounted return."""
     half_width: float | None
-    """Of the mean's 95 % interval by Student's t; None for a single episode."""
+    """Half the width of the mean's 95 % interval by Student's t, None for a single episode."""
     iqm: float
     """Interquartile mean of the returns."""
     iqm_low: float | None
-    """Lower end of its 95 % bootstrap interval; None for a single episode."""
+    """Lower end of the interquartile mean's 95 % bootstrap interval, None for a single episode."""
     iqm_high: float | None
     success_bar: float | None
     """Return from which an episode counts as solved."""
@@ -90,28 +90,28 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation of a run: how it was made, and what was found."""
+    """One evaluation of a run: its settings and its results."""
 
     date: str
-    """When it ended, ISO 8601 with the offset from UTC."""
+    """Date of its end, ISO 8601 with the offset from UTC."""
     step: int
     """Environment steps per task of the agent."""
     planner: str
     """``search`` or ``policy``."""
     protocol: str
-    """That was asked for, or that the run was trained by; each task tells its own."""
+    """The requested protocol, or the one of the run's training. Each task has its own too."""
     episodes: int
-    """Per task."""
+    """Episodes per task."""
     seed: int
     version: str
-    """Of ezm."""
+    """Version of ezm."""
     machine: Mapping[str, Any]
     tasks: Mapping[str, TaskResult]
     aggregate: Mapping[str, Bounded] | None
-    """Of :data:`AGGREGATES`, over the tasks that have normalised scores; None where none has."""
+    """:data:`AGGREGATES` over the tasks with normalised scores, None without such a task."""
 
     def scores(self) -> dict[str, np.ndarray]:
-        """Normalised returns (N,) by task, of the tasks that have them."""
+        """Returns the normalised returns (N,) of each task that has them."""
         found = {name: normalised(task.source, task.returns) for name, task in self.tasks.items()}
         return {name: each for name, each in found.items() if each is not None}
 
@@ -125,7 +125,7 @@ class Evaluation:
 
 
 def task_result(spec: TaskSpec, found: Episodes) -> TaskResult:
-    """The summary of a task's episodes."""
+    """Summarises a task's episodes."""
     mean = mean_interval(found.returns)
     iqm = _bounded(interval(found.returns[:, None], interquartile_mean))
     bar, scores = success_bar(spec.source), normalised(spec.source, found.returns)
@@ -148,7 +148,7 @@ def task_result(spec: TaskSpec, found: Episodes) -> TaskResult:
 
 
 def aggregate(results: Sequence[TaskResult]) -> dict[str, Bounded] | None:
-    """:data:`AGGREGATES` of the normalised scores of tasks with equally many episodes; None where no task has them."""
+    """Returns :data:`AGGREGATES` of the normalised scores of tasks with equally many episodes, None without scores."""
     columns = [normalised(each.source, each.returns) for each in results]
     known = [column for column in columns if column is not None]
     if not known:
@@ -166,10 +166,10 @@ def _known(value: float) -> float | None:
 
 
 def read_evaluations(run: Path) -> list[Evaluation]:
-    """All evaluations that a run folder keeps, the last one at the end; none where there is no eval.json.
+    """Reads all evaluations in a run folder, the last one at the end. Without eval.json there are none.
 
     Raises:
-        UserError: eval.json cannot be read, or is not what :func:`save_evaluation` wrote.
+        UserError: eval.json cannot be read, or is not a file that :func:`save_evaluation` wrote.
     """
     path = Path(run) / "eval.json"
     try:
@@ -190,7 +190,7 @@ def read_evaluations(run: Path) -> list[Evaluation]:
 
 
 def save_evaluation(run: Path, evaluation: Evaluation) -> None:
-    """Put an evaluation into a run folder's eval.json and eval.csv; each file is replaced as a whole.
+    """Adds an evaluation to a run folder's eval.json and eval.csv. Each file is replaced as a whole.
 
     Raises:
         UserError: the folder cannot be written to, or its eval.json cannot be read.
@@ -247,7 +247,7 @@ def _csv(evaluations: Sequence[Evaluation]) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let no other process save in between; on a file system without locks nothing is kept out."""
+    """Keeps other processes from saving at the same time. A file system without locks keeps nobody out."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""What a return is worth: success bars, and returns on a scale that tasks share.
+"""Success bars, and normalised returns on a scale that tasks share.
 
-- **HumanoidBench**: its success bar; the normalised return is 0 for random actions, 1 at the bar.
-- **dm_control**: rewards lie in [0, 1] and an episode has 1,000 control steps, so 1,000 is the largest possible return
-  (Tassa et al. 2018, arXiv 1801.00690), and the normalised return is the share of it. There is no standard bar.
+- **HumanoidBench**: its success bar. The normalised return is 0 for random actions and 1 at the bar.
+- **dm_control**: rewards lie in [0, 1] and an episode has 1,000 control steps, so 1,000 is the largest possible
+  return (Tassa et al. 2018, arXiv 1801.00690). The normalised return is the share of it. There is no standard bar.
 - **Gymnasium and own tasks** have neither.
 """
 
@@ -19,7 +19,7 @@ DM_CONTROL_TOP = 1_000.0
 
 
 def success_bar(source: str) -> float | None:
-    """The return from which an episode of a task counts as solved; None where there is no such bar.
+    """Returns the return from which an episode of a task counts as solved, or None without such a bar.
 
     Args:
         source: of the task, as in :class:`ezm.tasks.TaskSpec`.
@@ -30,7 +30,7 @@ def success_bar(source: str) -> float | None:
 
 
 def normalised(source: str, returns: Sequence[float] | np.ndarray) -> np.ndarray | None:
-    """Returns on the scale that their task shares with others; None for a task without one.
+    """Returns normalised returns, or None for a task without such a scale.
 
     Args:
         source: of the task, as in :class:`ezm.tasks.TaskSpec`.

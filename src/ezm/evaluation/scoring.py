@@ -1,4 +1,4 @@
-"""The scores part of a page: what all tasks come to together."""
+"""The part of a page that shows the scores over all tasks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _STATISTICS = {"interquartile mean": interquartile_mean, "mean": mean_score}
 
 
 def score_matrix(suite: str, returns: Mapping[str, Sequence[float]]) -> np.ndarray | None:
-    """(R, K) normalised scores of as many returns as every task has; K are the tasks with a scale, None without any.
+    """Returns normalised scores (R, K), or None if no task has a scale. K counts the tasks with a scale, and R is the
+    least number of returns among them.
 
     Args:
-        suite: by its name; tells where tasks come from.
+        suite: name of the suite, which gives the tasks' sources.
         returns: task -> (R,) returns.
     """
     try:
@@ -40,12 +41,12 @@ def score_matrix(suite: str, returns: Mapping[str, Sequence[float]]) -> np.ndarr
 
 
 def scores(pictures: page.Pictures, matrices: Mapping[str, np.ndarray], what: str) -> str:
-    """The performance profile, the estimates with their intervals, and these in numbers.
+    """Returns the performance profile, the estimates with their intervals, and a table of the estimates.
 
     Args:
         pictures: of the page.
         matrices: name -> (R, K) scores.
-        what: R counts, in plural.
+        what: plural noun for what R counts.
     """
     if not matrices:
         return ""

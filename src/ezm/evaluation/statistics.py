@@ -1,4 +1,4 @@
-"""Numbers drawn from returns: means with their uncertainty, and areas under learning curves."""
+"""Statistics of returns: means with their uncertainty, and areas under learning curves."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 
 class Mean(NamedTuple):
-    """A mean and how well it is known; prints as ``812 ± 23``."""
+    """A mean and its uncertainty. It prints as ``812 ± 23``."""
 
     mean: float
     half_width: float
-    """Half the width of the confidence interval; nan for a single value."""
+    """Half the width of the confidence interval, nan for a single value."""
     n: int
 
     def __str__(self) -> str:
@@ -25,12 +25,12 @@ class Mean(NamedTuple):
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Mean:
-    """The mean of independent samples and its confidence interval (Student's t).
+    """Returns the mean of independent samples and its confidence interval (Student's t).
 
-    For n values with mean m and sample standard deviation s (divisor n - 1) the interval is
-    m ± t * s / sqrt(n), where t is the (1 + confidence) / 2 quantile of Student's t distribution
-    with n - 1 degrees of freedom. It assumes roughly normal values: returns that sit at a limit,
-    such as 1000 in every episode, give an interval that is too narrow.
+    For n values with mean m and sample standard deviation s (divisor n - 1), the interval is m ± t * s / sqrt(n).
+    Here t is the (1 + confidence) / 2 quantile of Student's t distribution with n - 1 degrees of freedom. The
+    interval assumes roughly normal values. Returns that sit at a limit, such as 1000 in every episode, give an
+    interval that is too narrow.
 
     Args:
         values: (n,) one value per episode or seed, n >= 1.
@@ -57,17 +57,17 @@ def area_under_curve(
     low: float | None = None,
     high: float | None = None,
 ) -> float:
-    """The mean height of a learning curve over its steps.
+    """Returns the mean height of a learning curve over its steps.
 
-    AUC = 1 / (b - a) * integral from a to b of R(s) ds, with R the straight lines between the
-    points (steps[i], values[i]): the trapezoid rule divided by the range, so that the result has
-    the unit of a return and curves with different numbers of points compare.
+    AUC = 1 / (b - a) * integral from a to b of R(s) ds, where R joins the points (steps[i], values[i]) by straight
+    lines. This is the trapezoid rule divided by the range. The result has the unit of a return, and curves with
+    different numbers of points can be compared.
 
     Args:
         steps: (n,) strictly increasing, n >= 2.
-        values: (n,) the return at each of them.
-        low: a; default: the first step. Give both ends where curves with different ones are compared.
-        high: b; default: the last step.
+        values: (n,) the return at each step.
+        low: a. Default: the first step. Give both ends to compare curves with different ends.
+        high: b. Default: the last step.
 
     Raises:
         ValueError: the points are too few or out of order, or do not cover the range.
@@ -85,7 +85,7 @@ def area_under_curve(
 
 
 def format_return(value: float) -> str:
-    """Three significant digits, or whole numbers from 100 on: 0.0312, 4.5, 87.1, 1000."""
+    """Formats a return with three significant digits, or as a whole number from 100 on: 0.0312, 4.5, 87.1, 1000."""
     if not math.isfinite(value):
         return "–"
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"

@@ -1,4 +1,5 @@
-"""Runs that are compared: those that differ in their seed alone are one variant, named by what differs from the others."""
+"""Variants of compared runs. Runs that differ only in their seed form a variant, named by the options in which it
+differs."""
 
 from __future__ import annotations
 
@@ -23,17 +24,17 @@ class Variant:
 
     @property
     def options(self) -> dict[str, Any]:
-        """All options but the seed by their dotted names."""
+        """All options except the seed, by their dotted names."""
         return options_of(self.records[0])
 
 
 def options_of(record: Record) -> dict[str, Any]:
-    """A run's options by their dotted names, without the seed."""
+    """Returns a run's options except the seed, by their dotted names."""
     return {name: value for name, value in flat(record.config) if name != "seed"}
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested options by their names on the command line: ``loss.n-step``."""
+    """Yields nested options by their names on the command line: ``loss.n-step``."""
     for name, value in config.items():
         dashed = prefix + name.replace("_", "-")
         if isinstance(value, Mapping):
@@ -43,7 +44,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def group(records: Sequence[Record]) -> list[Variant]:
-    """The variants in order of their first run. Each name is another one."""
+    """Returns the variants in order of their first run, each with a different name."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(json.dumps(options_of(record), sort_keys=True), []).append(record)
@@ -60,7 +61,7 @@ def group(records: Sequence[Record]) -> list[Variant]:
     named: list[Variant] = []
     for own, each in zip(options, found, strict=True):
         parts = [
-            # What another version of ezm did not have yet.
+            # Another version of ezm may lack the option.
             f"{name}={show(own[option])}" if option in own else f"no {name}"
             for option, name in short.items()
         ]
@@ -71,7 +72,7 @@ def group(records: Sequence[Record]) -> list[Variant]:
 
 
 def differences(options: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Options in which any two configurations differ -> their values; None where one lacks it."""
+    """Returns the options in which any two configurations differ -> their values, None where one is missing."""
     found = {}
     for name in dict.fromkeys(name for each in options for name in each):
         values = [(name in each, each.get(name)) for each in options]
@@ -81,27 +82,27 @@ def differences(options: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def show(value: Any) -> str:
-    """An option's value, short."""
+    """Returns an option's value as a short text."""
     if isinstance(value, list | tuple):
         return " ".join(map(show, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def shared_tasks(records: Sequence[Record]) -> list[str]:
-    """Tasks that all runs have, in the order of the first."""
+    """Returns the tasks that all runs have, in the order of the first run."""
     return [task for task in records[0].tasks if all(task in each.tasks for each in records)]
 
 
 def seed_curve(
     curves: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """Mean, lowest and highest of several seeds' curves where all of them are known.
+    """Returns mean, lowest and highest of several seeds' curves where all of them are known.
 
     Args:
-        curves: (x, y) of each seed, x increasing; values between two points lie on a straight line.
+        curves: (x, y) of each seed, x increasing. Values between two points lie on a straight line.
 
     Returns:
-        x, mean, low, high, at all places of any seed that every seed covers; None where there are none.
+        x, mean, low, high, at all places of any seed that every seed covers, or None without such places.
     """
     if not curves or any(not len(x) for x, _ in curves):
         return None
@@ -117,7 +118,7 @@ def seed_curve(
 def evaluation_curve(
     record: Record, task: str, axis: Axis, mode: str = "search"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Places and mean returns of a run's evaluations."""
+    """Returns the places and mean returns of a run's evaluations."""
     found = record.evaluations.get((task, mode), [])
     x = np.array([getattr(each, axis) for each in found], dtype=float)
     return x, np.array([np.mean(each.returns) for each in found], dtype=float)

@@ -1,6 +1,6 @@
 """Suites of tasks, padded and masked into one batch.
 
-A suite is an ordered list of tasks from dm_control, Gymnasium or a factory of the user's:
+A suite is an ordered list of tasks from HumanoidBench, dm_control, Gymnasium or a factory of the user's:
 
 >>> suite = load_suite("cartpole")
 >>> suite.num_tasks, suite.observation_size, suite.action_size

@@ -23,43 +23,42 @@ class StepBatch:
     """One step of E environments."""
 
     next_observation: np.ndarray
-    """(E, O) float32: what the action led to, also at an episode's end."""
+    """(E, O) float32: the observation after the action, also at an episode's end."""
     reward: np.ndarray
     """(E,) float32."""
     terminated: np.ndarray
     """(E,) bool."""
     truncated: np.ndarray
-    """(E,) bool; never together with ``terminated``."""
+    """(E,) bool, never together with ``terminated``."""
     observation: np.ndarray
-    """(E, O) float32: what to act on next; a new episode's first observation where one ended."""
+    """(E, O) float32: the observation to act on next, a new episode's first observation where an episode ended."""
     episode_return: np.ndarray
-    """(E,) float32: undiscounted return of the episode that ended; nan where none did."""
+    """(E,) float32: undiscounted return of the episode that ended, nan where none did."""
     episode_length: np.ndarray
-    """(E,) int32: its agent steps; 0 where none ended."""
+    """(E,) int32: agent steps of the episode that ended, 0 where none did."""
 
 
 class ParallelTasks:
     """E environments that step together and begin a new episode by themselves.
 
-    The outcome depends on the seed and the actions alone, not on the threads: every environment has
-    randomness of its own, and writes its own row.
+    The outcome depends on the seed and the actions, not on the threads: every environment has its own randomness and
+    writes its own row.
 
-    Threads overlap only while they are inside MuJoCo. Measured with 2 threads on 2 free cores, they
-    took 0.6 of the time of one for dm_control's dog, as long as one for humanoid and walker, and 1.5
-    times as long for cartpole, whose calls into MuJoCo last microseconds. HumanoidBench's tasks are
-    stepped as one batch, with threads of its own.
+    Threads overlap only while they are inside MuJoCo. Two threads on 2 free cores were measured against one thread.
+    They took 0.6 of its time for dm_control's dog, and the same time for humanoid and walker. For cartpole, whose
+    calls into MuJoCo last microseconds, they took 1.5 times as long. HumanoidBench's tasks are stepped as one batch
+    with its own threads.
 
     Args:
         suite: the tasks.
-        seed: at least 0; no two environments, episodes or seeds share their randomness. Or one for each
-            environment.
+        seed: at least 0, or one seed for each environment. No two environments, episodes or seeds share their
+            randomness.
         copies: environments of each task.
-        task_ids: the task of each environment; default: all tasks in order, ``copies`` times.
+        task_ids: the task of each environment. Default: all tasks in order, ``copies`` times.
         threads: None: one for each core if the physics of a task is heavy, otherwise one.
-        step_limit: seconds; where one call of :meth:`step` or :meth:`reset` takes longer, an environment
-            hangs: the process says which and ends with :data:`ezm.tasks.watchdog.HANG_EXIT_CODE`. None:
-            wait for ever.
-        on_hang: called before the process ends so, see :class:`ezm.tasks.watchdog.Watchdog`.
+        step_limit: seconds that one call of :meth:`step` or :meth:`reset` may take. After that an environment hangs.
+            The process then names its task and ends with :data:`ezm.tasks.watchdog.HANG_EXIT_CODE`. None: no limit.
+        on_hang: called before a hang ends the process, see :class:`ezm.tasks.watchdog.Watchdog`.
 
     Raises:
         UserError: ``copies`` or ``threads`` below 1, ``step_limit`` not above 0.
@@ -90,7 +89,7 @@ class ParallelTasks:
         self.tasks = _made(suite, self.task_ids.tolist(), [int(own) for own in seeds])
         count = len(self.tasks)
         self.observation = np.zeros((count, suite.observation_size), np.float32)
-        """(E, O) float32: what to act on next."""
+        """(E, O) float32: the observation to act on next."""
         self._returns = np.zeros(count)
         self._lengths = np.zeros(count, np.int32)
         if threads is None:
@@ -107,7 +106,7 @@ class ParallelTasks:
         self._shares = [others[first::threads] for first in range(threads)]
         self._pool = ThreadPoolExecutor(threads, "ezm-tasks") if threads > 1 else None
         self._busy: list[Sequence[int]] = [()] * threads
-        """What each thread is stepping or resetting."""
+        """For each thread, the environments that it is stepping or resetting."""
         names = [task.spec.name for task in self.tasks]
         self._watchdog = (
             None if step_limit is None else Watchdog(step_limit, names, self._busy, on_hang)
@@ -115,7 +114,7 @@ class ParallelTasks:
         self._guard = self._watchdog or nullcontext()
 
     def reset(self) -> np.ndarray:
-        """Begin a new episode everywhere; return the first observations, (E, O) float32."""
+        """Begins a new episode everywhere and returns the first observations, (E, O) float32."""
         observation = np.zeros_like(self.observation)
 
         def reset_one(index: int) -> None:
@@ -131,13 +130,13 @@ class ParallelTasks:
         return observation
 
     def step(self, actions: np.ndarray) -> StepBatch:
-        """Take one agent step everywhere.
+        """Takes one agent step everywhere.
 
         Args:
             actions: (E, A) within [-1, 1].
 
         Raises:
-            UserError: an environment failed; it names the task and the step.
+            UserError: an environment failed. The message names the task and the step.
         """
         actions = np.asarray(actions)
         count = len(self.tasks)
@@ -175,24 +174,24 @@ class ParallelTasks:
         return batch
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that determines the future of the environments, for :meth:`load`; ``numpy.savez`` writes it."""
+        """Returns all that determines the environments' future, for :meth:`load`. ``numpy.savez`` can write it."""
         return {**self._own_state(), **state.pack_all(self.tasks)}
 
     def load(self, saved: Mapping[str, np.ndarray]) -> list[int]:
-        """Go on, bit for bit, from where :meth:`state` was called, in this process or in another one.
+        """Continues, bit for bit, from where :meth:`state` was called, in this process or in another one.
 
-        An environment that cannot go on (its source has no snapshots, or they cannot be written, or its code
-        has changed) begins a new episode, with the randomness of this object's seed.
+        Some environments cannot continue: their source has no snapshots, a snapshot cannot be written, or their code
+        has changed. They begin a new episode, with the randomness of this object's seed.
 
         Args:
-            saved: of the same suite, copies and ``task_ids``; contains pickles, so load only your own.
+            saved: of the same suite, copies and ``task_ids``. It contains pickles, so load only your own.
 
         Returns:
-            The indices of the environments that began anew: their rows of :attr:`observation` are first
-            observations, and what was their running episode has no end.
+            The indices of the environments that began a new episode. Their rows of :attr:`observation` are first
+            observations, and their old episodes have no end.
 
         Raises:
-            UserError: ``saved`` is of other environments, or damaged; no environment has changed then.
+            UserError: ``saved`` is of other environments, or damaged. No environment has changed then.
         """
         packed = state.check(saved, self.tasks, self._own_state())
         observation = saved["observation"].copy()
@@ -217,7 +216,7 @@ class ParallelTasks:
         }
 
     def close(self) -> None:
-        """Stop the threads and close the environments."""
+        """Stops the threads and closes the environments."""
         if self._watchdog is not None:
             self._watchdog.close()
         if self._pool is not None:
@@ -246,7 +245,7 @@ class ParallelTasks:
 
 
 def _made(suite: Suite, task_ids: list[int], seeds: list[int]) -> list[Task]:
-    """New environments. dm_control's are made side by side: MuJoCo compiles a model for each, 50 ms without Python."""
+    """Makes environments, in parallel if all are dm_control's: MuJoCo compiles each for 50 ms outside Python's lock."""
     sources_of = {suite.tasks[task].source for task in task_ids}
     if not all(source.startswith(f"{sources.DM_CONTROL}:") for source in sources_of):
         return [suite.make(*pair) for pair in zip(task_ids, seeds, strict=True)]
@@ -255,7 +254,7 @@ def _made(suite: Suite, task_ids: list[int], seeds: list[int]) -> list[Task]:
 
 
 class Humanoids:
-    """Those environments among others that are HumanoidBench's, stepped in one call."""
+    """The HumanoidBench environments among others, stepped in one call."""
 
     def __init__(self, tasks: Sequence[Task], indices: list[int], threads: int) -> None:
         from ezm.tasks.humanoid_bench.batch import Batch
@@ -272,7 +271,7 @@ class Humanoids:
         self._step = partial(step_together, simulators, batch=self._batch)
 
     def step(self, actions: np.ndarray) -> Iterator[tuple[int, Step]]:
-        """Step them with their rows of (E, A) actions; yields each step with its index."""
+        """Steps these environments with their rows of (E, A) actions, and yields each step with its index."""
         begun = [
             task.begin(actions[index])
             for index, task in zip(self.indices, self._tasks, strict=True)
@@ -283,5 +282,5 @@ class Humanoids:
             yield index, task.end(raw, repeat)
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stops the threads."""
         self._batch.close()

@@ -1,4 +1,4 @@
-"""Pictures of a MuJoCo state, without a screen, with traces drawn into it."""
+"""Pictures of a MuJoCo state, drawn without a screen, with traces in the scene."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ezm.errors import UserError
 
 _BACKENDS = ("cgl",) if sys.platform == "darwin" else ("egl", "osmesa")
 _OPEN: weakref.WeakSet[Renderer] = weakref.WeakSet()
-_TRACE_RADIUS = 0.0025  # of the distance
+_TRACE_RADIUS = 0.0025  # relative to the distance
 _ROAMS = 3
 _INSTALL = (
     "install OpenGL for machines without a screen, on Debian and Ubuntu: "
@@ -36,36 +36,36 @@ class Trace(NamedTuple):
     colour: tuple[float, float, float]
     """Red, green and blue within [0, 1]."""
     width: float = 1.0
-    """1: about two pixels, whatever the distance, in a picture 300 pixels high."""
+    """Width in units of about two pixels, at any distance, in a picture 300 pixels high."""
 
 
 class Scene(NamedTuple):
-    """A MuJoCo state, how to look at it, and what moves in it."""
+    """A MuJoCo state, the camera that sees it, and the body to trace in it."""
 
     model: mujoco.MjModel
     data: mujoco.MjData
     camera: str | int | mujoco.MjvCamera
-    """Name or number of one of the model's cameras, or a free one."""
+    """Name or number of one of the model's cameras, or a free camera."""
     body: int
-    """The body whose path tells what an action leads to."""
+    """The body whose path shows the effect of an action."""
     goal: np.ndarray | None = None
-    """(3,) a place to be marked."""
+    """(3,), a place to mark."""
 
 
 class Renderer:
     """Draws states of one model, in any thread.
 
-    EGL is tried first, then OSMesa (on macOS its own CGL); the environment variable ``MUJOCO_GL`` (``egl`` or
-    ``osmesa``) names one of them.
+    It tries EGL first, then OSMesa. On macOS it uses macOS's own CGL. The environment variable ``MUJOCO_GL`` (``egl``
+    or ``osmesa``) selects one of them.
 
     Args:
-        model: what is drawn.
+        model: the model to draw.
         width: of the picture, in pixels.
         height: of the picture, in pixels.
-        quick: coarser shadows, which without a graphics card take much of the time of a picture.
+        quick: coarser shadows. Without a graphics card, shadows take much of a picture's time.
 
     Raises:
-        UserError: neither library is there; it says what to install. Or there are no pictures of that size.
+        UserError: no library can draw (the message says what to install), or the size is impossible.
     """
 
     def __init__(
@@ -89,7 +89,8 @@ class Renderer:
         self._option = mujoco.MjvOption()
         self._pixels = np.zeros((height, width, 3), np.uint8)
         if not _OPEN:
-            # After the graphics library was imported, so that it is still there at the interpreter's end.
+            # Registered after the import of the graphics library, so that the library still exists at the
+            # interpreter's end.
             atexit.register(_close_all)
         _OPEN.add(self)
 
@@ -100,9 +101,9 @@ class Renderer:
         goal: np.ndarray | None = None,
         traces: Sequence[Trace] = (),
     ) -> np.ndarray:
-        """(height, width, 3) uint8, the state as one of the model's cameras, or a free one, sees it.
+        """Returns the state as a camera of the model, or a free camera, sees it: (height, width, 3) uint8.
 
-        A ``goal`` (3,) is marked by a ball.
+        A ball marks ``goal`` (3,).
         """
         if isinstance(camera, str | int):
             self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
@@ -122,7 +123,7 @@ class Renderer:
 
     @contextlib.contextmanager
     def _current(self) -> Iterator[None]:
-        """Draw in this thread. EGL leaves a context to one thread, so it is given back at once."""
+        """Makes the context current in this thread. EGL binds a context to one thread, so it is released at once."""
         with self._lock:
             self._gl.make_current()
             try:
@@ -142,7 +143,7 @@ class Renderer:
         self._scene.ngeom += 1
 
     def close(self) -> None:
-        """Free the graphics memory; closing twice does no harm."""
+        """Frees the graphics memory. Closing twice does no harm."""
         if self in _OPEN:
             _OPEN.remove(self)
             with self._current():
@@ -151,10 +152,10 @@ class Renderer:
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse a size that no picture can have.
+    """Refuses a size that no picture can have.
 
     Raises:
-        UserError: it is not of whole numbers of at least 1.
+        UserError: width or height is not a whole number of at least 1.
     """
     for name, value in (("width", width), ("height", height)):
         if not isinstance(value, int | np.integer) or value < 1:
@@ -164,7 +165,7 @@ def check_size(width: int, height: int) -> None:
 def _drawing_context(
     model: mujoco.MjModel, width: int, height: int, quick: bool
 ) -> mujoco.MjrContext:
-    """MuJoCo reads what it needs of the model, which is not ours: it is left as it was."""
+    """Makes a drawing context. MuJoCo reads its sizes from the caller's model, so they are restored."""
     whole, quality = model.vis.global_, model.vis.quality
     before = whole.offwidth, whole.offheight, quality.shadowsize
     whole.offwidth, whole.offheight = max(before[0], width), max(before[1], height)
@@ -181,7 +182,7 @@ def _drawing_context(
 
 
 def add_traces(scene: mujoco.MjvScene, traces: Sequence[Trace], eye: np.ndarray) -> None:
-    """Draw traces into a scene, as thick to an ``eye`` (3,) wherever they are; as many as it has room for."""
+    """Draws as many traces into a scene as it has room for, equally thick from ``eye`` (3,) at any distance."""
     for trace in traces:
         colour = np.array([*trace.colour, 1.0], np.float32)
         for start, end in itertools.pairwise(trace.points):
@@ -192,15 +193,15 @@ def add_traces(scene: mujoco.MjvScene, traces: Sequence[Trace], eye: np.ndarray)
             radius = _TRACE_RADIUS * trace.width * float(np.linalg.norm(end - eye))
             mujoco.mjv_initGeom(piece, capsule, np.zeros(3), np.zeros(3), np.zeros(9), colour)
             mujoco.mjv_connector(piece, capsule, radius, start, end)
-            piece.emission = 0.6  # its colour means something, also in the shade
+            piece.emission = 0.6  # its colour must be readable in the shade too
             scene.ngeom += 1
 
 
 def telling_body(model: mujoco.MjModel) -> int:
-    """The body whose path shows best what an action leads to.
+    """Returns the body whose path best shows the effect of an action.
 
-    Of what moves about by itself (three degrees of freedom or more at its root), the heaviest part; of what hangs on
-    fixed joints, the end of the last link.
+    If the first moving body has three degrees of freedom or more, this is the heaviest moving body of its tree.
+    Otherwise it is the end of the last moving link.
     """
     moving = [body for body in range(1, model.nbody) if model.body_dofnum[body]]
     if not moving:
@@ -230,7 +231,7 @@ def _gl_context(width: int, height: int) -> Any:
 
 
 def _forget_other(backend: str) -> None:
-    """PyOpenGL binds to a platform at its first import, even where that fails."""
+    """Unloads PyOpenGL if it is bound to another backend. It binds at its first import, even if that fails."""
     if os.environ.get("PYOPENGL_PLATFORM", backend) != backend:
         for name in list(sys.modules):
             if name.partition(".")[0] == "OpenGL" or name.startswith(

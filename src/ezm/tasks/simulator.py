@@ -1,4 +1,4 @@
-"""What a source of tasks has to provide: an environment before padding, repeats and limits."""
+"""The interface of a task's source: an environment before padding, action repeat and time limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Undrawable(UserError):
-    """A task of which there can be no pictures."""
+    """Raised for a task that has no pictures."""
 
 
 class RawStep(NamedTuple):
@@ -22,61 +22,61 @@ class RawStep(NamedTuple):
     observation: np.ndarray
     """(observation_size,) floats."""
     reward: float
-    """Summed over the simulator steps taken."""
+    """Sum over the simulator steps taken."""
     terminated: bool
     truncated: bool
-    """The source itself cut the episode short; not the time limit that :class:`ezm.tasks.Task` keeps."""
+    """Whether the source itself cut the episode short, apart from the time limit that :class:`ezm.tasks.Task` keeps."""
 
 
 class Simulator(Protocol):
     """One environment of one task, with its own observation and action sizes.
 
-    Time limits are not the simulator's: it only names its own, and :class:`ezm.tasks.Task` keeps it.
+    A simulator declares its time limit but does not keep it: :class:`ezm.tasks.Task` does.
     """
 
     observation_size: int
     action_size: int
     episode_limit: int | None
-    """Simulator steps of an episode by default; None: the source sets no limit."""
+    """Simulator steps of an episode by default, None where the source sets no limit."""
     reward_range: tuple[float, float] | None
-    """Bounds of one simulator step's reward; None: unknown."""
+    """Bounds of one simulator step's reward, None where they are unknown."""
     neutral_action: tuple[float, ...] | None
-    """(action_size,) within [-1, 1], the action that asks for nothing; None: there is none."""
+    """(action_size,) within [-1, 1]: the action that asks for nothing, None where there is none."""
     threads_pay: bool
-    """Whether a step is mostly long calls that let other Python threads run."""
+    """Whether a step consists mostly of long calls that let other Python threads run."""
 
     @property
     def step_seconds(self) -> float:
-        """Simulated time of a simulator step, so that films run as fast as the world does."""
+        """Simulated seconds of a simulator step, so that films run in real time."""
         ...
 
     @property
     def can_restore(self) -> bool:
-        """Whether :meth:`snapshot` and :meth:`restore` work, exactly."""
+        """Whether :meth:`snapshot` and :meth:`restore` work exactly."""
         ...
 
     def reset(self) -> np.ndarray:
-        """Start an episode, different from the one before; return its first observation."""
+        """Starts an episode that differs from the one before, and returns its first observation."""
         ...
 
     def step(self, action: np.ndarray, repeat: int) -> RawStep:
-        """Hold ``action`` (action_size,), within [-1, 1], for ``repeat`` steps or until the end."""
+        """Holds ``action`` (action_size,), within [-1, 1], for ``repeat`` steps or until the episode ends."""
         ...
 
     def snapshot(self) -> object:
-        """All that determines the future: physics, randomness, the task's own state."""
+        """Returns all that determines the future: physics, randomness, the task's own state."""
         ...
 
     def restore(self, snapshot: object) -> None:
-        """Go back to a snapshot that this simulator took; it can be restored many times."""
+        """Goes back to a snapshot of this simulator, any number of times."""
         ...
 
     def shared(self) -> dict[str, object]:
-        """What snapshots refer to without holding it, by a name that is the same in every process."""
+        """Objects that snapshots refer to but do not contain, by a name that is the same in every process."""
         ...
 
     def view(self) -> Scene | np.ndarray:
-        """The MuJoCo state, to be drawn; of another simulator its own picture, (height, width, 3) uint8.
+        """Returns the MuJoCo state to draw, or another simulator's own picture, (height, width, 3) uint8.
 
         Raises:
             Undrawable: there is neither.
@@ -87,7 +87,7 @@ class Simulator(Protocol):
 
 
 def unit_to_bounds(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """(scale, offset) that take [-1, 1] to [low, high]; None where that is the identity."""
+    """Returns (scale, offset) that map [-1, 1] to [low, high], or None for the identity."""
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     if np.all(low == -1) and np.all(high == 1):
         return None

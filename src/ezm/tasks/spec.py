@@ -1,4 +1,4 @@
-"""What a task and a suite are: sizes, masks and names, without any environment."""
+"""Descriptions of tasks and suites: sizes, masks and names, without any environment."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class TaskSpec:
     name: str
     """Unique in its suite, e.g. ``cartpole-swingup`` or ``Pendulum-v1``."""
     source: str
-    """Where it comes from, e.g. ``dmc:cartpole-swingup``, ``gym:Pendulum-v1``, ``my_pkg.tasks:make``."""
+    """Origin of the task, e.g. ``dmc:cartpole-swingup``, ``gym:Pendulum-v1``, ``my_pkg.tasks:make``."""
     observation_size: int
     action_size: int
     action_repeat: int
     """Simulator steps for each agent step."""
     episode_steps: int | None
-    """Agent steps until truncation; None: unknown, the environment decides."""
+    """Agent steps until truncation, None where they are unknown and the environment decides."""
     reward_range: tuple[float, float] | None
-    """Bounds of one agent step's reward (action repeat included); None: unknown."""
+    """Bounds of one agent step's reward (action repeat included), None where they are unknown."""
     neutral_action: tuple[float, ...] | None = None
-    """The action that asks for nothing, such as a robot's home pose; None: the task declares none."""
+    """The action that asks for nothing, such as a robot's home pose, None where the task declares none."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Suite:
 
     @cached_property
     def bodies(self) -> tuple[int, ...]:
-        """For each task, the first one with the same body: the same source up to the task's own name, the same sizes."""
+        """For each task, the index of the first task with the same embodiment: an equal source up to its first dash,
+        and equal sizes."""
         kinds = [
             (task.source.split("-")[0], task.observation_size, task.action_size)
             for task in self.tasks
@@ -74,17 +75,17 @@ class Suite:
 
     @cached_property
     def observation_mask(self) -> np.ndarray:
-        """(K, O) float32: 1 for a task's real observations, 0 for padding. Read-only."""
+        """(K, O) float32, read-only: 1 for a task's real observations, 0 for padding."""
         return _mask([task.observation_size for task in self.tasks], self.observation_size)
 
     @cached_property
     def action_mask(self) -> np.ndarray:
-        """(K, A) float32: 1 for a task's real actions, 0 for padding. Read-only."""
+        """(K, A) float32, read-only: 1 for a task's real actions, 0 for padding."""
         return _mask([task.action_size for task in self.tasks], self.action_size)
 
     @cached_property
     def neutral_action(self) -> np.ndarray:
-        """(K, A) float32: each task's neutral action, 0 where it declares none and in padding. Read-only."""
+        """(K, A) float32, read-only: each task's neutral action, 0 in padding and where a task declares none."""
         actions = np.zeros((self.num_tasks, self.action_size), np.float32)
         for row, task in zip(actions, self.tasks, strict=True):
             if task.neutral_action is not None:
@@ -93,11 +94,11 @@ class Suite:
         return actions
 
     def make(self, task: int, seed: int, *, pictures: bool = False) -> Task:
-        """A new environment of task number ``task``, padded to this suite's sizes.
+        """Makes a new environment of task number ``task``, padded to this suite's sizes.
 
         Args:
-            seed: at least 0; fixes everything random in the environment, over all its episodes.
-            pictures: whether it will be drawn: some environments have to know.
+            seed: at least 0. It fixes everything random in the environment, over all its episodes.
+            pictures: whether it will be drawn, which some environments must know.
         """
         from ezm.tasks import sources
         from ezm.tasks.task import Task
@@ -107,7 +108,7 @@ class Suite:
         return Task(spec, simulator, self.observation_size, self.action_size)
 
     def only(self, *names: str) -> Suite:
-        """The suite of the tasks with these names, in this order, padded to what they need.
+        """Returns the suite of the tasks with these names, in this order, padded to their own largest sizes.
 
         Raises:
             UserError: a name that is not in the suite.
@@ -129,7 +130,7 @@ def _mask(sizes: list[int], width: int) -> np.ndarray:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean X?)`` for the known name closest to ``name``, or nothing."""
+    """Returns `` (did you mean X?)`` for the known name closest to ``name``, or an empty text."""
     by_lower = {each.lower(): each for each in known}
     found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return f" (did you mean {by_lower[found[0]]}?)" if found else ""

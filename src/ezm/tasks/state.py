@@ -1,8 +1,8 @@
-"""Environments as bytes, to go on with them in another process.
+"""Environments as bytes, to continue them in another process.
 
-A snapshot (:meth:`ezm.tasks.Task.snapshot`) is a Python object, so it is pickled: load only what you wrote
-yourself. What a snapshot shares with its environment, such as a compiled model or a function that cannot be
-pickled, is written as its name, and is taken from the environment that loads it.
+A snapshot (:meth:`ezm.tasks.Task.snapshot`) is pickled, so load only files that you wrote yourself. Some objects
+belong to the environment, such as a compiled model or a function that cannot be pickled. The pickle holds only their
+names. The environment that loads the pickle supplies the objects.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _FIX = "resume from another checkpoint, or start a new run"
 
 
 def pack(task: Task) -> np.ndarray:
-    """(bytes,) uint8: a task's snapshot for :func:`restored`; empty where it has none that can be written."""
+    """Returns a task's snapshot for :func:`restored`, (bytes,) uint8, empty if it cannot be written."""
     if not task.can_restore:
         return np.zeros(0, np.uint8)
     try:
         content = _dump(task.snapshot(), task.simulator.shared())
-    except Exception:  # noqa: BLE001 - a user's objects refuse in as many ways as there are of them
+    except Exception:  # noqa: BLE001 - users' objects fail to pickle in many ways
         return np.zeros(0, np.uint8)
     return np.frombuffer(content, np.uint8)
 
 
 def restored(task: Task, packed: np.ndarray) -> bool:
-    """Put a task of the same kind into a packed state; False where that is not possible."""
+    """Puts a task of the same kind into a packed state, and returns whether that was possible."""
     if packed.size == 0:
         return False
     try:
@@ -43,7 +43,7 @@ def restored(task: Task, packed: np.ndarray) -> bool:
 
 
 def pack_all(tasks: Sequence[Task]) -> dict[str, np.ndarray]:
-    """The states of E environments: one array for each, their tasks' names, and checksums."""
+    """Returns the states of E environments: one array for each, their task names, and checksums."""
     packed = [pack(task) for task in tasks]
     return {
         "tasks": _names(tasks),
@@ -55,10 +55,10 @@ def pack_all(tasks: Sequence[Task]) -> dict[str, np.ndarray]:
 def check(
     state: Mapping[str, np.ndarray], tasks: Sequence[Task], like: Mapping[str, np.ndarray]
 ) -> list[np.ndarray]:
-    """The packed states of these environments out of what :func:`pack_all` gave.
+    """Checks the output of :func:`pack_all` and returns the packed state of each environment.
 
     Args:
-        like: arrays that ``state`` must have too, with this shape and type.
+        like: arrays that ``state`` must also have, with this shape and kind of type.
 
     Raises:
         UserError: ``state`` is of other environments, or damaged.

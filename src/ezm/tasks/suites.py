@@ -1,4 +1,4 @@
-"""From a name on the command line to a suite; the suites that have a name; what there is."""
+"""Suites by name: the named suites, the suite that a command-line name stands for, and a list of all tasks."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ def load_suite(
     protocol: str = "benchmark",
     meshes: str | None = None,
 ) -> Suite:
-    """The suite called ``name``, with each task's sizes found out by building it once.
+    """Returns the suite called ``name``. Builds each task once to find its sizes.
 
     Args:
-        name: a named suite (``cartpole``, ``h1``), or a list of tasks separated by commas:
-            ``hb:h1-walk``, ``dmc:domain-task``, ``gym:Id``, ``module:function``. An element without a
-            prefix takes that of the element before it (``dmc:walker-walk,cheetah-run``); the first
-            may also be the bare name of a HumanoidBench or dm_control task, or of a suite.
-        action_repeat: simulator steps for each agent step, for every task; None: each task's own.
-        episode_steps: agent steps until truncation, for every task; None: each task's own. A time
-            limit inside a factory's environment can be shortened, not lengthened.
-        protocol: of HumanoidBench's tasks: ``benchmark``, falls end the episode; ``paper``, they do not.
-        meshes: a folder with the meshes of HumanoidBench's robots; None: they collide as primitives.
+        name: a named suite (``cartpole``, ``h1``), or a list of tasks separated by commas: ``hb:h1-walk``,
+            ``dmc:domain-task``, ``gym:Id``, ``module:function``. A library's prefix holds for the elements after it
+            (``dmc:walker-walk,cheetah-run``), up to the next colon. An element to which no prefix applies is the bare
+            name of a HumanoidBench or dm_control task, or of a suite.
+        action_repeat: simulator steps for each agent step, for every task. None: each task's own.
+        episode_steps: agent steps until truncation, for every task. None: each task's own. A time limit inside a
+            factory's environment can be shortened, not lengthened.
+        protocol: of HumanoidBench's tasks. ``benchmark``: falls end the episode. ``paper``: they do not.
+        meshes: a folder with the meshes of HumanoidBench's robots. None: the robots collide as primitives.
 
     Raises:
-        UserError: an unknown or unusable task, a task named twice, an unknown protocol, meshes that
-            are missing, or a number below 1.
+        UserError: an unknown or unusable task, a task named twice, an unknown protocol, missing meshes, or a number
+            below 1.
     """
     for option, value in (("action-repeat", action_repeat), ("episode-steps", episode_steps)):
         if value is not None and value < 1:
@@ -66,10 +66,10 @@ def load_suite(
 
 
 def parse(name: str) -> list[str]:
-    """The sources that a suite's name stands for (see :func:`load_suite`), none of them built.
+    """Returns the sources that a suite's name stands for (see :func:`load_suite`), without building them.
 
     Raises:
-        UserError: nothing is named, a task is named twice, or a bare name is unknown.
+        UserError: an empty name, a task named twice, or an unknown bare name.
     """
     found: list[str] = []
     prefix: str | None = None
@@ -120,7 +120,7 @@ def _with_options(source: str, protocol: str, meshes: str | None) -> str:
 
 
 def with_protocol(suite: Suite, protocol: str) -> Suite:
-    """The same suite, its HumanoidBench tasks by this protocol; other tasks know none.
+    """Returns the same suite with this protocol for its HumanoidBench tasks. Other tasks have no protocol.
 
     Raises:
         UserError: an unknown protocol.
@@ -139,7 +139,7 @@ def with_protocol(suite: Suite, protocol: str) -> Suite:
 
 
 def protocol_of(task: TaskSpec) -> str | None:
-    """The protocol of a HumanoidBench task; None for all others."""
+    """Returns the protocol of a HumanoidBench task, or None for any other task."""
     prefix, _, name = task.source.partition(":")
     if prefix != sources.HUMANOID_BENCH:
         return None
@@ -181,12 +181,12 @@ class Listed(NamedTuple):
 
 
 def listing(*names: str) -> list[Listed]:
-    """One row for each task of the suites ``names`` (default: :func:`usable_suites`).
+    """Returns one row for each task of the suites ``names`` (default: :func:`usable_suites`).
 
-    ``dmc`` stands for everything in the dm_control suite that can be used.
+    The name ``dmc`` stands for all usable tasks of the dm_control suite.
 
     Raises:
-        UserError: as :func:`load_suite`.
+        UserError: as for :func:`load_suite`.
     """
     rows = []
     for name in names or usable_suites():
@@ -207,7 +207,7 @@ def listing(*names: str) -> list[Listed]:
 
 
 def usable_suites() -> list[str]:
-    """The named suites whose library is installed."""
+    """Returns the named suites whose library is installed."""
     if sources.lacks_dm_control() is None:
         return list(SUITES)
     prefix = f"{sources.DM_CONTROL}:"

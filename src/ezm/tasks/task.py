@@ -1,4 +1,4 @@
-"""The environment that the rest of ezm sees: padded, with unit actions, repeats and a time limit."""
+"""The environment that the rest of ezm sees: padded, with unit actions, action repeat and a time limit."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Step(NamedTuple):
     observation: np.ndarray
     """(O,) float32, zero beyond the task's own size."""
     reward: float
-    """Summed over the action repeat."""
+    """Sum over the action repeat."""
     terminated: bool
-    """The episode ended by the task's rules: the next state is worth 0."""
+    """Whether the task's rules ended the episode: the next state is worth 0."""
     truncated: bool
-    """The time was up: the next state keeps its value. Never together with ``terminated``."""
+    """Whether the time was up: the next state keeps its value. Never together with ``terminated``."""
 
 
 class Task:
@@ -32,12 +32,12 @@ class Task:
 
     Args:
         spec: the task.
-        simulator: the environment behind it.
+        simulator: the task's own environment.
         observation_size: O, the suite's padded observation size.
         action_size: A, the suite's padded action size.
 
-    An exception, a value that is not finite or an observation of another size out of the
-    environment becomes a :class:`UserError` that names the task and the step within the episode.
+    If the environment raises an exception, or returns a value that is not finite or an observation of another size, a
+    :class:`UserError` follows. It names the task and the step within the episode.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Task:
         return self.simulator.can_restore
 
     def reset(self) -> np.ndarray:
-        """Start a new episode and return its first observation, (O,) float32."""
+        """Starts a new episode and returns its first observation, (O,) float32."""
         self._simulator_steps = self._steps = 0
         try:
             observation = self.simulator.reset()
@@ -69,14 +69,14 @@ class Task:
         return self._padded(observation)
 
     def step(self, action: np.ndarray) -> Step:
-        """Take one agent step.
+        """Takes one agent step.
 
         Args:
-            action: (A,) within [-1, 1] (clipped otherwise); padded dimensions are ignored.
+            action: (A,) within [-1, 1], clipped otherwise. Padded dimensions are ignored.
 
         Raises:
             UserError: the environment failed, or the action is nan.
-            RuntimeError: no episode is running; call :meth:`reset` first.
+            RuntimeError: no episode is running. Call :meth:`reset` first.
         """
         own_action, repeat = self.begin(action)
         try:
@@ -86,10 +86,10 @@ class Task:
         return self.end(raw, repeat)
 
     def begin(self, action: np.ndarray) -> tuple[np.ndarray, int]:
-        """The first half of :meth:`step`: what the simulator has to do. :meth:`end` must follow.
+        """Prepares a step: the first half of :meth:`step`. :meth:`end` must follow.
 
         Returns:
-            The task's own action within [-1, 1], and how many simulator steps to hold it.
+            The task's own action within [-1, 1], and the number of simulator steps to hold it.
 
         Raises:
             UserError, RuntimeError: as :meth:`step`.
@@ -110,10 +110,10 @@ class Task:
         return own_action, repeat
 
     def end(self, raw: RawStep, repeat: int) -> Step:
-        """The second half of :meth:`step`: what came out of it.
+        """Checks and pads the simulator's outcome: the second half of :meth:`step`.
 
         Raises:
-            UserError: the environment returned what cannot be.
+            UserError: the environment returned an unusable value.
         """
         reward = float(raw.reward)
         if not abs(reward) <= _LARGEST:
@@ -127,17 +127,17 @@ class Task:
         return Step(observation, reward, terminated, truncated)
 
     def snapshot(self) -> object:
-        """All that determines the future of this environment, to go back to with :meth:`restore`.
+        """Returns all that determines the future of this environment, for :meth:`restore`.
 
         Raises:
-            RuntimeError: the source cannot (see :attr:`can_restore`).
+            RuntimeError: the source has no snapshots (see :attr:`can_restore`).
         """
         if not self.can_restore:
             raise RuntimeError(f"task {self.spec.name} cannot be restored")
         return self._simulator_steps, self._steps, self._running, self.simulator.snapshot()
 
     def restore(self, snapshot: object) -> None:
-        """Go back to a snapshot of this same environment, any number of times."""
+        """Goes back to a snapshot of this same environment, any number of times."""
         assert isinstance(snapshot, tuple)
         self._simulator_steps, self._steps, self._running, state = snapshot
         self.simulator.restore(state)
@@ -167,10 +167,10 @@ class Task:
 
 
 def _simulator_steps(spec: TaskSpec, own_limit: int | None) -> int | None:
-    """Simulator steps of an episode.
+    """Returns the simulator steps of an episode.
 
-    The source's own limit need not be a multiple of the repeat, so it is kept as it is unless the
-    specification asks for another number of agent steps.
+    The source's own limit need not be a multiple of the action repeat. It is kept exactly, unless the specification
+    sets another number of agent steps.
     """
     if spec.episode_steps is None:
         return None
@@ -180,7 +180,7 @@ def _simulator_steps(spec: TaskSpec, own_limit: int | None) -> int | None:
 
 
 def agent_steps(simulator_steps: int, action_repeat: int) -> int:
-    """Agent steps that cover so many simulator steps, the last one perhaps only in part."""
+    """Returns the agent steps that cover the given simulator steps. The last one may cover them only in part."""
     return -(-simulator_steps // action_repeat)
 
 

@@ -1,7 +1,7 @@
-"""An environment that hangs ends the process, instead of the night's training waiting for it.
+"""Ends the process when an environment hangs, so that a training run does not wait for it all night.
 
-Python cannot interrupt native code, so the process is left at once, from a thread of its own. Native code
-that hangs without releasing Python's lock (MuJoCo releases it) stops that thread too and is not noticed.
+Python cannot interrupt native code, so a separate thread ends the whole process. MuJoCo releases Python's lock.
+Native code that hangs without releasing it stops that thread too, and the hang goes unnoticed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from ezm.errors import UserError
 
 HANG_EXIT_CODE = 3
-"""Of a process that was ended because an environment hung."""
+"""Exit code of a process that ends because an environment hung."""
 _FAREWELL = 30.0
 """Seconds for the message and the callback, which may hang themselves."""
 _POLLS = 10
-"""Looks within the limit."""
+"""Polls within the limit."""
 _LONGEST_POLL = 1.0
 """Seconds."""
 
@@ -28,16 +28,16 @@ class Watchdog:
     """Ends the process with :data:`HANG_EXIT_CODE` where a guarded block lasts too long::
 
         with watchdog:
-            busy[0] = (index,)  # what thread 0 is at, for the message
+            busy[0] = (index,)  # the message names what thread 0 is working on
             ...
 
-    What counts is the time that the watching thread spent waiting: a process that was suspended is not
-    ended when it wakes up. One block at a time, entered by one thread.
+    The watchdog counts the time that its own thread spent waiting. A process that was suspended is therefore not
+    ended when it wakes up. One thread enters one block at a time.
 
     Args:
         limit: seconds, above 0.
-        names: of the environments' tasks, by index.
-        busy: kept up to date by others: for each thread, the environments that it is stepping or resetting.
+        names: the environments' task names, by index.
+        busy: for each thread, the environments that it is stepping or resetting. The caller keeps it up to date.
         on_hang: called before the process ends, from another thread, within 30 s.
 
     Raises:
@@ -69,7 +69,7 @@ class Watchdog:
         self._inside = False
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stops watching."""
         self._closed.set()
 
     def _watch(self) -> None:

@@ -1,1 +1,1 @@
-"""Watching an agent: what it does in the simulator, beside what it thinks; as films and live."""
+"""Watching an agent as films or live: its actions in the simulator, and the search behind them."""

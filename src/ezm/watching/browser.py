@@ -1,7 +1,7 @@
-"""A live view for the browser: one page, served to this machine alone.
+"""A live view for the browser: one page, served to this machine only.
 
-The agent plays in the main thread, to which drawing is bound; the server's threads hand out the latest picture, in a
-stream of JPEGs, and pass on orders.
+The agent plays in the main thread, because drawing is bound to it. The server's threads send the latest picture as a
+stream of JPEGs and pass on orders.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from ezm.watching.thoughts import Thinker
 
 ADDRESS = "127.0.0.1"
 _SIZE = 640, 400
-"""Of the picture above the panel, in pixels."""
+"""Size of the picture above the panel, in pixels."""
 _BOUNDARY = "picture"
 _UNWATCHED = 2.0
-"""Seconds without a watcher after which the agent rests."""
+"""Seconds without a watcher after which the agent pauses."""
 
 
 class Stream:
@@ -42,7 +42,7 @@ class Stream:
         self._asked = time.monotonic()
 
     def show(self, picture: np.ndarray) -> None:
-        """Hand out a picture (H, W, 3) uint8."""
+        """Publishes a picture (H, W, 3) uint8."""
         content = io.BytesIO()
         Image.fromarray(picture).save(content, "JPEG", quality=85)
         with self._changed:
@@ -51,7 +51,7 @@ class Stream:
             self._changed.notify_all()
 
     def pictures(self, controls: Controls) -> Iterator[bytes]:
-        """JPEGs as they come, the latest first, until the view is closed."""
+        """Yields the latest picture and each later one as a JPEG, until the view is closed."""
         seen = 0
         while not controls.closed:
             with self._changed:
@@ -63,21 +63,21 @@ class Stream:
             yield picture
 
     def unwatched(self) -> bool:
-        """Whether nobody has asked for a picture for a while."""
+        """Returns whether nobody has asked for a picture for a while."""
         return time.monotonic() - self._asked > _UNWATCHED
 
 
 def serve(thinker: Thinker, tasks: Sequence[int], seed: int, port: int) -> None:
-    """Play in a page at http://127.0.0.1:port until Ctrl-C; while nobody looks, it rests.
+    """Plays in a page at http://127.0.0.1:port until Ctrl-C, and pauses while nobody watches.
 
     Args:
         thinker: the agent.
         tasks: indices in its suite, to choose from.
         seed: of the environments, at least 0.
-        port: 0: any that is free.
+        port: 0 takes any free port.
 
     Raises:
-        UserError: the port is taken, a task has no pictures, or there is no library to draw with.
+        UserError: the port is taken, a task has no pictures, or no library can draw.
     """
     controls = Controls([thinker.agent.suite.task_names[task] for task in tasks])
     stream = Stream()
@@ -122,7 +122,7 @@ def _serving(controls: Controls, stream: Stream, port: int) -> Iterator[Threadin
                 self.send_error(404)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing of requests."""
+            """Keeps requests out of the output."""
 
         def _state(self) -> None:
             state = {"paused": controls.paused, "task": controls.chosen}

@@ -1,4 +1,4 @@
-"""Films: an agent at a task, as an mp4 that browsers play."""
+"""Films of an agent at a task, as mp4 files that browsers play."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from ezm.watching.play import Play
 from ezm.watching.thoughts import Thinker
 
 WIDTH, PICTURE_HEIGHT = 480, 300
-"""Of a film's picture, in pixels; the panel comes below it."""
-_MOST_FRAMES = 20  # a second
+"""Size of a film's picture, in pixels. The panel is below the picture."""
+_MOST_FRAMES = 20  # per second
 _PAUSE = 0.6
 """Seconds that an episode's last state is shown."""
 
 
 @dataclass(frozen=True)
 class Film:
-    """What has been filmed."""
+    """A finished film."""
 
     path: Path
     frames: int
     frames_per_second: float
     returns: tuple[float, ...]
-    """Of the episodes that were played to their end."""
+    """Returns of the episodes that were played to their end."""
     took: float
-    """Seconds that making it took."""
+    """Seconds that making the film took."""
 
     def __str__(self) -> str:
         size, length = self.path.stat().st_size / 2**10, self.frames / self.frames_per_second
@@ -51,7 +51,7 @@ class Film:
 
 
 def film_path(folder: Path, task: str) -> Path:
-    """The film of a task in a folder of films; characters are quoted as in a URL, so that no two tasks share one."""
+    """Returns the path of a task's film in a folder. Names are quoted as in a URL, so no two tasks share a path."""
     return folder / f"{quote(task, safe='')}.mp4"
 
 
@@ -64,19 +64,19 @@ def film(
     seconds: float = 10.0,
     episodes: int | None = None,
 ) -> Film:
-    """Film an agent at a task, as fast as the world is.
+    """Films an agent at a task. The film plays in real time.
 
     Args:
         thinker: the agent.
         task: index in the agent's suite.
-        path: of the film; its folder is made, and a film that is there is replaced once the new one is whole.
+        path: of the film. Its folder is made. A complete film replaces an older one.
         seed: of the environment, at least 0.
-        seconds: of simulated time; where an episode ends earlier the next one begins.
-        episodes: film so many whole episodes instead.
+        seconds: of simulated time. When an episode ends earlier, the next one begins.
+        episodes: number of whole episodes to film instead.
 
     Raises:
         Undrawable: the task has no pictures.
-        UserError: there is no library to draw with, or the film cannot be written.
+        UserError: no library can draw, or the film cannot be written.
     """
     start = time.perf_counter()
     with drawn(thinker, task, seed, WIDTH, PICTURE_HEIGHT) as (play, pictures):
@@ -87,9 +87,9 @@ def film(
 def film_all(
     thinker: Thinker, tasks: Sequence[int], folder: Path, **options: Any
 ) -> Iterator[Film | Undrawable]:
-    """A film of each task in a folder, one after another; in place of one that has no pictures, why it has none.
+    """Films each task into a folder, one after another. For a task without pictures it yields the reason instead.
 
-    ``options`` are those of :func:`film`, which also says what it raises.
+    The ``options``, and further errors, are as for :func:`film`.
     """
     for task in tasks:
         path = film_path(folder, thinker.agent.suite.task_names[task])
@@ -103,7 +103,7 @@ def film_all(
 def drawn(
     thinker: Thinker, task: int, seed: int, width: int, height: int
 ) -> Iterator[tuple[Play, Pictures]]:
-    """A play and its pictures, of this size without the panel; both are closed at the end."""
+    """Opens a play and its pictures, of this size without the panel, and closes both at the end."""
     with (
         contextlib.closing(Play(thinker, task, seed)) as play,
         contextlib.closing(Pictures(play.task, width, height)) as pictures,
@@ -114,7 +114,7 @@ def drawn(
 def _film(
     play: Play, pictures: Pictures, path: Path, seconds: float, episodes: int | None
 ) -> tuple[int, float, tuple[float, ...]]:
-    """Write a film; how many frames it has, how many a second, and the returns of whole episodes."""
+    """Writes a film and returns its number of frames, its frames per second, and the returns of whole episodes."""
     every = max(1, math.ceil(1 / (_MOST_FRAMES * play.step_seconds) - 1e-9))
     rate = 1 / (every * play.step_seconds)
     steps = math.inf if episodes else max(1, round(seconds / play.step_seconds))
@@ -142,19 +142,20 @@ def _film(
 
 
 def draw(play: Play, pictures: Pictures) -> np.ndarray:
-    """(H, W, 3) uint8: a play as it is now, picture and panel."""
+    """Returns the present picture and panel of a play, (H, W, 3) uint8."""
     picture = pictures.draw(play.episode.traces)
     return np.concatenate([picture, panel(play.episode, picture.shape[1])])
 
 
 @contextlib.contextmanager
 def _encoder(path: Path, rate: float) -> Iterator[Any]:
-    """Writes frames to a file that takes its name only when it is whole."""
+    """Writes frames to a temporary file, which takes the film's name only when it is complete."""
     from imageio_ffmpeg import write_frames
 
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     size = WIDTH, PICTURE_HEIGHT + HEIGHT
-    # Browsers play this profile and these colours; what they need to begin comes first in the file.
+    # Browsers play this profile and these colours. The index comes first in the file, so that they can begin
+    # at once.
     parameters = ["-crf", "27", "-preset", "fast", "-movflags", "+faststart"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +170,7 @@ def _encoder(path: Path, rate: float) -> Iterator[Any]:
             output_params=parameters,
         )
         with warnings.catch_warnings():
-            # JAX warns of every fork; the child here becomes another program at once.
+            # JAX warns of every fork, but this child becomes another program at once.
             warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
             try:
                 encoder.send(None)

@@ -1,4 +1,4 @@
-"""Playing live: as fast as the world is, with pauses, restarts and a choice of tasks."""
+"""Live play in real time, with pauses, restarts and a choice of tasks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from ezm.watching.play import Play
 _PAUSE = 1.0
 """Seconds that an episode's last state is shown."""
 _LOOK = 0.1
-"""Seconds between two looks whether a rest is over."""
+"""Seconds between two checks whether a pause is over."""
 
 
 class Controls:
-    """What whoever watches has asked for; orders may come from any thread."""
+    """The watcher's orders, which may come from any thread."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
         self.tasks = tuple(tasks)
         self.chosen = 0
-        """Which of the tasks is played."""
+        """Index of the task that is played."""
         self.paused = False
         self.closed = False
         self._restart = False
         self._ordered = threading.Condition()
 
     def order(self, what: str, number: int = 0) -> bool:
-        """``pause`` (or go on), ``restart``, ``task`` number so and so, ``next`` task, ``close``; False: none of these."""
+        """Takes an order and returns whether it exists.
+
+        The orders are ``pause`` (or go on), ``restart``, ``task`` with its ``number``, ``next`` task and ``close``.
+        """
         with self._ordered:
             if what == "pause":
                 self.paused = not self.paused
@@ -45,13 +48,13 @@ class Controls:
             return True
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until the next order."""
+        """Waits for this long, or until the next order."""
         with self._ordered:
             if not (self._restart or self.closed):
                 self._ordered.wait(max(0.0, seconds))
 
     def take_restart(self) -> bool:
-        """Whether a restart was asked for since the last call."""
+        """Returns whether a restart was ordered since the last call."""
         with self._ordered:
             asked, self._restart = self._restart, False
             return asked
@@ -60,11 +63,11 @@ class Controls:
 def perform(
     play: Play, controls: Controls, show: Callable[[], None], resting: Callable[[], bool]
 ) -> None:
-    """Play episode after episode until another task is chosen or the view is closed.
+    """Plays episode after episode until another task is chosen or the view is closed.
 
     Args:
-        show: shows the play as it is; called after every agent step.
-        resting: whether to wait, besides pauses.
+        show: shows the present state of the play, before every agent step.
+        resting: returns whether to wait, apart from pauses.
     """
     chosen = controls.chosen
 

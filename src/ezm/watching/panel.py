@@ -1,4 +1,4 @@
-"""The panel below the picture: candidates and their Q, rewards predicted and come, the value."""
+"""The panel below the picture: candidates and their Q, predicted and received rewards, the value."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ezm.evaluation.statistics import format_return
 from ezm.watching.play import CHOSEN, Colour, Episode, colour, ranks
 
 HEIGHT = 150
-"""Of a panel, in pixels."""
-_SCALE = 2  # drawn so many times as large, for smooth lines
+"""Height of a panel, in pixels."""
+_SCALE = 2  # the panel is drawn this many times larger, for smooth lines
 _HISTORY = 3.0
 """Simulated seconds that the curves go back."""
 _PAGE, _INK, _DIM, _GRID = "#10151c", "#e8edf3", "#9aa7b5", "#2c3643"
@@ -25,7 +25,7 @@ Point = tuple[float, float]
 
 
 def panel(episode: Episode, width: int) -> np.ndarray:
-    """(HEIGHT, width, 3) uint8: what has happened and what the agent thinks."""
+    """Draws what has happened in the episode and what the search found, (HEIGHT, width, 3) uint8."""
     image = Image.new("RGB", (width * _SCALE, HEIGHT * _SCALE), _PAGE)
     canvas = _Canvas(ImageDraw.Draw(image))
     _heading(canvas, episode, width)
@@ -41,7 +41,7 @@ Box = tuple[float, float, float, float]
 
 
 class _Canvas:
-    """Draws in the panel's own pixels, whatever the scale."""
+    """Draws in the panel's own pixels, at any scale."""
 
     def __init__(self, draw: ImageDraw.ImageDraw) -> None:
         self._draw = draw
@@ -80,7 +80,7 @@ def _heading(canvas: _Canvas, episode: Episode, width: int) -> None:
 
 
 def _candidates(canvas: _Canvas, episode: Episode, box: Box) -> None:
-    """Q of each candidate, sorted; a dot as large as its share of visits; what will be done, in green."""
+    """Draws the sorted Q of the candidates. A dot's size is its share of visits, and the chosen action is green."""
     left, top, right, bottom = box
     thought = episode.thought
     canvas.text((left, top), f"Q of {len(thought.q)} actions", _DIM, 11)
@@ -100,7 +100,7 @@ def _candidates(canvas: _Canvas, episode: Episode, box: Box) -> None:
 
 
 def _rewards(canvas: _Canvas, episode: Episode, box: Box) -> None:
-    """What was predicted at each dot for the steps after it, and what then came."""
+    """Draws the rewards received, and those predicted from each dot on."""
     left, top, right, bottom = box
     canvas.text((left, top), "reward", _DIM, 11)
     canvas.text((left + 46, top), "came", _CAME, 11)
@@ -118,7 +118,7 @@ def _rewards(canvas: _Canvas, episode: Episode, box: Box) -> None:
 
 
 def _values(canvas: _Canvas, episode: Episode, box: Box) -> None:
-    """The search's value of every state: the discounted return that it expects from there."""
+    """Draws the search's value of every state: the discounted return that it expects from there."""
     left, top, right, bottom = box
     canvas.text((left, top), "value", _DIM, 11)
     canvas.text((right, top), format_return(episode.values[-1]), _INK, 11, "ra")
@@ -130,12 +130,12 @@ def _values(canvas: _Canvas, episode: Episode, box: Box) -> None:
 
 
 def _history(episode: Episode) -> int:
-    """Agent steps that the curves go back."""
+    """Returns the agent steps that the curves go back."""
     return max(10, round(_HISTORY / episode.step_seconds))
 
 
 class _Plot:
-    """A place for curves over agent steps."""
+    """Axes for curves over agent steps."""
 
     def __init__(
         self, box: Box, first: int, last: int, values: Sequence[Sequence[float] | np.ndarray]
@@ -157,7 +157,7 @@ class _Plot:
         )
 
     def frame(self, canvas: _Canvas, now: int) -> None:
-        """The line of 0, and that of now."""
+        """Draws the line of 0 and the line of the present step."""
         canvas.line([self.at(self.first, 0), self.at(self.last, 0)], _GRID, 1)
         canvas.line([(self.at(now, 0)[0], self.top), (self.at(now, 0)[0], self.bottom)], _GRID, 1)
         canvas.text((self.left, self.top - 1), format_return(self.high), _DIM, 9)
@@ -171,7 +171,7 @@ class _Plot:
         width: float,
         dotted: bool = False,
     ) -> None:
-        """Values from a step on, as far as they are in view."""
+        """Draws values from step ``start`` on, as far as they are in view."""
         points = [
             self.at(start + place, float(value))
             for place, value in enumerate(values)

@@ -1,4 +1,4 @@
-"""Pictures of a task, whatever its simulator."""
+"""Pictures of a task, with any simulator."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ezm.tasks.rendering import Renderer, Scene, Trace
 
 
 class Pictures:
-    """Draws a task as it is. Use it in the thread that made it.
+    """Draws a task's present state. Use it in the thread that made it.
 
     Args:
-        task: made with ``pictures=True``, an episode begun.
+        task: made with ``pictures=True``, with an episode begun.
         width: of the pictures, in pixels.
         height: of the pictures, in pixels.
 
     Raises:
         Undrawable: the task has no pictures.
-        UserError: there is no library to draw with; it says what to install.
+        UserError: no library can draw. The message says what to install.
     """
 
     def __init__(self, task: Task, width: int, height: int) -> None:
@@ -32,7 +32,7 @@ class Pictures:
             self._renderer = Renderer(view.model, width, height, quick=True)
 
     def draw(self, traces: Sequence[Trace] = ()) -> np.ndarray:
-        """(height, width, 3) uint8; traces are drawn into MuJoCo's scenes."""
+        """Returns a picture, (height, width, 3) uint8. Only MuJoCo's scenes show the traces."""
         view = self._task.simulator.view()
         if isinstance(view, Scene):
             assert self._renderer is not None
@@ -40,13 +40,13 @@ class Pictures:
         return _fitted(view, *self.size)
 
     def close(self) -> None:
-        """Free the renderer."""
+        """Frees the renderer."""
         if self._renderer is not None:
             self._renderer.close()
 
 
 def _fitted(picture: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A picture scaled to fit, in the middle of one of the wanted size, on the colour of its corner."""
+    """Scales a picture to fit into (width, height) and centres it on the colour of its corner."""
     image = Image.fromarray(picture)
     scale = min(width / image.width, height / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))

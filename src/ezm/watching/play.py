@@ -1,4 +1,4 @@
-"""An episode as it is watched: what happens, beside what the agent thought would."""
+"""A watched episode: what happens in it, next to what the agent predicted."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from ezm.tasks.state import pack, restored
 from ezm.watching.thoughts import Paths, Thinker, Thought
 
 TRACED = 8
-"""So many candidates are played out, the best by the search's value."""
+"""Number of candidates that are played out: the best by the search's value."""
 _THINK_EVERY = 0.2
 _THINKS_AHEAD = 3
-"""Every so many simulated seconds candidates are played out anew, so many times as far ahead."""
+"""The best candidates are played out every _THINK_EVERY simulated seconds, _THINKS_AHEAD times as far ahead."""
 
 
 @dataclass
 class Episode:
-    """What has happened in an episode so far, and what the agent thinks now."""
+    """The history of an episode so far, and the agent's present thought."""
 
     task: str
     number: int
-    """1 for the first one."""
+    """1 for the first episode."""
     step_seconds: float
-    """Simulated time of an agent step."""
+    """Simulated seconds of an agent step."""
     thought: Thought
-    """At the present state."""
+    """The search's result at the present state."""
     rewards: list[float] = field(default_factory=list)
-    """Of all agent steps so far, oldest first."""
+    """Rewards of all agent steps so far, oldest first."""
     values: list[float] = field(default_factory=list)
     """The search's value of every state so far, the present one last."""
     predictions: dict[int, np.ndarray] = field(default_factory=dict)
-    """Rewards that were predicted for the steps to come, by the step at which they were."""
+    """Rewards predicted for the coming steps, by the step at which they were predicted."""
     traces: list[Trace] = field(default_factory=list)
-    """Where the best candidates would have led from the last state at which they were played out."""
+    """Paths of the best candidates and of the chosen action, from the last state at which they were played out."""
     end: str = ""
-    """Why the episode is over; empty: it goes on."""
+    """Why the episode is over, empty while it goes on."""
 
     @property
     def seconds(self) -> float:
-        """Simulated time since the episode began."""
+        """Simulated seconds since the episode began."""
         return len(self.rewards) * self.step_seconds
 
     @property
@@ -55,10 +55,10 @@ class Episode:
 
 
 class Play:
-    """One environment with an agent in it. An episode that is over stays as it is until :meth:`begin`.
+    """One environment with an agent in it. A finished episode stays as it is until :meth:`begin`.
 
-    Where the simulator is MuJoCo and can be restored, the best candidates are played out in a second one; the
-    first is never touched by that.
+    If the simulator is MuJoCo and can be restored, the best candidates are played out in a second environment. The
+    first one is not touched.
 
     Args:
         thinker: the agent.
@@ -77,18 +77,18 @@ class Play:
         self._observation = self.task.reset()
         self._copy: Task | None = None
         if self.task.can_restore and isinstance(self.task.simulator.view(), Scene):
-            with contextlib.suppress(UserError):  # there may be no second one: a licence, a port
+            with contextlib.suppress(UserError):  # perhaps only one may exist: a licence, a port
                 self._copy = suite.make(task, seed)
                 self._copy.reset()
         self.episode = self._begun(1)
 
     def begin(self) -> None:
-        """Begin a new episode."""
+        """Begins a new episode."""
         self._observation = self.task.reset()
         self.episode = self._begun(self.episode.number + 1)
 
     def step(self) -> None:
-        """Take one agent step, as the present thought has it; nothing where the episode is over."""
+        """Takes the agent step of the present thought. Does nothing if the episode is over."""
         episode = self.episode
         if episode.end:
             return
@@ -102,7 +102,7 @@ class Play:
         self._remember(episode, self._thinker.think(self._observation, self._index))
 
     def close(self) -> None:
-        """Close the environments."""
+        """Closes the environments."""
         self.task.close()
         if self._copy is not None:
             self._copy.close()
@@ -130,7 +130,7 @@ class Play:
     def _play_out(
         self, copy: Task, paths: Paths, thought: Thought, best: np.ndarray
     ) -> list[Trace]:
-        """Take the imagined actions in a copy of the simulator; the last trace is that of what will be done."""
+        """Takes the imagined actions in a copy of the simulator. The chosen action's trace comes last."""
         state = pack(self.task)
         shades = [colour(shade) for shade in ranks(thought.q)[best]]
         traces = []
@@ -145,7 +145,7 @@ class Play:
 
 
 def _path(task: Task, actions: np.ndarray) -> np.ndarray:
-    """(N, 3) the way of a task's telling body under these actions, until the episode's end."""
+    """Returns the path (N, 3) of a task's telling body under these actions, until the episode's end."""
     scene = task.simulator.view()
     assert isinstance(scene, Scene)
     points = [scene.data.xipos[scene.body].copy()]
@@ -160,18 +160,18 @@ def _path(task: Task, actions: np.ndarray) -> np.ndarray:
 Colour = tuple[float, float, float]
 
 CHOSEN: Colour = (0.20, 0.83, 0.45)
-"""Of what the agent will do."""
+"""Colour of the chosen action."""
 _SHADES: tuple[Colour, ...] = ((0.23, 0.51, 0.96), (0.73, 0.33, 0.83), (0.98, 0.55, 0.10))
 
 
 def ranks(q: np.ndarray) -> np.ndarray:
-    """Values of candidates taken to [0, 1], the lowest to 0 and the highest to 1; all 1 where they are equal."""
+    """Maps the candidates' values to [0, 1], the lowest to 0 and the highest to 1. Equal values all become 1."""
     span = np.ptp(q)
     return (q - q.min()) / span if span > 0 else np.ones_like(q)
 
 
 def colour(rank: float) -> Colour:
-    """From blue for 0 by way of purple to orange for 1."""
+    """Returns a colour from blue at 0 through purple to orange at 1."""
     at = np.linspace(0, 1, len(_SHADES))
     red, green, blue = (float(np.interp(rank, at, part)) for part in zip(*_SHADES, strict=True))
     return red, green, blue

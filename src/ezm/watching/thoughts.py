@@ -1,4 +1,4 @@
-"""What an agent thinks at a state: the search's opinion of its candidates, and where it imagines they lead."""
+"""The agent's view of a state: the search's values of its candidates, and the paths that the world model imagines."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Mode = Literal["search", "policy"]
 
 
 class Thought(NamedTuple):
-    """What the agent thinks at one observation, of K candidates; numpy arrays."""
+    """The search's result at one observation, with K candidates, as numpy arrays."""
 
     action: Float[np.ndarray, " A"]
-    """What it will do."""
+    """The action that the agent will take."""
     value: float
-    """The search's value of the state: the discounted return that is expected from here."""
+    """The search's value of the state: the discounted return that it expects from here."""
     actions: Float[np.ndarray, "K A"]
     q: Float[np.ndarray, " K"]
     """The search's value of each candidate."""
@@ -30,18 +30,18 @@ class Thought(NamedTuple):
 
 
 class Paths(NamedTuple):
-    """K imagined paths of T steps; numpy arrays."""
+    """K imagined paths of T steps, as numpy arrays."""
 
     actions: Float[np.ndarray, "K T A"]
     rewards: Float[np.ndarray, "K T"]
 
 
 class Thinker:
-    """An agent that can be asked what it thinks. Compiled at the first call, whatever the task.
+    """Runs an agent's search and its world model at single states. Compiled at the first call, once for all tasks.
 
     Args:
         agent: a trained agent.
-        mode: act on the search's best action, or on the policy's mean; the search is asked in any case.
+        mode: act on the search's best action, or on the policy's mean. The search runs in both modes.
         seed: of the search's samples, at least 0.
     """
 
@@ -97,14 +97,14 @@ class Thinker:
         self._imagine = partial(jax.jit, static_argnums=0)(imagine)
 
     def think(self, observation: np.ndarray, task: int) -> Thought:
-        """Search at an observation (O,) of a task of the agent's suite."""
+        """Searches at an observation (O,) of a task of the agent's suite."""
         self.steps += 1
         found = self._think(self._key, np.int32(self.steps), *self._state(observation, task))
         action, value, actions, q, visits = (np.asarray(each)[0] for each in found)
         return Thought(action, float(value), actions, q, visits)
 
     def imagine(self, observation: np.ndarray, task: int, actions: np.ndarray, steps: int) -> Paths:
-        """Follow each of the actions (K, A) for so many steps in the world model, by the policy's mean after it."""
+        """Imagines ``steps`` steps in the world model: first each of the actions (K, A), then the policy's mean."""
         state = self._state(observation, task)
         found = self._imagine(steps, self._key, *state, np.asarray(actions, np.float32))
         return Paths(*map(np.asarray, found))

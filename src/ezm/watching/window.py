@@ -26,15 +26,15 @@ _PANEL_WIDTH = 480
 
 
 def obstacle() -> str:
-    """Why no window can be opened here; empty where one can."""
+    """Returns why no window can be opened here, or an empty text where one can."""
     if sys.platform == "darwin":
-        # Set by MuJoCo's own launcher, without which its viewer does not open there.
+        # MuJoCo's own launcher sets this variable. Without the launcher its viewer does not open on macOS.
         if "MJPYTHON_BIN" in os.environ:
             return ""
         return "on macOS MuJoCo's viewer needs `mjpython -m ezm watch`"
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return "there is no screen: neither DISPLAY nor WAYLAND_DISPLAY is set"
-    # The viewer fails in a thread of its own, and waits for ever; so a hidden window is tried first.
+    # The viewer fails in a thread of its own and then waits for ever, so a hidden window is tried first.
     try:
         import glfw
 
@@ -54,7 +54,7 @@ def obstacle() -> str:
 
 
 def show(thinker: Thinker, tasks: Sequence[int], seed: int) -> None:
-    """Play in a window until it is closed; space pauses, R restarts, N takes the next task.
+    """Plays in a window until it is closed. Space pauses, R restarts, N takes the next task.
 
     Args:
         thinker: the agent.
@@ -84,7 +84,7 @@ def _show(play: Play, controls: Controls) -> None:
         raise Undrawable(
             f"task {play.episode.task} is not simulated by MuJoCo, whose viewer this is: {_INSTEAD}"
         )
-    # The viewer computes on what it shows, so it gets a state of its own.
+    # The viewer computes on the data that it shows, so it gets its own copy.
     shown = mujoco.MjData(scene.model)
 
     def pressed(key: int) -> None:
@@ -114,18 +114,18 @@ def _show(play: Play, controls: Controls) -> None:
     with handle:
         with handle.lock():
             _point(handle.cam, scene)
-        # Without a text MuJoCo 3.17 does not draw the panel's image either.
+        # Without a text, MuJoCo 3.17 does not draw the panel's image either.
         handle.set_texts((mujoco.mjtFontScale.mjFONTSCALE_100, None, *_HELP))
         perform(play, controls, sync, resting)
 
 
 def _point(camera: mujoco.MjvCamera, scene: Scene) -> None:
-    """Begin with the scene's own view; from there the mouse moves it."""
+    """Points the viewer's camera as the scene's own camera. From there the mouse moves it."""
     own = scene.camera
     if isinstance(own, mujoco.MjvCamera):
         camera.lookat[:], camera.distance = own.lookat, own.distance
         camera.azimuth, camera.elevation = own.azimuth, own.elevation
-        # The viewer follows by itself what it is told to.
+        # The viewer itself follows the tracked body.
         camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, scene.body
     else:
         camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
@@ -133,7 +133,7 @@ def _point(camera: mujoco.MjvCamera, scene: Scene) -> None:
 
 
 def _eye(camera: mujoco.MjvCamera, data: mujoco.MjData) -> np.ndarray:
-    """(3,) where a camera stands."""
+    """Returns the position of a camera, (3,)."""
     if camera.type == mujoco.mjtCamera.mjCAMERA_FIXED:
         return data.cam_xpos[camera.fixedcamid]
     azimuth, elevation = np.deg2rad([camera.azimuth, camera.elevation])

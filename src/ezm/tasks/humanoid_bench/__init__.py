@@ -4,7 +4,7 @@
 >>> observation = batch.reset()
 >>> batch.step(actions)  # into batch.observation, batch.reward, batch.terminated, batch.terms
 
-As Gymnasium environments they are called ``ezm/h1-walk-v0`` and so on, once ``ezm`` has been imported.
+Once ``ezm`` has been imported, Gymnasium knows the tasks as ``ezm/h1-walk-v0`` and so on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # MuJoCo takes a second to import, and names and bars do not need it.
+    # MuJoCo takes a second to import, and names and success bars do not need it.
     if name == "Batch":
         from ezm.tasks.humanoid_bench.batch import Batch
 
@@ -43,7 +43,7 @@ def __getattr__(name: str) -> Any:
 
 
 def register() -> None:
-    """Tell Gymnasium of all tasks, as ``ezm/h1-walk-v0``; importing ``ezm`` does it."""
+    """Registers all tasks with Gymnasium, as ``ezm/h1-walk-v0``. Importing ``ezm`` calls this function."""
     import gymnasium
 
     for name in NAMES:

@@ -16,15 +16,15 @@ from ezm.tasks.humanoid_bench.rewards import REWARDS
 
 
 class Batch:
-    """E environments that step together, each thread taking the next one that waits.
+    """E environments that step together. Each thread takes the next environment that waits.
 
-    MuJoCo runs outside Python's lock, so threads overlap; rewards are computed for all environments of
-    a task at once. The outcome depends on seeds and actions alone, not on the threads.
+    MuJoCo runs outside Python's lock, so threads overlap. Rewards are computed for all environments of a task at
+    once. The outcome depends on seeds and actions, not on the threads.
 
-    The arrays below are written in place by every :meth:`step` and :meth:`reset`; copy what you keep.
+    Every :meth:`step` and :meth:`reset` writes the arrays below in place: copy what you keep.
 
     Args:
-        environments: what to step, of any of the 23 tasks.
+        environments: the environments to step, of any of the 23 tasks.
         threads: at least 1.
 
     Raises:
@@ -38,17 +38,18 @@ class Batch:
         count = len(self.environments)
         layouts = [environment.layout for environment in self.environments]
         self.action_size = max(layout.action_size for layout in layouts)
-        """A, of the largest robot."""
+        """A, the action size of the largest robot."""
         self.observation = np.zeros((count, max(each.observation_size for each in layouts)))
-        """(E, O) float64, zero beyond a task's own size: what to act on next."""
+        """(E, O) float64, zero beyond a task's own size: the observation to act on next."""
         self.reward = np.zeros(count)
-        """(E,) of the last step."""
+        """(E,), reward of the last step."""
         self.terminated = np.zeros(count, bool)
-        """(E,) whether the last step ended the episode by the task's rules, or physics diverged (then the reward is 0)."""
+        """(E,) bool: whether the task's rules ended the episode in the last step, or physics diverged (then the
+        reward is 0)."""
         self.terms: list[dict[str, np.ndarray]] = []
-        """For each group of environments of one task, its reward terms, (size of the group,) each."""
+        """For each group in :attr:`groups`, its reward terms, (size of the group,) each."""
         self.groups = _by_layout(layouts)
-        """(indices of) the environments of each task."""
+        """For each task and folder of meshes, the indices of its environments."""
         self._indices = [np.array(indices) for indices in self.groups]
         self._readings = [Readings(layouts[indices[0]], len(indices)) for indices in self.groups]
         self._place = {
@@ -83,10 +84,10 @@ class Batch:
         meshes: str | Path | None = None,
         threads: int = 1,
     ) -> Batch:
-        """New environments, one for each name (``h1-walk``), with seeds derived from ``seed``.
+        """Makes new environments, one for each name (``h1-walk``), with seeds derived from ``seed``.
 
         Raises:
-            UserError: an unknown task or protocol, meshes that are missing, ``threads`` below 1.
+            UserError: an unknown task or protocol, missing meshes, or ``threads`` below 1.
         """
         folder = None if meshes is None else Path(meshes)
         seeds = np.random.SeedSequence(seed).generate_state(len(names))
@@ -97,7 +98,7 @@ class Batch:
         return cls(made, threads)
 
     def reset(self, which: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Begin new episodes in the environments ``which`` (indices; default: all); return :attr:`observation`."""
+        """Begins new episodes in the environments ``which`` (indices, default: all) and returns :attr:`observation`."""
         indices = list(range(len(self.environments)) if which is None else which)
 
         def work(index: int) -> None:
@@ -108,15 +109,15 @@ class Batch:
         return self.observation
 
     def step(self, actions: np.ndarray, which: np.ndarray | None = None) -> None:
-        """One control step (20 ms), into the arrays of this object. Nothing is reset.
+        """Takes one control step (20 ms) and writes the outcome into this object's arrays. It resets nothing.
 
         Args:
-            actions: (E, A), meant to be within [-1, 1]; beyond, MuJoCo clamps the servos. Columns
-                beyond a task's own action size are ignored.
-            which: (E,) bool, the environments that move; the others keep their rows. Default: all.
+            actions: (E, A), meant to be within [-1, 1]. MuJoCo clamps the servos' controls. Columns beyond a task's
+                own action size are ignored.
+            which: (E,) bool, the environments that move. The others keep their rows. Default: all.
 
         Raises:
-            UserError: actions of another shape, or that are not finite.
+            UserError: actions of another shape, or actions that are not finite.
         """
         self._command(np.asarray(actions))
 
@@ -135,7 +136,7 @@ class Batch:
                 self.reward[index], self.terminated[index] = 0, True
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stops the threads."""
         if self._pool is not None:
             self._pool.shutdown()
 
@@ -157,7 +158,7 @@ class Batch:
             self._controls[indices, : layout.action_size] = layout.controls(own)
 
     def _judge(self, group: int, which: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Rewards and terminations of those of a task's environments that moved; returns all terms."""
+        """Writes rewards and terminations of a group's environments that moved, and returns all terms of the group."""
         indices, rows = self._indices[group], slice(None)
         task = self.environments[indices[0]].layout.task
         reward, terminated, terms, stage = REWARDS[task](self._readings[group].record)
@@ -179,11 +180,11 @@ class Batch:
         waiting = itertools.count()
 
         def share() -> None:
-            # Taking the next number is atomic, so that a thread with light scenes takes more of them.
+            # Taking the next number is atomic, so a thread with light scenes takes more of them.
             while (number := next(waiting)) < len(indices):
                 work(indices[number])
 
-        # The calling thread works too: a second one that wakes up then finds the other core idle.
+        # The calling thread works too, so that its core does not idle while another thread wakes up.
         others = [self._pool.submit(share) for _ in range(self._threads - 1)]
         share()
         for other in others:

@@ -17,15 +17,15 @@ paper's evaluation."""
 
 @dataclass(frozen=True)
 class Entry:
-    """One task, whatever the robot."""
+    """One task, for any robot."""
 
     reward: str
-    """What it pays for, in one line; :mod:`ezm.tasks.humanoid_bench.rewards` has the formula."""
+    """One line about the reward. :mod:`ezm.tasks.humanoid_bench.rewards` has the formula."""
     success_bar: float
     """Undiscounted return from which HumanoidBench counts an episode as solved."""
     camera: str = "cam_default"
     reward_range: tuple[float, float] = (0.0, 1.0)
-    """Of one control step."""
+    """Range of one control step's reward."""
 
 
 ENTRIES: dict[str, Entry] = {
@@ -90,18 +90,18 @@ _RANDOM_RETURNS = {
     "h1hand-balance_hard": 14.5,
     "h1hand-reach": -538.0,
 }
-"""Measured: means of 50 episodes of uniformly random actions, protocol ``benchmark``, robots of primitives."""
+"""Measured mean returns of uniformly random actions, 50 episodes each, protocol ``benchmark``, robots of primitives."""
 
 
 class Name(NamedTuple):
-    """``h1-walk`` taken apart."""
+    """Robot and task of a name such as ``h1-walk``."""
 
     robot: str
     task: str
 
 
 def parse(name: str) -> Name:
-    """Robot and task of a name such as ``h1-walk``.
+    """Splits a name such as ``h1-walk`` into robot and task.
 
     Raises:
         UserError: there is no such task.
@@ -123,7 +123,7 @@ def parse(name: str) -> Name:
 
 
 def success_bar(name: str) -> float:
-    """The return from which an episode of ``h1-walk`` and the like counts as solved.
+    """Returns the return from which an episode of a task such as ``h1-walk`` counts as solved.
 
     Raises:
         UserError: there is no such task.
@@ -132,7 +132,7 @@ def success_bar(name: str) -> float:
 
 
 def normalised_return(name: str, value: float) -> float:
-    """0 for what random actions return in the protocol ``benchmark``, 1 for the success bar.
+    """Maps a return to a scale with 0 for random actions in the protocol ``benchmark`` and 1 for the success bar.
 
     Raises:
         UserError: there is no such task.
@@ -143,7 +143,7 @@ def normalised_return(name: str, value: float) -> float:
 
 
 def check_protocol(protocol: str) -> str:
-    """``protocol`` itself.
+    """Returns ``protocol`` if it exists.
 
     Raises:
         UserError: it is not one of :data:`PROTOCOLS`.

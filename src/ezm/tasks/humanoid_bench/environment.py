@@ -1,4 +1,4 @@
-"""One environment: MuJoCo's state of a robot in a scene, its randomness, and what rewards read of it."""
+"""One environment: MuJoCo's state of a robot in a scene, its randomness, and the quantities that rewards read."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _EXPLOSIONS = slice(
 )
 _NOISE = 0.01
 SITES = ("head", "imu", "left_foot", "right_foot", "left_hand")
-"""Whose positions rewards read, in the order of :attr:`Layout.sites`."""
+"""Sites whose positions rewards read, in the order of :attr:`Layout.sites`."""
 
-# What a geom is, for contacts.
+# The kinds of geoms that contacts distinguish.
 _ROBOT, _FLOOR, _OBSTACLE, _BOARD, _SPHERE = range(5)
 
 
 class Layout:
-    """Where things are in a model: sizes, addresses, the kinds of its geoms."""
+    """Indices into a compiled model: sizes, addresses, and the kinds of its geoms."""
 
     def __init__(self, robot: str, task: str, meshes: Path | None) -> None:
         self.robot, self.task, self.meshes = robot, task, meshes
@@ -58,16 +58,16 @@ class Layout:
         return layout, (f"{self.robot}-{self.task}", self.meshes)
 
     def controls(self, actions: np.ndarray) -> np.ndarray:
-        """(..., A) controls of actions in [-1, 1], in float32 for float32 as in the original."""
+        """Maps actions in [-1, 1] to controls (..., A). float32 stays float32, as in the original."""
         return (actions + 1) / 2 * self.control_span + self.control_low
 
 
 @lru_cache
 def layout(name: str, meshes: Path | None = None) -> Layout:
-    """The layout of a task such as ``h1-walk``; built once.
+    """Returns the layout of a task such as ``h1-walk``, which is built once.
 
     Raises:
-        UserError: an unknown task, or meshes that are missing.
+        UserError: an unknown task, or missing meshes.
     """
     return Layout(*catalog.parse(name), meshes)
 
@@ -77,13 +77,13 @@ class Environment:
 
     Args:
         name: robot and task, e.g. ``h1-walk``.
-        seed: fixes noise, poses and goals of all episodes; as in the original, the first numbers drawn
-            from ``numpy.random.default_rng(seed)`` are the first episode's noise.
+        seed: fixes noise, poses and goals of all episodes. As in the original, the first draws of
+            ``numpy.random.default_rng(seed)`` are the first episode's noise.
         protocol: see :data:`ezm.tasks.humanoid_bench.catalog.PROTOCOLS`.
         meshes: see :func:`ezm.tasks.humanoid_bench.robots.robot`.
 
     Raises:
-        UserError: an unknown task or protocol, or meshes that are missing.
+        UserError: an unknown task or protocol, or missing meshes.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Environment:
         self.chair_position = None if where.chair is None else data.xpos[where.chair]
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Copied one by one, the views would show nothing of the copy's state.
+        # Views that are copied one by one would not show the copy's state.
         protocol = "benchmark" if self.falls_end else "paper"
         arguments = self.name, 0, protocol, self.layout.meshes
         return Environment, arguments, self.snapshot()
@@ -121,18 +121,18 @@ class Environment:
         self.restore(snapshot)
 
     def advance(self, control: np.ndarray) -> None:
-        """Hold the controls (A,) for one control step.
+        """Holds the controls (A,) for one control step.
 
-        As in the original no forward pass follows: what MuJoCo derives from the state (sites,
-        rotations, forces, contacts) is that of the last physics step's start, 2 ms ago.
+        As in the original, no forward pass follows. The quantities that MuJoCo derives from the state (sites,
+        rotations, forces, contacts) therefore belong to the start of the last physics step, 2 ms ago.
         """
         self.control[:] = control
         mujoco.mj_step(self.model, self.data, PHYSICS_STEPS)
-        # Where the state explodes, MuJoCo warns and starts again at its reference state.
+        # When the state explodes, MuJoCo warns and continues from its reference state.
         self.diverged = bool(self._warnings[_EXPLOSIONS].any())
 
     def reset(self) -> None:
-        """Begin an episode: the home pose with noise in every position, then the task's own draws."""
+        """Begins an episode: the home pose, noise in every position, then the task's own random draws."""
         compiled, data, where = self.model, self.data, self.layout
         mujoco.mj_resetDataKeyframe(compiled, data, 0)
         data.qpos += self.random.uniform(-_NOISE, _NOISE, compiled.nq)
@@ -141,13 +141,14 @@ class Environment:
             self._place_anywhere()
         elif where.is_reach:
             self.goal = self.random.uniform([-2, -2, 0.2], [2, 2, 2])
-        # MuJoCo normalises quaternions at the first integration only; the original's did at once.
+        # MuJoCo normalises quaternions only at the first integration, but the original's MuJoCo did so at
+        # once.
         for part in where.quaternions:
             data.qpos[part] /= np.linalg.norm(data.qpos[part])
         mujoco.mj_forward(compiled, data)
 
     def write_observation(self, out: np.ndarray) -> None:
-        """Put positions and velocities (for reach also hand and goal) into ``out``."""
+        """Writes positions and velocities into ``out``, and for reach also the left hand's position and the goal."""
         nq, nv = self.model.nq, self.model.nv
         out[:nq] = self.qpos
         out[nq : nq + nv] = self.qvel
@@ -158,32 +159,33 @@ class Environment:
     def picture(
         self, renderer: Renderer, camera: str | mujoco.MjvCamera | None = None
     ) -> np.ndarray:
-        """(height, width, 3) uint8, as the task's own camera sees it, or another one."""
+        """Returns a picture, (height, width, 3) uint8, from the task's own camera or from ``camera``."""
         own = catalog.ENTRIES[self.layout.task].camera
         return renderer.render(
             self.data, camera or own, self.goal if self.layout.is_reach else None
         )
 
     def touches_obstacle(self) -> bool:
-        """Whether the robot touches a barrier, a pole or a block. (What stands on the floor never touches it.)"""
+        """Returns whether the robot touches a barrier, a pole or a block. Nothing else can touch one."""
         return bool(self.layout.obstacles[self.data.contact.geom].any())
 
     def balance_contacts(self) -> tuple[bool, bool]:
-        """Whether the robot touches the sphere; whether anything but the sphere touches the floor."""
+        """Returns whether anything but floor and board touches the sphere, and whether anything but the sphere
+        touches the floor."""
         kinds = self.layout.kinds[self.data.contact.geom]
         sphere, floor = (kinds == _SPHERE).any(1), (kinds == _FLOOR).any(1)
         supported = sphere & (floor | (kinds == _BOARD).any(1))
         return bool((sphere & ~supported).any()), bool((floor & ~sphere).any())
 
     def snapshot(self) -> object:
-        """All that determines the future."""
+        """Returns all that determines the future."""
         state = np.empty(mujoco.mj_stateSize(self.model, _STATE))
         mujoco.mj_getState(self.model, self.data, state, _STATE)
         random = self.random.bit_generator.state
         return state, random, self.goal.copy(), self.stage
 
     def restore(self, snapshot: object) -> None:
-        """Go back to a snapshot of an environment of the same task."""
+        """Goes back to a snapshot of an environment of the same task."""
         assert isinstance(snapshot, tuple)
         state, random, goal, self.stage = snapshot
         self.random.bit_generator.state = random
@@ -191,7 +193,7 @@ class Environment:
         self._warnings[:] = 0
         mujoco.mj_setState(self.model, self.data, state, _STATE)
         mujoco.mj_forward(self.model, self.data)
-        # The forward pass leaves a solver start of its own.
+        # The forward pass overwrites the solver's warm start, so the state is set once more.
         mujoco.mj_setState(self.model, self.data, state, _STATE)
 
     def _place_anywhere(self) -> None:

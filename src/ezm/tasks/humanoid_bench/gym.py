@@ -4,8 +4,8 @@
 >>> environment = gymnasium.make("ezm/h1-walk-v0")
 >>> many = gymnasium.make_vec("ezm/h1-walk-v0", num_envs=16, threads=2)
 
-A process that has not imported ezm, such as a spawned worker of ``AsyncVectorEnv``, does so by the name
-``ezm:ezm/h1-walk-v0``. Copies and pickles go on from the state that they were made in.
+A process that has not imported ezm, such as a spawned worker of ``AsyncVectorEnv``, uses the name
+``ezm:ezm/h1-walk-v0``, which imports ezm. Copies and pickles continue from the state in which they were made.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _METADATA: dict[str, Any] = {"render_modes": list(_RENDER_MODES), "render_fps": 
 
 
 class HumanoidEnv(gymnasium.Env):
-    """One environment; ``info`` holds the reward's terms by name.
+    """One environment. ``info`` holds the terms of the reward by name.
 
     Args:
         task: robot and task, e.g. ``h1-walk``.
-        protocol: ``benchmark``: falls end an episode; ``paper``: they do not.
-        meshes: a folder with the robots' meshes, to collide as these do; None: as primitives.
+        protocol: ``benchmark``: falls end an episode. ``paper``: they do not.
+        meshes: a folder with the robots' meshes, which the robots then collide as. None: they collide as primitives.
         render_mode: None, or ``rgb_array``.
         width: of the pictures, in pixels.
         height: of the pictures, in pixels.
-        camera: None: the task's own.
+        camera: name of a camera in the model. None: the task's own.
 
     Raises:
-        UserError: an unknown task, protocol or render mode, meshes that are missing, or a size below 1.
+        UserError: an unknown task, protocol or render mode, missing meshes, or a size below 1.
     """
 
     metadata = _METADATA
@@ -71,16 +71,16 @@ class HumanoidEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode. A seed fixes all randomness from here on, goals and poses too."""
+        """Begins an episode. A seed fixes all randomness from here on, including goals and poses."""
         super().reset(seed=None if seed is None else operator.index(seed))
         self._environment.random = self.np_random
         return self._batch.reset()[0].copy(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One control step, 20 ms. It never truncates; ``gymnasium.make`` adds the limit of 1000 steps.
+        """Takes one control step, 20 ms. It never truncates: ``gymnasium.make`` adds the limit of 1000 steps.
 
         Raises:
-            UserError: an action of another size, or that is not finite.
+            UserError: an action of another size, or an action that is not finite.
         """
         self._batch.step(np.asarray(action)[None])
         info = {name: float(values[0]) for name, values in self._batch.terms[0].items()}
@@ -88,10 +88,10 @@ class HumanoidEnv(gymnasium.Env):
         return self._batch.observation[0].copy(), float(self._batch.reward[0]), ended, False, info
 
     def render(self) -> np.ndarray | None:
-        """(height, width, 3) uint8, or None without a render mode.
+        """Returns a picture, (height, width, 3) uint8, or None without a render mode.
 
         Raises:
-            UserError: there is no library to draw with.
+            UserError: no library can draw.
         """
         if self.render_mode is None:
             return None
@@ -100,19 +100,20 @@ class HumanoidEnv(gymnasium.Env):
         return self._environment.picture(self._renderer, self._camera)
 
     def close(self) -> None:
-        """Free the renderer."""
+        """Frees the renderer."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
 
 
 class HumanoidVectorEnv(VectorEnv):
-    """N environments of one task, stepped together; an episode that ends is begun anew by itself.
+    """N environments of one task, stepped together. When an episode ends, the next one begins by itself.
 
-    In the mode ``SameStep`` this happens in the same step; ``info["final_obs"]`` and ``info["final_info"]`` then
-    hold what the episode ended with. In the mode ``NextStep``, which Gymnasium's ``NormalizeObservation`` needs, the
-    next step begins the episode: its action is ignored there, and its reward is 0. The terms of the reward are arrays
-    (N,) in ``info``, each with a mask of its name behind an underscore.
+    In the mode ``SameStep`` the next episode begins in the same step. The entries ``info["final_obs"]`` and
+    ``info["final_info"]`` then hold the last observation and info of the old episode. In the mode ``NextStep`` the
+    next step begins the episode, ignores its action and returns reward 0. Gymnasium's ``NormalizeObservation`` needs
+    this mode. The terms of the reward are arrays (N,) in ``info``. Each has a mask, named like the term with an
+    underscore in front.
 
     Args:
         task: as for :class:`HumanoidEnv`.
@@ -120,12 +121,12 @@ class HumanoidVectorEnv(VectorEnv):
         protocol: as for :class:`HumanoidEnv`.
         meshes: as for :class:`HumanoidEnv`.
         render_mode: as for :class:`HumanoidEnv`.
-        threads: native threads that step them.
+        threads: number of threads that step the environments.
         max_episode_steps: control steps until truncation.
         autoreset_mode: ``SameStep`` or ``NextStep``.
 
     Raises:
-        UserError: as :class:`HumanoidEnv`, numbers below 1, and another mode.
+        UserError: as for :class:`HumanoidEnv`, a number below 1, or another mode.
     """
 
     metadata = _METADATA
@@ -160,7 +161,7 @@ class HumanoidVectorEnv(VectorEnv):
         self._limit = max_episode_steps
         self._lengths = np.zeros(num_envs, int)
         self._waiting = np.zeros(num_envs, bool)
-        """Whether the next step begins an episode."""
+        """(N,) bool: whether the next step begins an episode."""
         self._renderer: Renderer | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -169,7 +170,7 @@ class HumanoidVectorEnv(VectorEnv):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin episodes everywhere; environment i gets the seed ``seed + i`` where one number is given."""
+        """Begins episodes everywhere. If ``seed`` is a number, environment i gets the seed ``seed + i``."""
         if seed is None:
             seed = [None] * self.num_envs
         elif isinstance(seed, int | np.integer):
@@ -183,10 +184,10 @@ class HumanoidVectorEnv(VectorEnv):
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One control step, 20 ms, everywhere.
+        """Takes one control step, 20 ms, everywhere.
 
         Raises:
-            UserError: actions of another shape, or that are not finite.
+            UserError: actions of another shape, or actions that are not finite.
         """
         moving = ~self._waiting
         self._batch.step(np.asarray(actions), moving)
@@ -216,10 +217,10 @@ class HumanoidVectorEnv(VectorEnv):
         self._lengths[which] = 0
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """N pictures (480, 640, 3) uint8, or None without a render mode.
+        """Returns N pictures (480, 640, 3) uint8, or None without a render mode.
 
         Raises:
-            UserError: there is no library to draw with.
+            UserError: no library can draw.
         """
         if self.render_mode is None:
             return None
@@ -228,7 +229,7 @@ class HumanoidVectorEnv(VectorEnv):
         return tuple(each.picture(self._renderer) for each in self._batch.environments)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Stop the threads and free the renderer."""
+        """Stops the threads and frees the renderer."""
         self._batch.close()
         if self._renderer is not None:
             self._renderer.close()
@@ -247,7 +248,7 @@ def _generator(seed: int) -> np.random.Generator:
 
 
 def _with_masks(values: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
-    """Each entry with the rows that it is about, as Gymnasium's vector environments have it."""
+    """Adds a mask to each entry: the rows that it is about, as in Gymnasium's vector environments."""
     return {**values, **{f"_{name}": rows.copy() for name in values}}
 
 

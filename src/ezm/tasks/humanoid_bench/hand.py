@@ -1,7 +1,7 @@
 """The Shadow hand E3M5, 24 joints and 20 servos, at the end of an H1 arm.
 
-The left hand is the right one mirrored in x; the few values that are not (a box of the palm) are the original's.
-Lengths in m, masses in kg.
+The left hand is the right hand mirrored in x. The few values that are not mirrored (a box of the palm) are the
+original's. Lengths in m, masses in kg.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _TENDON_RANGE = [0, 3.1415]
 
 
 def attach(spec: mujoco.MjSpec, side: str) -> None:
-    """Give the arm of ``side`` (``left`` or ``right``) a wrist that turns, and a hand.
+    """Adds a wrist that turns and a hand to the arm of ``side`` (``left`` or ``right``).
 
     H1's massless body ``{side}_hand`` becomes the wrist.
     """
@@ -63,7 +63,7 @@ def attach(spec: mujoco.MjSpec, side: str) -> None:
 
 
 def drive(spec: mujoco.MjSpec, side: str) -> None:
-    """Add the servos of a hand; those called J0 bend the two outer joints of a finger together."""
+    """Adds the servos of a hand. Servos called J0 bend the two outer joints of a finger together."""
     prefix = f"{side[0]}h_"
     for joint, (stiffness, limit) in _SERVOS.items():
         servo = Servo(prefix + joint, stiffness, 0, limit)
@@ -80,7 +80,7 @@ class _Hand:
         self.side = side
         self.prefix = f"{side[0]}h_"
         self.sign = 1 if side == "right" else -1
-        """Of x, which points from the middle of a right hand to its thumb."""
+        """Sign of x, which points from the middle of a right hand to its thumb."""
 
     def build(self) -> None:
         s = self.sign
@@ -155,7 +155,7 @@ class _Hand:
     def _finger(
         self, parent: mujoco.MjsBody, name: str, position: Sequence[float], spread: float
     ) -> None:
-        """Knuckle, proximal, middle and distal link; ``spread`` is the sign of the knuckle's axis."""
+        """Adds a finger's knuckle, proximal, middle and distal link. ``spread`` is the sign of the knuckle's axis."""
         low = name.lower()
         knuckle = self._body(parent, f"{low}knuckle", position)
         self._inertia(knuckle, 0.008, 0, (3.2e-7, 2.6e-7, 2.6e-7), (0.5, 0.5, -0.5, 0.5))
@@ -219,7 +219,7 @@ class _Hand:
         principal: Sequence[float],
         turn: Sequence[float] = _TURNED,
     ) -> None:
-        """``height``: of the centre of mass along z."""
+        """Sets a body's mass and inertia, with the centre of mass at ``height`` along z."""
         body.explicitinertial = True
         body.mass, body.ipos, body.iquat, body.inertia = mass, (0, 0, height), turn, principal
 
@@ -231,7 +231,7 @@ class _Hand:
         limits: Sequence[float],
         kind: str = "hand",
     ) -> None:
-        """``kind``: the class of ``h1.xml`` that holds its damping, armature and friction."""
+        """Adds a joint with the damping, armature and friction of the class ``kind`` in ``h1.xml``."""
         kind_default = self.spec.find_default(kind)
         body.add_joint(kind_default, name=self.prefix + name, axis=axis, range=limits)
 

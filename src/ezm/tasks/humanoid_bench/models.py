@@ -19,7 +19,7 @@ _HOME = {"hip_pitch": -0.4, "knee": 0.8, "ankle": -0.4}
 
 @lru_cache
 def model(robot_name: str, task: str, meshes: Path | None = None) -> mujoco.MjModel:
-    """The model of a robot in the scene of a task; built once, and never written to.
+    """Returns the model of a robot in a task's scene. It is built once and never written to.
 
     Its only keyframe is the pose in which an episode begins, before noise.
 
@@ -29,7 +29,7 @@ def model(robot_name: str, task: str, meshes: Path | None = None) -> mujoco.MjMo
         meshes: see :func:`ezm.tasks.humanoid_bench.robots.robot`.
 
     Raises:
-        UserError: an unknown robot, or meshes that are missing.
+        UserError: an unknown robot, or missing meshes.
     """
     spec = robot(robot_name, meshes)
     add_floor(spec)
@@ -40,7 +40,7 @@ def model(robot_name: str, task: str, meshes: Path | None = None) -> mujoco.MjMo
 
 
 def hold_action(compiled: mujoco.MjModel) -> np.ndarray:
-    """(A,) the action that asks every servo for the pose of the keyframe."""
+    """Returns the action that asks every servo for the pose of the keyframe, (A,)."""
     data = mujoco.MjData(compiled)
     mujoco.mj_resetDataKeyframe(compiled, data, 0)
     mujoco.mj_forward(compiled, data)

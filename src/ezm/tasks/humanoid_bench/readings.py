@@ -1,4 +1,4 @@
-"""What rewards read, copied out of the simulators of one task's environments."""
+"""Inputs of the rewards, copied out of the simulators of one task's environments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ezm.tasks.humanoid_bench.rewards import Record
 
 
 class Readings:
-    """Arrays for B environments of one task, written row by row, from several threads if need be.
+    """Arrays for B environments of one task. Several threads may write rows at once.
 
     Args:
         layout: of the task.
@@ -53,10 +53,10 @@ class Readings:
         """Views of these arrays."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Readings, (self._layout, len(self._root))  # written anew before it is read
+        return Readings, (self._layout, len(self._root))  # every row is written before it is read
 
     def read(self, row: int, environment: Environment) -> None:
-        """Copy one environment's present state into a row."""
+        """Copies one environment's present state into a row."""
         self._root[row] = environment.qpos[:3]
         self._velocity[row] = environment.qvel[: self._layout.robot_velocities]
         self._sites[row] = environment.site_positions

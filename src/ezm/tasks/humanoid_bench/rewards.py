@@ -1,8 +1,8 @@
 """Rewards and terminations of HumanoidBench (Sferrazza et al., 2024) as functions of arrays.
 
-They follow github.com/carlosferrazza/humanoid-bench at commit 791405f; a task is the same for every
-robot. All functions take a batch of B environments. They run at every control step, where numpy's
-overhead per call outweighs the arithmetic, so they make few calls. Metres, seconds, newtons.
+They follow github.com/carlosferrazza/humanoid-bench at commit 791405f. A task has the same reward for every robot.
+All functions take a batch of B environments. They run at every control step, where numpy's overhead per call
+outweighs the arithmetic, so they make few calls. Metres, seconds, newtons.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Where the maze leads, and the direction to move in at each stage; stage 0 is the start.
+# The maze's checkpoints, and the direction to move in at each stage. Stage 0 is the start.
 MAZE_CHECKPOINTS = np.array([[0.0, 0.0], [3.0, 0.0], [3.0, 6.0], [6.0, 6.0], [6.0, 6.0]])
 MAZE_DIRECTIONS = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
 _LAST_STAGE = len(MAZE_CHECKPOINTS) - 1
 
 _STAND_HEIGHT = 1.65  # of the head
 _BOARD_HEIGHT = 0.37  # of the balance board's centre
-# Not of unit length, and compared entry by entry, as in the original.
+# As in the original, it does not have unit length, and is compared entry by entry.
 _CRAWL_QUATERNION = np.array([0.75, 0.0, 0.65, 0.0])
 _LN_MARGIN = math.log(0.1)  # a gaussian tolerance falls to 0.1 at its margin
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the rewards and terminations of one task read, for B environments.
+    """Inputs of the rewards and terminations of one task, for B environments.
 
-    The original reads MuJoCo's derived quantities without a forward pass after the last physics
-    step, so they belong to that step's start, 2 ms earlier. Fields called fresh are newer.
+    The original reads MuJoCo's derived quantities without a forward pass after the last physics step, so they belong
+    to that step's start, 2 ms earlier. Fields called fresh belong to its end.
     """
 
     root_position: np.ndarray
@@ -39,9 +39,9 @@ class Record:
     robot_velocity: np.ndarray
     """(B, V), fresh: the robot's part of ``qvel``."""
     com_velocity: np.ndarray
-    """(B, 3), of the whole robot's centre of mass, world frame."""
+    """(B, 3), velocity of the whole robot's centre of mass, world frame."""
     head: np.ndarray
-    """(B, 3), position of this site; likewise the following."""
+    """(B, 3), position of this site. The next four fields are positions of sites too."""
     imu: np.ndarray
     """(B, 3)."""
     left_foot: np.ndarray
@@ -61,18 +61,17 @@ class Record:
     actuator_force: np.ndarray
     """(B, A), after clipping to the force range."""
     chair_position: np.ndarray | None = None
-    """(B, 3), of the body frame; sit only."""
+    """(B, 3), of the body frame, sit only."""
     obstacle_contact: np.ndarray | None = None
-    """(B,) bool; hurdle: contact with a barrier, pole: of a pole and anything but the floor,
-    maze: with a block."""
+    """(B,) bool: whether anything touches a barrier (hurdle), a pole (pole) or a block (maze)."""
     sphere_touched: np.ndarray | None = None
-    """(B,) bool, contact of the sphere with something that is neither floor nor board; balance only."""
+    """(B,) bool: whether anything but floor and board touches the sphere, balance only."""
     floor_touched: np.ndarray | None = None
-    """(B,) bool, contact of the floor with something that is not the sphere; balance only."""
+    """(B,) bool: whether anything but the sphere touches the floor, balance only."""
     goal: np.ndarray | None = None
-    """(B, 3), where the left hand should be, world frame; reach only."""
+    """(B, 3), the goal of the left hand, world frame, reach only."""
     stage: np.ndarray | None = None
-    """(B,) int, 0 to 4, before this evaluation; maze only."""
+    """(B,) int, 0 to 4, before this evaluation, maze only."""
 
 
 class Outcome(NamedTuple):
@@ -88,32 +87,32 @@ class Outcome(NamedTuple):
     """(B,) int, the maze's new stage."""
 
 
-# dm_control's ``tolerance`` in two parts: how far a value is outside its bounds, and the shape of
-# the fall from 1 with that distance. Gaussians are 0.1 at the margin, the other shapes 0.
+# dm_control's ``tolerance`` has two parts here: the distance of a value to its bounds, and the shape of the
+# fall from 1 with that distance. Gaussians are 0.1 at the margin, the other shapes 0.
 
 
 def below(value: np.ndarray, lower: float) -> np.ndarray:
-    """Distance to the bounds [lower, inf)."""
+    """Returns the distance to the bounds [lower, inf)."""
     return np.maximum(lower - value, 0.0)
 
 
 def outside(value: np.ndarray, lower: float, upper: float) -> np.ndarray:
-    """Distance to the bounds [lower, upper]."""
+    """Returns the distance to the bounds [lower, upper]."""
     return np.maximum(np.maximum(lower - value, value - upper), 0.0)
 
 
 def gaussian(distance: np.ndarray, margin: float) -> np.ndarray:
-    """1 at distance 0, 0.1 at ``margin``; the distance's sign is ignored."""
+    """Falls from 1 at distance 0 to 0.1 at ``margin``. The distance's sign is ignored."""
     return np.exp(distance * distance * (_LN_MARGIN / margin**2))
 
 
 def linear(distance: np.ndarray, margin: float) -> np.ndarray:
-    """1 at distance 0, 0 from ``margin`` on; the distance is not negative."""
+    """Falls from 1 at distance 0 to 0 at ``margin``, and stays 0. The distance must not be negative."""
     return np.maximum(1.0 - distance / margin, 0.0)
 
 
 def quadratic(distance: np.ndarray, margin: float) -> np.ndarray:
-    """1 at distance 0, 0 from ``margin`` on; the distance's sign is ignored."""
+    """Falls from 1 at distance 0 to 0 at ``margin``, and stays 0. The distance's sign is ignored."""
     return np.maximum(1.0 - distance * distance / margin**2, 0.0)
 
 
@@ -121,18 +120,18 @@ def quadratic(distance: np.ndarray, margin: float) -> np.ndarray:
 
 
 def small_control(record: Record) -> np.ndarray:
-    """(B,) in [0.8, 1], 1 without actuator forces."""
+    """(B,) in [0.8, 1]: 1 without actuator forces."""
     force = record.actuator_force
     return 0.8 + np.add.reduce(quadratic(force, 10.0), axis=-1) * (0.2 / force.shape[-1])
 
 
 def standing(record: Record, height: float = _STAND_HEIGHT) -> np.ndarray:
-    """(B,) in [0, 1], 1 from this head height on."""
+    """(B,) in [0, 1]: 1 from this head height on."""
     return gaussian(below(record.head[:, 2], height), 0.4125)
 
 
 def standing_on_feet(record: Record) -> np.ndarray:
-    """(B,) in [0, 1], 1 when the head is 1.2 m above either foot, wherever the ground is."""
+    """(B,) in [0, 1]: 1 when the head is at least 1.2 m above both feet, at any height of the ground."""
     head = record.head[:, 2]
     left = below(head - record.left_foot[:, 2], 1.2)
     right = below(head - record.right_foot[:, 2], 1.2)
@@ -140,34 +139,34 @@ def standing_on_feet(record: Record) -> np.ndarray:
 
 
 def upright(record: Record, least: float, margin: float = 1.9) -> np.ndarray:
-    """(B,) in [0, 1], 1 from this uprightness of the torso on."""
+    """(B,) in [0, 1]: 1 from this uprightness of the torso on."""
     return linear(below(record.torso_up, least), margin)
 
 
 def move(record: Record, speed: float) -> np.ndarray:
-    """(B,) in [1/6, 1], 1 from this speed along x on and 1/6 for none."""
+    """(B,) in [1/6, 1]: 1 from this speed along x on, 1/6 without speed."""
     return (5.0 * linear(below(record.com_velocity[:, 0], speed), speed) + 1.0) / 6.0
 
 
 def dont_move(record: Record) -> np.ndarray:
-    """(B,) in [0, 1], 1 without horizontal velocity."""
+    """(B,) in [0, 1]: 1 without horizontal velocity."""
     still = gaussian(record.com_velocity[:, :2], 2.0)
     return (still[:, 0] + still[:, 1]) / 2.0
 
 
 def collision_discount(record: Record) -> np.ndarray:
-    """(B,), 0.1 for those that touch an obstacle, 1 for the others."""
+    """(B,): 0.1 for environments with contact at an obstacle, 1 for the others."""
     assert record.obstacle_contact is not None
     return np.where(record.obstacle_contact, 0.1, 1.0)
 
 
 def _lower_than(record: Record, height: float) -> np.ndarray:
-    """(B,) bool, whether the root is lower."""
+    """(B,) bool: whether the root is lower than ``height``."""
     return record.root_position[:, 2] < height
 
 
 def _never(record: Record) -> np.ndarray:
-    """(B,) bool."""
+    """(B,) bool, all False."""
     return np.zeros(len(record.root_position), bool)
 
 
@@ -175,12 +174,13 @@ def _never(record: Record) -> np.ndarray:
 
 
 def stand(record: Record) -> Outcome:
-    """Stand still. Ends when the root is below 0.2."""
+    """Rewards standing still. Ends when the root is below 0.2."""
     return _stand_still(record, _STAND_HEIGHT, _lower_than(record, 0.2))
 
 
 def balance(record: Record) -> Outcome:
-    """Stand still on the board. Ends below 0.8, or when robot or board touch what they should not."""
+    """Rewards standing still on the board. Ends when the root is below 0.8, something but floor and board touches the
+    sphere, or something but the sphere touches the floor."""
     assert record.sphere_touched is not None and record.floor_touched is not None
     ended = _lower_than(record, 0.8) | record.sphere_touched | record.floor_touched
     return _stand_still(record, _STAND_HEIGHT + _BOARD_HEIGHT, ended)
@@ -203,19 +203,19 @@ def _stand_terms(record: Record, stands: np.ndarray, straight: np.ndarray) -> di
 
 
 def walk(record: Record) -> Outcome:
-    """Move at 1 m/s or more. Ends when the root is below 0.2."""
+    """Rewards moving at 1 m/s or more. Ends when the root is below 0.2."""
     terms = _locomotion_terms(record, standing(record), upright(record, 0.9), 1.0)
     return Outcome(_locomotion_reward(terms), _lower_than(record, 0.2), terms)
 
 
 def run(record: Record) -> Outcome:
-    """Move at 5 m/s or more. Ends when the root is below 0.2."""
+    """Rewards moving at 5 m/s or more. Ends when the root is below 0.2."""
     terms = _locomotion_terms(record, standing(record), upright(record, 0.9), 5.0)
     return Outcome(_locomotion_reward(terms), _lower_than(record, 0.2), terms)
 
 
 def hurdle(record: Record) -> Outcome:
-    """Run over hurdles, between barriers that cost 9/10 when touched. Ends below 0.2."""
+    """Rewards running over hurdles. Touching a barrier costs 9/10 of the reward. Ends when the root is below 0.2."""
     terms = _locomotion_terms(record, standing(record), upright(record, 0.8), 5.0)
     terms["wall_collision_discount"] = collision_discount(record)
     reward = _locomotion_reward(terms) * terms["wall_collision_discount"]
@@ -223,13 +223,13 @@ def hurdle(record: Record) -> Outcome:
 
 
 def stair(record: Record) -> Outcome:
-    """Walk up and down stairs or slides. Ends when the torso is no longer upright."""
+    """Rewards walking up and down stairs or slides. Ends when the torso's uprightness is below 0.1."""
     terms = _locomotion_terms(record, standing_on_feet(record), upright(record, 0.5), 1.0)
     return Outcome(_locomotion_reward(terms), record.torso_up < 0.1, terms)
 
 
 def pole(record: Record) -> Outcome:
-    """Walk between poles that cost 9/10 when touched. Ends when the root is below 0.5."""
+    """Rewards walking between poles. Touching a pole costs 9/10 of the reward. Ends when the root is below 0.5."""
     terms = _locomotion_terms(record, standing(record), upright(record, 0.9), 0.5)
     terms["collision_discount"] = collision_discount(record)
     standing_part = 0.5 * terms["small_control"] * terms["stand_reward"]
@@ -250,7 +250,7 @@ def _locomotion_reward(terms: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def crawl(record: Record) -> Outcome:
-    """Crawl through a tunnel at 1 m/s or more. Never ends."""
+    """Rewards crawling through a tunnel at 1 m/s or more. Never ends."""
     terms = {
         "crawling": gaussian(outside(record.imu[:, 2], 0.6, 1.0), 1.0),
         "crawling_head": gaussian(outside(record.head[:, 2], 0.6, 1.0), 1.0),
@@ -269,7 +269,7 @@ def crawl(record: Record) -> Outcome:
 
 
 def maze(record: Record) -> Outcome:
-    """Reach four checkpoints in turn, each with a bonus once. Ends when the root is below 0.2."""
+    """Rewards reaching four checkpoints in turn, with a bonus for each. Ends when the root is below 0.2."""
     assert record.stage is not None
     to_checkpoint = record.pelvis_position[:, :2] - MAZE_CHECKPOINTS[record.stage]
     reached = (_length(to_checkpoint) < 0.4) & (record.stage < _LAST_STAGE)
@@ -298,7 +298,7 @@ def maze(record: Record) -> Outcome:
 
 
 def sit(record: Record) -> Outcome:
-    """Sit on the chair. Ends when the root is below 0.5."""
+    """Rewards sitting on the chair. Ends when the root is below 0.5."""
     assert record.chair_position is not None
     from_chair = record.root_position - record.chair_position
     on_chair = gaussian(outside(from_chair[:, 0], -0.19, 0.19), 0.2) * gaussian(
@@ -318,7 +318,7 @@ def sit(record: Record) -> Outcome:
 
 
 def reach(record: Record) -> Outcome:
-    """Hold the left hand at the goal. Never ends; up to 20 a step, and negative in fast motion."""
+    """Rewards holding the left hand at the goal. The reward is at most 20 a step and may be negative. Never ends."""
     assert record.goal is not None
     distance = _length(record.left_hand - record.goal)
     terms = {
@@ -338,7 +338,7 @@ def reach(record: Record) -> Outcome:
 
 
 def _length(vector: np.ndarray) -> np.ndarray:
-    """(B,), Euclidean, of (B, n)."""
+    """Returns the Euclidean lengths (B,) of vectors (B, n)."""
     return np.sqrt(np.add.reduce(vector * vector, axis=-1))
 
 

@@ -1,8 +1,8 @@
-"""The robots: Unitree H1 (``h1.xml``), and the same with two Shadow hands (``hand.py``).
+"""The robots: Unitree H1 (``h1.xml``), and H1 with two Shadow hands (``hand.py``).
 
-Everything that physics reads is what HumanoidBench's compiled models hold: inertias, joints, servos, sites and
-sensors. The collision shapes are primitives of ours, fitted to the links; with ``meshes`` they are the convex hulls
-of the links' own meshes, as in the original.
+Everything that physics reads equals HumanoidBench's compiled models: inertias, joints, servos, sites and sensors.
+Only the collision shapes differ. They are our own primitives, fitted to the links. With ``meshes`` they are the
+convex hulls of the links' own meshes, as in the original.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HIDDEN = 3
 
 
 _Servos = dict[str, tuple[float, float, float]]
-"""Stiffness, damping and force limit of the servo of each joint."""
+"""Stiffness, damping and force limit of each joint's servo."""
 
 _LEG: _Servos = {
     "hip_yaw": (200, 5, 200),
@@ -51,16 +51,16 @@ _H1_MESHES = (
         )
     ),
 )
-"""Links of H1 that collide as the hull of their mesh; the hip yaw links are cylinders in the original too."""
+"""Links of H1 that collide as the hull of their mesh. The hip yaw links are cylinders in the original too."""
 
 
 def robot(name: str, meshes: Path | None = None) -> mujoco.MjSpec:
-    """The editable model of a robot, without a floor.
+    """Returns the editable model of a robot, without a floor.
 
     Args:
         name: ``h1`` or ``h1hand``.
-        meshes: a folder that holds the meshes somewhere below it, under the names they have in MuJoCo
-            Menagerie's ``unitree_h1`` and ``shadow_hand``; None: primitives.
+        meshes: a folder with the meshes anywhere below it, named as in MuJoCo Menagerie's ``unitree_h1`` and
+            ``shadow_hand``. None: primitives.
 
     Raises:
         UserError: an unknown robot, or meshes that are not below the folder.
@@ -98,7 +98,7 @@ def _drive(spec: mujoco.MjSpec, prefix: str, servos: _Servos) -> None:
 def _collide_as_meshes(
     spec: mujoco.MjSpec, folder: Path, shapes: dict[str, tuple[str, str, float]]
 ) -> None:
-    """Replace the primitives of each body in ``shapes`` by (mesh name, file name, scale)."""
+    """Replaces the primitives of each body in ``shapes`` by the mesh (mesh name, file name, scale)."""
     if not folder.is_dir():
         raise UserError(f"meshes={folder}: no such directory")
     files = {path.name: path for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -123,5 +123,5 @@ def _collide_as_meshes(
             solref=old[0].solref,
             solimp=old[0].solimp,
         )
-        for geom in old:  # they stay, out of sight and out of contact
+        for geom in old:  # they stay, without contact and not drawn
             geom.contype, geom.conaffinity, geom.group = 0, 0, _HIDDEN

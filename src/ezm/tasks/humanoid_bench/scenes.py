@@ -1,7 +1,8 @@
-"""The scenes: what stands around the robot in each of the fourteen tasks.
+"""The scenes: the surroundings of the robot in each of the fourteen tasks.
 
-Sizes are half-lengths, as MuJoCo's; lengths in m, masses in kg. Names of shapes that rewards or terminations ask about
-begin with ``obstacle`` (hurdle's barriers, poles, maze blocks), or are ``floor``, ``board`` and ``sphere``.
+Sizes are half-lengths, as in MuJoCo. Lengths in m, masses in kg. Rewards and terminations find shapes by name. These
+names begin with ``obstacle`` (the hurdle task's barriers, poles, maze blocks), or are ``floor``, ``board`` and
+``sphere``.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ MAZE = (
     "#.....#",
     "#######",
 )
-"""Filled cells of 1.5 m; the top left one is centred at (-1.5, 7.5), the robot starts in the second cell
-of the sixth row, (0, 0)."""
+"""Filled cells of 1.5 m. The top left cell is centred at (-1.5, 7.5). The robot starts in the second cell of the
+sixth row, at (0, 0)."""
 
 
 def plain(spec: mujoco.MjSpec) -> None:
-    """The floor alone: stand, walk, run, reach."""
+    """Adds nothing to the floor: stand, walk, run, reach."""
 
 
 def stair(spec: mujoco.MjSpec) -> None:
-    """Four stepped pyramids between walls."""
+    """Adds four stepped pyramids between walls."""
     for middle in (3.2, 9.2, 15.2, 21.2):
         for layer, half in enumerate((2.7, 2.1, 1.5, 0.9, 0.3)):
             shade = 0.5 + 0.08 * layer
@@ -45,7 +46,7 @@ def stair(spec: mujoco.MjSpec) -> None:
 
 
 def slide(spec: mujoco.MjSpec) -> None:
-    """Nine triangular prisms, each a slope of 5 m up to 1.75 m and one down."""
+    """Adds nine triangular prisms, each with a slope of 5 m up to 1.75 m and a slope of 5 m down."""
     corners = [(x, y, z) for x, z in ((0.3, 0), (5.3, 1.75), (10.3, 0)) for y in (5, -5)]
     spec.add_mesh(name="prism", uservert=[value for corner in corners for value in corner])
     for index in range(9):
@@ -58,7 +59,7 @@ def slide(spec: mujoco.MjSpec) -> None:
 
 
 def hurdle(spec: mujoco.MjSpec) -> None:
-    """Ten hurdles 7 m apart, between barriers that must not be touched."""
+    """Adds ten hurdles 7 m apart, between barriers that must not be touched."""
     for index in range(1, 11):
         _box(spec, (0.03, 5, 0.1875), (7 * index, 0, 0.1875), _SIGNAL)
     for side in (-1, 1):
@@ -67,14 +68,14 @@ def hurdle(spec: mujoco.MjSpec) -> None:
 
 
 def crawl(spec: mujoco.MjSpec) -> None:
-    """A tunnel 16 m long, 2.3 m wide and 1.15 m high."""
+    """Adds a tunnel 16 m long, 2.3 m wide and 1.15 m high."""
     for side in (-1, 1):
         _box(spec, (8, 0.2, 0.775), (10.2, 1.35 * side, 0.775), _WALL)
     _box(spec, (8, 1.15, 0.2), (10.2, 0, 1.35), _WALL)
 
 
 def pole(spec: mujoco.MjSpec) -> None:
-    """41 rows of poles, four and three in turn."""
+    """Adds 41 rows of poles, with four and three poles in turn."""
     for row in range(1, 42):
         across = (2.25, 0.75, -0.75, -2.25) if row % 2 else (1.5, 0, -1.5)
         for column, y in enumerate(across):
@@ -91,7 +92,7 @@ def pole(spec: mujoco.MjSpec) -> None:
 
 
 def maze(spec: mujoco.MjSpec) -> None:
-    """Blocks 1.2 m high on a grid of 7 by 7 cells; markers without contact at the four corners of the way."""
+    """Adds blocks 1.2 m high on a grid of 7 by 7 cells, and markers without contact at the four corners of the way."""
     for row, cells in enumerate(MAZE):
         for column, cell in enumerate(cells):
             if cell == "#":
@@ -110,23 +111,23 @@ def maze(spec: mujoco.MjSpec) -> None:
 
 
 def sit_simple(spec: mujoco.MjSpec) -> None:
-    """A chair behind the robot, fixed."""
+    """Adds a fixed chair behind the robot."""
     _chair(spec)
 
 
 def sit_hard(spec: mujoco.MjSpec) -> None:
-    """A chair that can be pushed and toppled."""
+    """Adds a chair that can be pushed and toppled."""
     _chair(spec).add_freejoint(name="free_chair")
 
 
 def balance_simple(spec: mujoco.MjSpec) -> None:
-    """A board on a sphere that is fixed."""
+    """Adds a board on a sphere that is fixed."""
     _board(spec)
     _sphere(spec)
 
 
 def balance_hard(spec: mujoco.MjSpec) -> None:
-    """A board on a sphere that rolls."""
+    """Adds a board on a sphere that rolls."""
     _board(spec)
     _sphere(spec).add_freejoint(name="free_sphere")
 
@@ -147,11 +148,11 @@ SCENES: dict[str, Callable[[mujoco.MjSpec], None]] = {
     "balance_hard": balance_hard,
     "reach": plain,
 }
-"""Adds a task's scene to a model that has a floor and a robot."""
+"""For each task, the function that adds its scene to a model that has a floor and a robot."""
 
 
 def add_floor(spec: mujoco.MjSpec) -> None:
-    """The floor, endless for contact, and a sky."""
+    """Adds the floor, which is endless for contact, and a sky."""
     spec.add_texture(
         name="sky",
         type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,
@@ -179,7 +180,7 @@ def add_floor(spec: mujoco.MjSpec) -> None:
 
 def _chair(spec: mujoco.MjSpec) -> mujoco.MjsBody:
     body = spec.worldbody.add_body(name="chair", pos=(-0.25, 0, 0))
-    # Recorded: the weight of the original's visible parts, legs of 4 cm and all, at 1000 kg/m3.
+    # Recorded: the inertia of the original's visible parts, including legs of 4 cm, at 1000 kg/m3.
     body.explicitinertial = True
     body.mass = 15.748
     body.ipos = (-0.059121158242316486, 0, 0.47966471932943877)

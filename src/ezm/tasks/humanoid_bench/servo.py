@@ -10,9 +10,10 @@ import mujoco
 
 @dataclass(frozen=True)
 class Servo:
-    """``force = clip(stiffness (control - length) - damping velocity, -limit, limit)`` (HumanoidBench's position actuators).
+    """``force = clip(stiffness (control - length) - damping velocity, -limit, limit)`` (HumanoidBench's position
+    actuators).
 
-    It carries the name of the joint it drives, whose range its control has.
+    By default, the actuator has the name of its joint. Its control has the joint's range.
     """
 
     joint: str
@@ -24,11 +25,11 @@ class Servo:
     """N m."""
 
     def add(self, spec: mujoco.MjSpec, name: str | None = None) -> None:
-        """Add it to a model, behind the actuators that are there."""
+        """Adds the servo to a model, after the existing actuators."""
         self._add(spec, name or self.joint, mujoco.mjtTrn.mjTRN_JOINT, spec.joint(self.joint).range)
 
     def add_to_tendon(self, spec: mujoco.MjSpec, name: str, control_range: Sequence[float]) -> None:
-        """The same on a tendon called ``joint``."""
+        """Adds the servo to a model, on a tendon called ``joint``."""
         self._add(spec, name, mujoco.mjtTrn.mjTRN_TENDON, control_range)
 
     def _add(

@@ -1,4 +1,4 @@
-"""Where to look at each task from, for pictures and films; the tasks' own cameras are in the models."""
+"""Camera positions for pictures and films of each task. The tasks' own cameras are in the models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class View(NamedTuple):
-    """Where the camera stands."""
+    """Position and direction of a camera."""
 
     lookat: tuple[float, float, float] = (0.0, 0.0, 0.9)
     distance: float = 2.9
@@ -29,12 +29,12 @@ VIEWS = {
     "balance_simple": View((0.0, 0, 1.0), 3.4, 215, -14),
     "balance_hard": View((0.0, 0, 1.0), 3.4, 215, -14),
 }
-"""All others: the view's defaults."""
+"""Views of tasks. All other tasks have the defaults of :class:`View`."""
 
 
 _NEAR = 4.5
 _FILMED = {
-    # From ahead, between the walls of the course, which would stand in the way.
+    # From ahead, between the walls of the course, which would block other views.
     "hurdle": View((0.8, 0, 0.8), 4.5, 195, -20),
     "maze": View((0.4, 0.4, 0.6), 5.5, 250, -48),
 }
@@ -48,12 +48,12 @@ def _camera(view: View) -> mujoco.MjvCamera:
 
 
 def camera(task: str) -> mujoco.MjvCamera:
-    """A camera that looks at where an episode of ``task`` (``walk``, without the robot) begins."""
+    """Returns a camera that looks at the start of an episode of ``task`` (``walk``, without the robot)."""
     return _camera(VIEWS.get(task, View()))
 
 
 def following(task: str, robot: np.ndarray) -> mujoco.MjvCamera:
-    """A camera that moves along with a robot at (3,), so near that one sees what it does."""
+    """Returns a camera that moves along with a robot at (3,), near enough to show its motion."""
     if task in _FILMED:
         moved = _camera(_FILMED[task])
     else:

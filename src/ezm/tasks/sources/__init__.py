@@ -1,8 +1,8 @@
-"""Where tasks come from: HumanoidBench, dm_control, Gymnasium, or a factory of the user's.
+"""Sources of tasks: HumanoidBench, dm_control, Gymnasium, or a factory of the user's.
 
-A source is written ``prefix:name``: ``hb:h1-walk``, ``dmc:cartpole-swingup``, ``gym:Pendulum-v1``; any other text with
-a colon is a factory, ``module:function``. The libraries are imported only when a task needs them; modules of the user's are
-found in the current directory too. dm_control may be missing: its tasks are refused then, all others work.
+A source is written ``prefix:name``: ``hb:h1-walk``, ``dmc:cartpole-swingup``, ``gym:Pendulum-v1``. Any other text
+with a colon is a factory, ``module:function``. The libraries are imported only when a task needs them. The user's
+modules may also lie in the current directory. If dm_control is missing, its tasks are refused, and all others work.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from ezm.errors import UserError
 from ezm.tasks.simulator import Simulator
 
-# Before MuJoCo or dm_control is imported: physics needs no rendering, and without this the import
-# looks for a graphics library.
+# Set before MuJoCo or dm_control is imported: physics needs no rendering, but without this the import looks
+# for a graphics library.
 os.environ.setdefault("MUJOCO_GL", "disabled")
 
 HUMANOID_BENCH = "hb"
@@ -26,16 +26,17 @@ LIBRARIES = (HUMANOID_BENCH, DM_CONTROL, GYMNASIUM)
 """Prefixes that name a library."""
 
 INSTALL_DM_CONTROL = "pip install dm-env lxml && pip install --no-deps dm_control"
-"""On every Python: labmaze, which dm_control requires and none of its tasks here uses, has no wheel from 3.13 on."""
+"""The command for every Python. dm_control requires labmaze, which has no wheel from 3.13 on. None of its tasks here
+uses labmaze."""
 
 
 def build(source: str, seed: int, *, pictures: bool = False) -> Simulator:
-    """A new environment of a source.
+    """Makes a new environment of a source.
 
     Args:
         source: as above.
-        seed: at least 0; fixes everything random in the environment.
-        pictures: whether it will be drawn: Gymnasium's render mode is chosen when an environment is made.
+        seed: at least 0. It fixes everything random in the environment.
+        pictures: whether it will be drawn. Gymnasium chooses its render mode when it makes an environment.
 
     Raises:
         UserError: the task does not exist, is not installed, or has spaces that ezm cannot use.
@@ -65,7 +66,7 @@ def build(source: str, seed: int, *, pictures: bool = False) -> Simulator:
 
 
 def lacks_dm_control() -> str | None:
-    """What keeps dm_control's tasks from being built; None where nothing does. Nothing is imported."""
+    """Returns why dm_control's tasks cannot be built, or None where they can. Imports nothing."""
     for module in ("dm_control", "dm_env", "lxml"):
         if find_spec(module) is None:
             return f"{module} is not installed"
@@ -73,7 +74,7 @@ def lacks_dm_control() -> str | None:
 
 
 def require_dm_control(name: str) -> None:
-    """Refuse the task or suite ``name`` where dm_control's tasks cannot be built.
+    """Refuses the task or suite ``name`` where dm_control's tasks cannot be built.
 
     Raises:
         UserError: a module is not installed.
@@ -83,16 +84,16 @@ def require_dm_control(name: str) -> None:
 
 
 def default_action_repeat(source: str) -> int:
-    """Simulator steps for each agent step, unless the user says otherwise."""
+    """Returns the simulator steps for each agent step, for a user who sets no other number."""
     prefix, _, name = source.partition(":")
     if prefix != DM_CONTROL:
         return 1
     return _DM_CONTROL_REPEATS.get(name.partition("-")[0], 2)
 
 
-# PlaNet's (Hafner et al. 2019, appendix): chosen so that one control step visibly matters. Hopper and
-# point_mass are not in that list and follow the domains they resemble. Walker and finger have 4 instead of 2:
-# with it they are learned in fewer agent steps (docs/lab-notes.md).
+# PlaNet's values (Hafner et al. 2019, appendix): one control step then visibly matters. That list lacks
+# hopper and point_mass, which follow the domains they resemble. Walker and finger have 4 instead of 2, which
+# takes fewer agent steps to learn (docs/lab-notes.md).
 _DM_CONTROL_REPEATS = {
     "ball_in_cup": 4,
     "cartpole": 8,
@@ -106,7 +107,7 @@ _DM_CONTROL_REPEATS = {
 
 
 def task_name(source: str) -> str:
-    """The name of a task within a suite: without the prefix of a library, a factory's in full."""
+    """Returns the name of a task within a suite: without a library's prefix, but a factory's in full."""
     prefix, _, name = source.partition(":")
     if prefix == HUMANOID_BENCH:
         return name.partition("?")[0]

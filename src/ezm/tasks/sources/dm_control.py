@@ -1,8 +1,8 @@
 """Tasks of the dm_control suite, ``dmc:domain-task``.
 
-The environment's task and physics are driven directly instead of through ``Environment.step``: within
-an action repeat the observation is computed once, and physics is checked once, not at every simulator
-step. What comes out is what ``Environment.step`` gives.
+The environment's task and physics are driven directly instead of through ``Environment.step``. Within an action
+repeat, the observation is computed once and physics is checked once, not at every simulator step. The outcome is the
+same as from ``Environment.step``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ezm.tasks.sources.dm_rewards import closed_form
 from ezm.tasks.sources.mujoco_model import changeable_arrays
 from ezm.tasks.spec import nearest
 
-# Everything that mj_step reads and writes from one step to the next, the solver's warm start included.
+# Everything that mj_step reads and writes from one step to the next, including the solver's warm start.
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _UNUSABLE = {
     "lqr": "its actions have no bounds",
     "quadruped-escape": "it draws its terrain with a renderer",
 }
-# Where the first one is too far away.
+# Domains whose first camera is too far away.
 _CAMERAS: dict[str, str | int] = {"quadruped": "x"}
 # From about this many degrees of freedom on, physics outweighs Python and threads are faster.
 _HEAVY_FREEDOMS = 50
@@ -46,11 +46,11 @@ class DmControlSimulator:
         seed: at least 0.
 
     Raises:
-        UserError: no such task, or one that cannot be used.
+        UserError: an unknown task, or a task that cannot be used.
     """
 
     can_restore = True
-    # A rule of the suite; lqr is the exception.
+    # A rule of the suite. The exception, lqr, cannot be used here.
     reward_range: tuple[float, float] | None = (0.0, 1.0)
     neutral_action: tuple[float, ...] | None = None
 
@@ -109,10 +109,10 @@ class DmControlSimulator:
         return RawStep(observation, total, discount == 0, discount not in (None, 0))
 
     def _advance(self) -> None:
-        """One control step, after which positions and velocities derived from the state are fresh.
+        """Takes one control step and updates the positions and velocities that derive from the state.
 
-        dm_control's scheme ("legacy step"): the derived quantities of the state are there already
-        when the step begins, unless the integrator computes its own.
+        This is dm_control's "legacy step": when the step begins, the state's derived quantities already exist, unless
+        the integrator computes its own.
         """
         model, data, substeps = self._model, self._data, self._substeps
         if model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
@@ -124,8 +124,8 @@ class DmControlSimulator:
         mujoco.mj_step1(model, data)
 
     def snapshot(self) -> object:
-        # Some tasks place their targets in the model and keep values of their own, with their
-        # randomness, in attributes; neither is part of MuJoCo's state.
+        # Some tasks place their targets in the model, and keep values and their randomness in attributes.
+        # Neither is part of MuJoCo's state.
         state = np.empty(mujoco.mj_stateSize(self._model, _STATE))
         mujoco.mj_getState(self._model, self._data, state, _STATE)
         arrays = [array.copy() for array in self._changeable]
@@ -151,7 +151,7 @@ class DmControlSimulator:
 
 
 def task_names() -> list[str]:
-    """The names of all tasks of the dm_control suite that can be used."""
+    """Returns the names of all usable tasks of the dm_control suite."""
     return [
         f"{domain}-{task}"
         for domain, task in suite.ALL_TASKS

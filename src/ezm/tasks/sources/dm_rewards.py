@@ -1,9 +1,9 @@
 """Rewards of the busiest dm_control tasks, in closed form over MuJoCo's arrays.
 
-dm_control computes a reward through named indexing and array functions, 40 to 120 microseconds each
-time, and an action repeat needs one at every simulator step: for cartpole that is ten times the
-physics. The same formulas on plain floats take 1 to 3 microseconds. They equal dm_control's rewards
-up to the rounding of ``exp`` (tested along random episodes); domains without one here use dm_control's.
+dm_control computes a reward through named indexing and array functions, in 40 to 120 microseconds. An action repeat
+needs a reward at every simulator step. For cartpole that takes ten times as long as the physics. The same formulas on
+plain floats take 1 to 3 microseconds. They equal dm_control's rewards up to the rounding of ``exp`` (tested along
+random episodes). Domains without a formula here use dm_control's rewards.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ _LN_MARGIN = math.log(0.1)  # a Gaussian tolerance falls to 0.1 at its margin
 def closed_form(
     domain: str, task: str, model: mujoco.MjModel, data: mujoco.MjData
 ) -> Reward | None:
-    """A function that returns the reward of the current state of ``data``, or None if there is none.
+    """Returns a function that computes the reward of the current state of ``data``, or None if the task has none
+    here.
 
-    It holds on to views of ``model`` and ``data``: both must stay the environment's own.
+    The function holds views of ``model`` and ``data``: both must stay the environment's own.
     """
     builder = _BUILDERS.get(f"{domain}-{task}")
     return builder(model, data) if builder else None
@@ -34,7 +35,7 @@ def _gaussian(distance: float, margin: float) -> float:
 
 
 def _half_at_margin(value: float, wanted: float) -> float:
-    """1 from ``wanted`` on, falling linearly to 1/2 at half of it, and 0 at and below zero."""
+    """Rises linearly from 0 at zero and below to 1 at ``wanted``, and stays 1."""
     return min(1.0, max(0.0, value / wanted))
 
 

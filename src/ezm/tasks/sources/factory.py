@@ -15,15 +15,15 @@ from ezm.tasks.spec import nearest
 
 
 def from_factory(source: str, seed: int, pictures: bool = False) -> GymnasiumSimulator:
-    """The environment that a factory makes.
+    """Returns the environment that a factory makes.
 
-    The function is called with ``seed=`` if it has such a parameter, and, for ``pictures``, with
-    ``render_mode="rgb_array"`` if it has that one; otherwise without arguments. Two attributes of the environment are
-    used if it has them: ``reward_range``, the bounds of one step's reward, and ``neutral_action``, the action that asks
-    for nothing.
+    The function is called with ``seed=`` if it has such a parameter, and for ``pictures`` with
+    ``render_mode="rgb_array"`` if it has that parameter. Two attributes of the environment are used if they exist.
+    The first, ``reward_range``, holds the bounds of one step's reward. The second, ``neutral_action``, is the action
+    that asks for nothing.
 
     Raises:
-        UserError: no such module or function, it failed, or it returned something else.
+        UserError: no such module or function, the function failed, or it returned something else.
     """
     factory = _find(source)
     wanted: dict[str, Any] = {"seed": seed}
@@ -80,7 +80,7 @@ def _parameters(factory: Callable[..., Any]) -> Container[str]:
 
 
 def _own_limit(environment: gymnasium.Env) -> int | None:
-    """The limit of a ``TimeLimit`` wrapper, wherever it is in the chain."""
+    """Returns the limit of a ``TimeLimit`` wrapper anywhere in the chain, else the environment's registered limit."""
     if environment.has_wrapper_attr("_max_episode_steps"):
         return environment.get_wrapper_attr("_max_episode_steps")
     return environment.spec.max_episode_steps if environment.spec else None

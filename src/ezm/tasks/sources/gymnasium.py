@@ -35,13 +35,13 @@ _NAMESPACE_PACKAGES = {"ALE": "ale-py"}
 class GymnasiumSimulator:
     """A :class:`gymnasium.Env` (see :class:`ezm.tasks.simulator.Simulator`).
 
-    Bounded actions are rescaled from [-1, 1]; observations of any shape are flattened.
+    Bounded actions are rescaled from [-1, 1]. Observations of any shape are flattened.
 
     Args:
         name: of the task, for error messages.
-        build: makes the environment; called again to try out whether it can be restored.
-        seed: at least 0; given to the first ``reset``, later episodes go on from there.
-        episode_limit: steps of an episode of this environment, None where unknown.
+        build: makes the environment. It is called again to test whether the environment can be restored.
+        seed: at least 0. The first ``reset`` receives it, and later episodes continue its randomness.
+        episode_limit: returns the steps of an episode of an environment, None where they are unknown.
 
     Raises:
         UserError: spaces that ezm cannot use.
@@ -109,7 +109,7 @@ class GymnasiumSimulator:
 
     @property
     def step_seconds(self) -> float:
-        """The environment's ``dt``, or what its ``render_fps`` says; a thirtieth of a second without either."""
+        """The environment's ``dt``, else the inverse of its ``render_fps``, else 1/30 s."""
         with contextlib.suppress(AttributeError, TypeError, ValueError):
             if 0 < (seconds := float(self.environment.get_wrapper_attr("dt"))) < math.inf:
                 return seconds
@@ -142,26 +142,26 @@ class GymnasiumSimulator:
         return _colours(self._name, picture)
 
     def close(self) -> None:
-        # What an environment leaves open is its own affair, and must not end a run that goes well.
+        # A failure to close must not end a run that goes well.
         with contextlib.suppress(Exception):
             self.environment.close()
 
 
 def from_id(name: str, seed: int, pictures: bool = False) -> GymnasiumSimulator:
-    """The environment that Gymnasium has registered as ``name`` (``Id`` or ``module:Id``).
+    """Returns the environment that Gymnasium has registered as ``name`` (``Id`` or ``module:Id``).
 
     Args:
-        pictures: make it with the render mode ``rgb_array`` where it has that.
+        pictures: use the render mode ``rgb_array`` if the environment has it.
 
     Raises:
-        UserError: no such id, a package that it needs is missing, or spaces that ezm cannot use.
+        UserError: no such id, a missing package, or spaces that ezm cannot use.
     """
     return GymnasiumSimulator(name, lambda: _make(name, pictures), seed, _registered_limit)
 
 
 def _make(name: str, pictures: bool = False) -> gymnasium.Env:
     try:
-        # The limit is kept by ezm.tasks.Task, which can lengthen it; the checker costs time.
+        # ezm.tasks.Task keeps the limit and can lengthen it. The checker costs time.
         environment = gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True)
         if not pictures or PICTURES not in (environment.metadata.get("render_modes") or ()):
             return environment
@@ -196,7 +196,7 @@ def _make(name: str, pictures: bool = False) -> gymnasium.Env:
 
 
 def _camera(model: mujoco.MjModel) -> int | mujoco.MjvCamera:
-    """The model's first camera, or one from which all of it is seen."""
+    """Returns the model's first camera, or a free camera that sees the whole model."""
     if model.ncam:
         return 0
     camera = mujoco.MjvCamera()
@@ -249,7 +249,7 @@ def _bounded_box(name: str, space: spaces.Space) -> spaces.Box:
 
 
 def _reward_range(name: str, environment: gymnasium.Env) -> tuple[float, float] | None:
-    """The ``reward_range`` attribute that an environment may have, where both bounds are known."""
+    """Returns the environment's ``reward_range`` attribute, or None without finite bounds."""
     try:
         low, high = map(float, environment.get_wrapper_attr("reward_range"))
     except (AttributeError, TypeError, ValueError):
@@ -262,7 +262,7 @@ def _reward_range(name: str, environment: gymnasium.Env) -> tuple[float, float] 
 
 
 def _whole(name: str, limit: Any) -> int | None:
-    """A limit of steps, which some write as 2e1."""
+    """Returns a limit of steps as a whole number. Some environments write it as a float, such as 2e1."""
     if limit is None:
         return None
     if not isinstance(limit, int | float | np.integer | np.floating) or limit < 1 or limit % 1:
@@ -271,7 +271,7 @@ def _whole(name: str, limit: Any) -> int | None:
 
 
 def _single(what: str, value: Any) -> float:
-    """A number that an environment returned; those made for many at once return arrays."""
+    """Returns a number that an environment returned, perhaps as an array without dimensions."""
     if isinstance(value, float | bool):
         return value
     number = np.asarray(value)
@@ -281,7 +281,7 @@ def _single(what: str, value: Any) -> float:
 
 
 def _colours(name: str, picture: np.ndarray) -> np.ndarray:
-    """A picture as uint8; floats are brightnesses from 0 to 1."""
+    """Returns a picture as uint8. Floats are brightnesses from 0 to 1."""
     if picture.dtype == np.uint8:
         return picture
     whole = 1 if picture.dtype.kind == "f" else 255
@@ -296,7 +296,8 @@ def _colours(name: str, picture: np.ndarray) -> np.ndarray:
 def _neutral_action(
     name: str, environment: gymnasium.Env, space: gymnasium.spaces.Box
 ) -> tuple[float, ...] | None:
-    """The ``neutral_action`` attribute that an environment may have, taken from its own units to [-1, 1].
+    """Returns the environment's ``neutral_action`` attribute, rescaled from its own units to [-1, 1], or None without
+    one.
 
     Raises:
         UserError: it is no action of the environment.

@@ -1,8 +1,8 @@
-"""Snapshots of a Gymnasium environment: its attributes, its wrappers', its MuJoCo data and models.
+"""Snapshots of a Gymnasium environment: the attributes of it and its wrappers, its MuJoCo data and models.
 
-Nothing in Gymnasium's interface saves an environment, and ``copy.deepcopy`` of many of them (all of its
-MuJoCo tasks) silently gives a new one at its start. So the attributes are saved one by one, and
-:func:`is_exact` tries out whether that is all there is.
+Gymnasium's interface has no way to save an environment. For many environments (all of its MuJoCo tasks)
+``copy.deepcopy`` silently gives a new one at its start. So the attributes are saved one by one, and :func:`is_exact`
+tests whether that suffices.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MUJOCO = ("MjModel", "MjData")
 
 
 def save(environment: gymnasium.Env) -> object:
-    """The state of ``environment``, for :func:`load`."""
+    """Returns the state of ``environment``, for :func:`load`."""
     layers, fixed, simulations = _parts(environment)
     attributes = copy.deepcopy([vars(layer) for layer in layers], fixed)
     models = [[array.copy() for array in changeable_arrays(data.model)] for data in simulations]
@@ -33,7 +33,7 @@ def save(environment: gymnasium.Env) -> object:
 
 
 def load(environment: gymnasium.Env, saved: object) -> None:
-    """Put ``environment`` into a state that :func:`save` took of it or of its like, any number of times."""
+    """Puts ``environment`` into a state that :func:`save` took of it or of its like, any number of times."""
     assert isinstance(saved, tuple)
     attributes, saved_models, saved_data = saved
     layers, fixed, simulations = _parts(environment)
@@ -50,10 +50,11 @@ def load(environment: gymnasium.Env, saved: object) -> None:
 
 
 def shared(environment: gymnasium.Env) -> dict[str, object]:
-    """What pickles of :func:`save` refer to by name: wrappers, registration, MuJoCo's objects, local functions.
+    """Objects that pickles of :func:`save` refer to by name: wrappers, registration, MuJoCo's objects, local
+    functions.
 
-    Local functions, such as those that Gymnasium's wrappers keep, cannot be pickled. They have their place in
-    the source as part of the name, so that none is taken for another.
+    Local functions, such as those that Gymnasium's wrappers keep, cannot be pickled. Their names contain their line
+    in the source, so that no function is taken for another.
     """
     found: dict[str, object] = {}
     for number, layer in enumerate(_layers(environment)):
@@ -68,9 +69,9 @@ def shared(environment: gymnasium.Env) -> dict[str, object]:
 
 
 def is_exact(build: Callable[[], gymnasium.Env]) -> bool:
-    """Whether an environment of this kind does the same again after :func:`load`, by trial."""
+    """Tests whether an environment of this kind repeats its steps exactly after :func:`load`."""
     same = False
-    # Building, saving and closing fail in as many ways as there are environments.
+    # Building, saving and closing fail in many ways, depending on the environment.
     with contextlib.suppress(Exception), contextlib.closing(build()) as environment:
         environment.reset(seed=0)
         environment.action_space.seed(0)
@@ -95,10 +96,12 @@ def is_exact(build: Callable[[], gymnasium.Env]) -> bool:
 
 
 def _parts(environment: gymnasium.Env) -> tuple[list[Any], dict[int, object], list[Any]]:
-    """The environment with its wrappers; what a copy shares, by id; the MuJoCo data among it.
+    """Returns the environment with its wrappers, the objects that a copy shares, by id, and the MuJoCo data among
+    them.
 
-    Shared is what does not change within an episode (spaces, registration, the MuJoCo model), the
-    layers themselves, which refer to each other, and the MuJoCo data, whose content is copied apart.
+    Shared are the objects that stay constant within an episode (spaces, registration, the MuJoCo model). The layers
+    are shared too, because they refer to each other. The MuJoCo data is shared because its content is copied
+    separately.
     """
     layers = _layers(environment)
     values = [value for layer in layers for value in vars(layer).values()]

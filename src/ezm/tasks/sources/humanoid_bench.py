@@ -1,4 +1,4 @@
-"""HumanoidBench's tasks, ``hb:h1-walk``, with ``?protocol=paper`` and ``&meshes=DIR`` behind the name if need be."""
+"""HumanoidBench's tasks, ``hb:h1-walk``. The name may end in ``?protocol=paper`` and ``&meshes=DIR``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ezm.tasks.simulator import RawStep
 
 
 def with_options(name: str, protocol: str, meshes: str | None) -> str:
-    """``name`` with what differs from the defaults.
+    """Appends the options that differ from the defaults to ``name``.
 
     Raises:
         UserError: an unknown protocol.
@@ -32,7 +32,7 @@ def with_options(name: str, protocol: str, meshes: str | None) -> str:
 
 
 def under_protocol(name: str, protocol: str) -> str:
-    """``name``, whose options are kept but for the protocol.
+    """Replaces the protocol in ``name`` and keeps its other options.
 
     Raises:
         UserError: an unknown protocol.
@@ -42,7 +42,7 @@ def under_protocol(name: str, protocol: str) -> str:
 
 
 def protocol_of(name: str) -> str:
-    """The protocol of a name with its options."""
+    """Returns the protocol of a name with its options."""
     return dict(parse_qsl(name.partition("?")[2])).get("protocol", catalog.PROTOCOLS[0])
 
 
@@ -54,7 +54,7 @@ class HumanoidBenchSimulator:
         seed: at least 0.
 
     Raises:
-        UserError: an unknown task or protocol, or meshes that are missing.
+        UserError: an unknown task or protocol, or missing meshes.
     """
 
     can_restore = True
@@ -106,10 +106,11 @@ def step_together(
     repeats: Sequence[int],
     batch: Batch,
 ) -> list[RawStep]:
-    """What :meth:`HumanoidBenchSimulator.step` gives for each, in one call for each repetition.
+    """Returns each simulator's outcome of :meth:`HumanoidBenchSimulator.step`, with one batched call for each
+    repetition.
 
     Args:
-        batch: of exactly these simulators' environments.
+        batch: the batch of exactly these simulators' environments.
     """
     padded = np.zeros((len(simulators), batch.action_size), np.float32)
     for row, action in zip(padded, actions, strict=True):
