@@ -1,8 +1,8 @@
-"""What each part of the method is worth: the same short training with one switch turned.
+"""Ablations: the effect of each part of the method on the same short training.
 
 ``python -m benchmarks.ablations --record`` trains every variant with several seeds on the cartpole
-suite and prints the returns; runs that are recorded are not repeated. ``--report`` prints what is
-recorded.
+suite and prints the returns. Recorded runs are not repeated. The option ``--report`` prints the
+recorded returns.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "no borrowed episodes": ("--borrowed-episodes", "0"),
     "101 bins": ("--model.bins", "101"),
 }
-"""Options of ``ezm train`` by name."""
+"""Options of ``ezm train`` for each variant, by its name."""
 
 SUITE = "cartpole"
 RECORDED = Path(__file__).parent / "recorded" / f"ablations-{SUITE}.jsonl"
@@ -62,7 +62,7 @@ RECORDED = Path(__file__).parent / "recorded" / f"ablations-{SUITE}.jsonl"
 
 @dataclass(frozen=True)
 class Options:
-    """Turn one switch at a time."""
+    """Measure ablations, one switch at a time."""
 
     variants: tuple[str, ...] = tuple(VARIANTS)
     seeds: int = 3
@@ -72,22 +72,22 @@ class Options:
     every: int = 500
     """Steps between evaluations."""
     episodes: int = 10
-    """Per task and evaluation."""
+    """Episodes per task and evaluation."""
     record: Flag = False
-    """Append to benchmarks/recorded/ablations-cartpole.jsonl, and leave out runs that are there."""
+    """Append to benchmarks/recorded/ablations-cartpole.jsonl, and skip runs that are there."""
     report: Flag = False
-    """Run nothing: print what is recorded."""
+    """Run nothing, and print the recorded rows."""
     json: Flag = False
-    """Print rows, one JSON object a line, instead of a table; their key "method" is the variant."""
+    """Print rows, one JSON object a line, instead of a table. Their key "method" is the variant."""
     note: str = ""
-    """Kept with the recorded rows."""
+    """Text to keep with the recorded rows."""
 
 
 def run(options: Options, console: Console) -> list[Row]:
-    """Train what is missing, one seed of every variant after the other; return all rows.
+    """Trains the missing runs, one seed of every variant after the other, and returns all rows.
 
     Raises:
-        UserError: an unknown variant, or a training failed; the runs before it are recorded.
+        UserError: a variant is unknown, or a training failed. Earlier runs are recorded.
     """
     for name in options.variants:
         if name not in VARIANTS:
@@ -115,9 +115,9 @@ def run(options: Options, console: Console) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Returns at the end, means over seeds: variants down, tasks across.
+    """Makes a table of final returns, means over seeds. Its rows are variants, its columns tasks.
 
-    Behind them the mean over tasks and the area under the learning curve, with standard deviations over seeds.
+    The last columns are the mean over tasks and the area under the learning curve, with standard deviations over seeds.
     """
     curves = Curves(rows)
     title = f"return at {curves.high:,} steps per task"
@@ -136,12 +136,12 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def _spread(seeds: np.ndarray) -> str:
-    """Mean and standard deviation, without decimals: the table is wide."""
+    """Formats mean and standard deviation without decimals, because the table is wide."""
     return f"{seeds.mean():.0f}" + (f" ± {seeds.std(ddof=1):.0f}" if seeds.size > 1 else "")
 
 
 def main(options: Options) -> None:
-    """Print the table that ``options`` describe."""
+    """Prints the table that ``options`` describe."""
     rows = read(RECORDED) if options.report else run(options, Console(stderr=True))
     rows = [row for row in rows if row["method"] in options.variants]
     if not rows:

@@ -1,9 +1,15 @@
-"""How a trained agent should act in evaluations: returns of one checkpoint under several ways of acting.
+"""Comparison of ways of acting in evaluations: the returns of one checkpoint under each.
 
-``python -m benchmarks.acting RUN --episodes 20`` prints mean and 95 % interval of the return of each task for: the
-policy's mean, a sample of the policy, the search as in training, the search among near candidates, the search with the
-policy's mean among its candidates, the search with 64 candidates, and the search near the policy after MPPI. All ways see the
-same episodes' starts.
+``python -m benchmarks.acting RUN --episodes 20`` prints the mean and the 95 % interval of each task's return. All ways
+of acting see the same episodes' starts. They are:
+
+- the policy's mean,
+- a sample of the policy,
+- the search as in training,
+- the search among near candidates,
+- the search with the policy's mean among its candidates,
+- the search with 64 candidates,
+- the search near the policy after MPPI.
 """
 
 from __future__ import annotations
@@ -32,17 +38,17 @@ class Options:
     run: tyro.conf.Positional[Path]
     """The folder of a run."""
     episodes: int = 20
-    """Of each task for each way."""
+    """Episodes of each task for each way of acting."""
     seed: int = 0
-    """Of the episodes and of the search."""
+    """Seed of the episodes and of the search."""
     leaf_rollout: tuple[int, ...] = ()
-    """Also the search as in training with these leaf rollouts."""
+    """Leaf rollouts for further variants of the search as in training."""
     json: Flag = False
     """Print rows, one JSON object a line, instead of a table."""
 
 
 def ways(planner: PlannerConfig, leaf_rollouts: Sequence[int]) -> dict[str, Any]:
-    """Name -> acting mode, or the planner of a search."""
+    """Returns the ways of acting by name: an acting mode, or the planner of a search."""
     training = replace(planner, evaluation_spread=None)
     near = replace(training, policy_actions=1, spread=0.3)
     found: dict[str, Any] = {
@@ -62,7 +68,7 @@ def ways(planner: PlannerConfig, leaf_rollouts: Sequence[int]) -> dict[str, Any]
 
 
 def measure(options: Options) -> Iterator[dict[str, Any]]:
-    """A row for each task and way of acting."""
+    """Yields a row for each task and way of acting."""
     agent, step = load_agent(RunFolder.open(options.run))
     learner, suite = agent.learner, agent.suite
     for name, way in ways(learner.config.planner, options.leaf_rollout).items():
@@ -83,7 +89,7 @@ def measure(options: Options) -> Iterator[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """A row for each way of acting, a column for each task."""
+    """Makes a table with a row for each way of acting and a column for each task."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     shown = Table("acting", *tasks)
     for acting in dict.fromkeys(row["acting"] for row in rows):
@@ -93,7 +99,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def main(options: Options) -> None:
-    """Print the table."""
+    """Prints the table."""
     show(list(measure(options)), table, as_json=options.json)
 
 

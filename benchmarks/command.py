@@ -1,4 +1,4 @@
-"""What the benchmarks' command lines share."""
+"""Functions that the benchmarks' command lines share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 def command(main: Callable[[Options], None], kind: type[Options], description: str | None) -> None:
-    """Call ``main`` with options from the command line; a user's mistake is one line and exit code 2."""
+    """Calls ``main`` with options from the command line. A user's mistake is one line and exit code 2."""
     try:
         main(tyro.cli(kind, description=description))
     except UserError as error:
@@ -28,7 +28,7 @@ def command(main: Callable[[Options], None], kind: type[Options], description: s
 
 
 def show(rows: Sequence[Row], table: Callable[[Sequence[Row]], Table], *, as_json: bool) -> None:
-    """Print rows, one JSON object a line, or their table."""
+    """Prints rows, one JSON object a line, or their table."""
     if as_json:
         print("\n".join(map(json.dumps, rows)))
     else:

@@ -1,8 +1,8 @@
-"""What a robot's planner can save, in milliseconds and in return.
+"""Comparison of a robot's planners, in milliseconds and in return.
 
-``python -m benchmarks.control RUN`` lets the agent of a run act by ``ezm.control.Planner``, with fewer and more simulations, in
-bfloat16 and from a warm start, all on the same episodes, and times every call of ``act``. Without RUN it times an untrained
-agent of the published size on the walker suite, and there are no returns.
+``python -m benchmarks.control RUN`` lets the agent of a run act by ``ezm.control.Planner``, and times every call of
+``act``. It tries fewer and more simulations, bfloat16 and a warm start, all on the same episodes. Without RUN it times
+an untrained agent of the published size on the walker suite, and there are no returns.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ class Options:
     """A run folder of `ezm train`."""
     simulations: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     episodes: int = 10
-    """Per task."""
+    """Episodes per task."""
     calls: int = 600
-    """Without a run."""
+    """Calls to time without a run."""
     json: Flag = False
     """Print rows, one JSON object a line, instead of a table."""
 
 
 _WARM_UP = 20
-"""Calls that are not counted."""
+"""Number of first calls that are not counted."""
 
 
 class Timed:
-    """A planner, and how long each of its calls took."""
+    """A planner, and the duration of each of its calls."""
 
     def __init__(self, planner: Planner):
         self.planner = planner
         self.milliseconds: list[float] = []
 
     def act(self, observation: np.ndarray, task: np.ndarray) -> np.ndarray:
-        """What an evaluation asks for, one call for each environment."""
+        """Returns an evaluation's actions, with one call for each environment."""
         suite = self.planner.suite
         actions = np.zeros((len(task), suite.action_size), np.float32)
         for i, t in enumerate(task):
@@ -69,7 +69,7 @@ class Timed:
         return actions
 
     def episodes(self, number: int) -> list[list[float]]:
-        """Returns by task, of episodes that are the same for every planner."""
+        """Runs episodes, the same for every planner, and gives their returns by task."""
         evaluator = Evaluator(self.planner.suite, copies=1, seed=0)
         returns: list[list[float]] = [[] for _ in self.planner.tasks]
         for _ in range(number):
@@ -80,7 +80,7 @@ class Timed:
         return returns
 
     def calls(self, number: int) -> list[list[float]]:
-        """Random observations, which bring no returns."""
+        """Plans for random observations, which give no returns."""
         rng, suite = np.random.default_rng(0), self.planner.suite
         for call in range(number):
             observation = rng.normal(size=(1, suite.observation_size))
@@ -89,7 +89,7 @@ class Timed:
 
 
 def cases(options: Options) -> list[dict[str, Any]]:
-    """Arguments of each planner."""
+    """Returns the arguments of each planner."""
     most = max(options.simulations)
     return [
         *({"simulations": number} for number in options.simulations),
@@ -99,10 +99,10 @@ def cases(options: Options) -> list[dict[str, Any]]:
 
 
 def measure(options: Options) -> list[dict[str, Any]]:
-    """A row for each planner: milliseconds of a call, and returns by task.
+    """Returns a row for each planner: milliseconds of a call, and returns by task.
 
     Raises:
-        UserError: fewer than two episodes, which have no spread.
+        UserError: a number is too small. Fewer than two episodes, for example, have no spread.
     """
     if (
         min(options.episodes, options.calls - _WARM_UP) < 2
@@ -140,7 +140,7 @@ def measure(options: Options) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Mean returns over episodes, with their standard errors."""
+    """Makes a table of times and mean returns over episodes, with their standard errors."""
     title = "returns by simulations, milliseconds a call"
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     heads = ["ms", "p99"]
@@ -165,7 +165,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def main(options: Options) -> None:
-    """Print the table that ``options`` describe."""
+    """Prints the table that ``options`` describe."""
     show(measure(options), table, as_json=options.json)
 
 

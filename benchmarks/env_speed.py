@@ -1,10 +1,10 @@
-"""How many control steps a second HumanoidBench's tasks make, and how many the physics alone allows.
+"""Control steps per second of HumanoidBench's tasks, against the limit that the physics alone sets.
 
-``python -m benchmarks.env_speed`` steps a batch of environments of each task with uniformly random actions, and begins
-episodes anew where they end: observations, rewards with all terms, terminations and resets, as a training has them
-(*ours*). The limit is a *bare loop* that holds the same actions with the same models and calls ``mj_step``, and
-does nothing else but put a fallen robot back where it began. The two take turns, in one thread each; *ours* also in
-more threads.
+``python -m benchmarks.env_speed`` steps a batch of environments of each task with uniformly random actions, and resets
+an environment when its episode ends. These steps (*ours*) include observations, rewards with all terms, terminations
+and resets, as in training. The limit is a *bare loop* that holds the same actions with the same models and calls
+``mj_step``. Apart from that it only puts a fallen robot back to its start. The two take turns, in one thread each. The
+environments also run in more threads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ezm.tasks.humanoid_bench.environment import layout
 from ezm.tasks.humanoid_bench.models import PHYSICS_STEPS
 
 ORIGINAL = {"h1-stand": 2743, "h1-hurdle": 1568, "h1hand-stand": 624}
-"""Control steps per second of one core that the original made with MuJoCo 3.1.6, on another machine."""
+"""The original's control steps per second of one core with MuJoCo 3.1.6, on another machine."""
 
 
 class Row(TypedDict):
@@ -36,7 +36,7 @@ class Row(TypedDict):
     threads: int
     ours: float
     bare_loop: float
-    """In one thread."""
+    """The physics alone, in one thread."""
     original: float | None
 
 
@@ -45,15 +45,15 @@ class Options:
     """Time the environments."""
 
     tasks: tuple[str, ...] = NAMES
-    """Robot and task, as h1-walk; default: all 23."""
+    """Robot and task, such as h1-walk. The default is all 23."""
     environments: int = 32
     steps: int = 25
-    """Of every environment, in one turn."""
+    """Steps of every environment, in one turn."""
     turns: int = 5
     threads: tuple[int, ...] = ()
-    """Default: 1, 2 and so on, as many as there are cores."""
+    """Numbers of threads. The default is 1, 2 and so on, up to the number of cores."""
     meshes: str | None = None
-    """A folder with the robots' meshes, to collide as these do; default: as primitives."""
+    """A folder with the robots' collision meshes. The default is primitives."""
     json: Flag = False
     """Print rows, one JSON object a line, instead of a table."""
 
@@ -67,7 +67,7 @@ class Ours:
         self._batch.reset()
 
     def run(self, actions: np.ndarray) -> None:
-        """Take (steps, environments, A) actions."""
+        """Takes the actions, (steps, environments, A)."""
         for action in actions:
             self._batch.step(action)
             if self._batch.terminated.any():
@@ -75,7 +75,7 @@ class Ours:
 
 
 class Bare:
-    """The same physics, and nothing else."""
+    """The same physics, without anything else."""
 
     def __init__(self, task: str, options: Options) -> None:
         batch = Batch.of([task] * options.environments, seed=0, meshes=options.meshes)
@@ -87,7 +87,7 @@ class Bare:
         self._lowest = 0.8 if self._layout.balances else 0.2
 
     def run(self, actions: np.ndarray) -> None:
-        """Take (steps, environments, A) actions."""
+        """Takes the actions, (steps, environments, A)."""
         model, lowest = self._layout.model, self._lowest
         for action in actions:
             controls = self._layout.controls(action)
@@ -100,10 +100,10 @@ class Bare:
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """A row for each task and number of threads.
+    """Yields a row for each task and number of threads.
 
     Raises:
-        UserError: an unknown task, or numbers below 1.
+        UserError: a task is unknown, or a number is below 1.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = options.threads or tuple(range(1, (cores or 1) + 1))
@@ -125,7 +125,7 @@ def measure(options: Options) -> Iterator[Row]:
                 program.run(actions)
                 taken[number].append(time.perf_counter() - start)
         steps = options.steps * options.environments
-        # The first turn, from standing, is not counted.
+        # The first turn, which starts from standing, is not counted.
         rates = {number: steps / float(np.median(each[1:])) for number, each in taken.items()}
         for number in threads:
             yield Row(
@@ -138,7 +138,7 @@ def measure(options: Options) -> Iterator[Row]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """The rows with their ratios."""
+    """Makes a table of the rows with their ratios."""
     title = f"control steps per second, MuJoCo {mujoco.__version__}"
     shown = Table(title=title, title_justify="left")
     for head in (
@@ -167,7 +167,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def main(options: Options) -> None:
-    """Print the table."""
+    """Prints the table."""
     show(list(measure(options)), table, as_json=options.json)
 
 

@@ -1,7 +1,7 @@
 """The gallery of HumanoidBench's tasks: a picture of each, its reward in a line, its success bar.
 
-``python -m benchmarks.gallery`` draws the 23 tasks, each half a second after its reset with the home pose held, and writes
-``docs/gallery.md`` with the pictures beside it.
+``python -m benchmarks.gallery`` draws the 23 tasks, each half a second after its reset with the home pose held. It
+writes ``docs/gallery.md`` and the pictures next to it.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Options:
     """Draw the gallery."""
 
     out: Path = Path("docs")
-    """Folder of the page; the pictures go into a folder ``gallery`` there."""
+    """Folder of the page. The pictures go into its folder ``gallery``."""
 
 
 def picture(name: str) -> np.ndarray:
-    """(HEIGHT, WIDTH, 3) uint8."""
+    """Returns the picture of a task, (HEIGHT, WIDTH, 3) uint8."""
     environment = Environment(name, seed=3)
     environment.reset()
     held = environment.layout.controls(hold_action(environment.model))
@@ -54,7 +54,7 @@ def picture(name: str) -> np.ndarray:
 
 
 def page() -> str:
-    """The Markdown of the gallery."""
+    """Returns the Markdown of the gallery."""
     lines = [_HEAD]
     titles = {"h1": "h1: 19 servos, 51 observations", "h1hand": "h1hand: 61 servos, 151 to 177"}
     for robot, names in SUITES.items():
@@ -69,7 +69,7 @@ def page() -> str:
 
 
 def main(options: Options) -> None:
-    """Write page and pictures."""
+    """Writes the page and the pictures."""
     folder = options.out / "gallery"
     folder.mkdir(parents=True, exist_ok=True)
     for names in SUITES.values():

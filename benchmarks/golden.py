@@ -1,9 +1,9 @@
-"""Fingerprints of short trainings, so that a change which must not change learning can be shown not to.
+"""Fingerprints of short trainings, to show that a change of the code does not change learning.
 
 ``python -m benchmarks.golden`` trains cartpole, walker and h1-stand for 300 updates each with a fixed seed. It
 prints a digest of the trained parameters and a digest of the recorded losses and returns. Two commits learn
-alike on one machine where both digests agree. Digests of different processors differ, and so may digests of
-different numbers of cores: ``taskset -c 0`` holds the number.
+alike on one machine if both digests agree. Digests of different processors differ, and digests of different
+numbers of cores may differ. ``taskset -c 0`` fixes the number of cores.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ UPDATES = 300
 
 @dataclass(frozen=True)
 class Options:
-    """Train briefly and print what was learned as digests."""
+    """Train briefly and print digests of parameters and metrics."""
 
     suites: tyro.conf.Positional[tuple[str, ...]] = ("cartpole", "walker", "h1-stand")
-    """As for `ezm train`."""
+    """Suites, as for `ezm train`."""
 
 
 def digests(suite: str) -> tuple[str, str]:
-    """The digests of the parameters and of the metrics after :data:`UPDATES` updates."""
+    """Returns the digests of the parameters and of the metrics after :data:`UPDATES` updates."""
     config = defaults("cpu", suite)
     steps = config.random_steps + round(UPDATES / config.updates_per_step)
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ def digests(suite: str) -> tuple[str, str]:
 
 
 def main(options: Options) -> None:
-    """Print a line for each suite."""
+    """Prints a line for each suite."""
     for suite in options.suites:
         parameters, metrics = digests(suite)
         print(f"{suite:12} parameters {parameters}  metrics {metrics}", flush=True)

@@ -1,8 +1,8 @@
-"""Recorded learning curves of humanoid tasks, as a table and as a picture beside curves that others published.
+"""Recorded learning curves of humanoid tasks, as a table and as a picture with curves that others published.
 
-``python -m benchmarks.humanoids h1-stand --method mppi --steps 75000`` prints, for each seed, the evaluations in a window
-of agent steps: how the agent acted, their mean, and training's returns. ``--picture FILE`` draws all seeds of the method over
-control steps. Rows come from ``benchmarks/recorded/learning-SUITE.jsonl``, see :mod:`benchmarks.keep`.
+``python -m benchmarks.humanoids h1-stand --method mppi --steps 75000`` prints the mean return in a window of agent
+steps, for each seed and way of acting, training included. The option ``--picture FILE`` draws all seeds of the method
+over control steps. Rows come from ``benchmarks/recorded/learning-SUITE.jsonl``, see :mod:`benchmarks.keep`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ FLASHSAC: dict[str, list[float]] = {
     "h1-walk": [49, 115, 303, 607, 845],
     "h1-run": [13, 28, 65, 126, 245],
 }
-"""Mean return of FlashSAC's single-task agents at 100,000 to 500,000 control steps (arXiv 2604.04539, the result files of
-its repository at 87edc90: five seeds, falls end an episode)."""
+"""Mean return of FlashSAC's single-task agents at 100,000 to 500,000 control steps. The source is arXiv 2604.04539, the
+result files of its repository at 87edc90 (five seeds, falls end an episode)."""
 _FLASHSAC_STEPS = np.arange(1, 6) * 100_000
 _STYLES = {"search": "-", "training": ":", "mean": "--"}
 
@@ -41,21 +41,21 @@ class Options:
     """Show recorded curves of humanoid tasks."""
 
     suite: tyro.conf.Positional[str]
-    """As it was trained, e.g. h1-stand."""
+    """The suite of the runs, e.g. h1-stand."""
     method: str
-    """The recipe whose rows are shown."""
+    """The recipe of the rows to show."""
     steps: int = 75_000
     """Last agent step of the window that is averaged."""
     window: int = 7_500
-    """Agent steps of the window."""
+    """Length of the window, in agent steps."""
     picture: Path | None = None
-    """A PNG to write."""
+    """A PNG file to write."""
     json: Flag = False
     """Print rows, one JSON object a line, instead of a table."""
 
 
 def recorded(suite: str, method: str) -> list[Row]:
-    """The recorded rows of a method.
+    """Returns the recorded rows of a method.
 
     Raises:
         UserError: there are none.
@@ -68,7 +68,7 @@ def recorded(suite: str, method: str) -> list[Row]:
 
 
 def windows(rows: Sequence[Row], steps: int, window: int) -> Iterator[dict[str, Any]]:
-    """For each task, seed and way of acting: the mean of the evaluations in the window, and how many there are."""
+    """Yields the mean and the number of the evaluations in the window, for each task, seed and way of acting."""
     found: dict[tuple[str, int, str], list[float]] = {}
     for row in rows:
         if steps - window <= row["steps_per_task"] <= steps:
@@ -80,7 +80,7 @@ def windows(rows: Sequence[Row], steps: int, window: int) -> Iterator[dict[str, 
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """A row for each task, seed and way of acting."""
+    """Makes a table with a row for each task, seed and way of acting."""
     shown = Table("task", "seed", "acting", "mean return", "evaluations")
     for row in rows:
         shown.add_row(*(f"{x:.0f}" if isinstance(x, float) else str(x) for x in row.values()))
@@ -88,7 +88,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """A panel for each task: each seed's curves over control steps, beside published ones."""
+    """Draws a panel for each task, with each seed's curves over control steps and the published curves."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     others, _ = published(tasks)
     with matplotlib.rc_context({"font.size": 9, "text.color": INK, "axes.edgecolor": GRID}):
@@ -126,7 +126,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def main(options: Options) -> None:
-    """Print the table, and draw the picture where that is asked for."""
+    """Prints the table, and draws the picture if ``options`` name one."""
     rows = recorded(options.suite, options.method)
     show(list(windows(rows, options.steps, options.window)), table, as_json=options.json)
     if options.picture is not None:

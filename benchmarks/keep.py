@@ -1,11 +1,11 @@
-"""Keep the learning curve of a run: append its evaluations to ``benchmarks/recorded/learning-SUITE.jsonl``.
+"""Recording of a run's learning curve: its evaluations go to ``benchmarks/recorded/learning-SUITE.jsonl``.
 
-``python -m benchmarks.keep runs/RUN --method NAME --commit COMMIT`` reads the run's metrics. It appends a header with the run's
-options and the machine, then a row for each task, evaluation and way of acting. Training episodes between two evaluations
-become one row. A run that is kept again replaces its earlier rows.
+``python -m benchmarks.keep runs/RUN --method NAME --commit COMMIT`` reads the run's metrics. It appends a header with
+the run's options and the machine, then a row for each task, evaluation and way of acting. Training episodes between two
+evaluations become one row. A run that is kept again replaces its earlier rows.
 
-With ``--agent agents/NAME`` it also writes what acting needs, the model and the statistics of observations, as a run folder of its own.
-``ezm eval`` and ``ezm watch`` read it.
+With ``--agent agents/NAME`` it also writes the model and the statistics of observations to a new run folder. The
+commands ``ezm eval`` and ``ezm watch`` read this folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ezm.training.run_folder import RunFolder
 from ezm.training.runs import load_agent, suite_of
 
 ACTING = {"search": "search", "policy": "mean", "random": "random"}
-"""The mode of an evaluation in metrics.jsonl, and the name in a recorded row."""
+"""Name of each evaluation mode in a recorded row, by its name in metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Options:
     run: tyro.conf.Positional[Path]
     """The folder of the run."""
     method: str
-    """The name that its rows carry: the recipe."""
+    """The recipe's name, for the rows."""
     commit: str
-    """Of the code that trained it."""
+    """Commit of the code that trained the run."""
     note: str = ""
-    """Kept in the header, e.g. what else the machine was doing."""
+    """Text for the header, e.g. about other work on the machine."""
     agent: Path | None = None
-    """A new folder for the agent of the latest checkpoint. None: the agent is not kept."""
+    """A new folder for the agent of the latest checkpoint. None does not keep the agent."""
 
 
 def rows(
@@ -54,13 +54,13 @@ def rows(
     metrics: Sequence[Mapping[str, Any]],
     method: str,
 ) -> Iterator[Row]:
-    """A row for each task, evaluation and way of acting, curve by curve.
+    """Yields a row for each task, evaluation and way of acting, curve by curve.
 
     Args:
         config: the run's.
         repeats: control steps of an agent step, by task.
         metrics: the run's rows, in order.
-        method: the name that the rows carry.
+        method: the recipe's name, for the rows.
     """
     found: dict[tuple[str, str], list[Row]] = {}
     episodes: dict[str, list[float]] = {}
@@ -98,7 +98,7 @@ def rows(
 
 
 def keep_agent(run: RunFolder, path: Path) -> None:
-    """Write the acting parameters of a run's latest checkpoint as the run folder ``path``.
+    """Writes the acting parameters of a run's latest checkpoint as the run folder ``path``.
 
     Raises:
         UserError: the run has no checkpoint, or the folder is not empty.
@@ -107,7 +107,7 @@ def keep_agent(run: RunFolder, path: Path) -> None:
     kept = RunFolder.create(path, run.config, run.tasks)
     kept.save_checkpoint(step, {"agent": agent.arrays()}, {"step": step})
     for marker in kept.checkpoints_path.rglob("commit_success.txt"):
-        # Orbax names a folder of this machine in it.
+        # Orbax writes a path of this machine to it.
         marker.write_text("Checkpoint commit was successful\n")
     for manifest in kept.checkpoints_path.rglob(MANIFEST):
         manifest.unlink()
@@ -115,7 +115,7 @@ def keep_agent(run: RunFolder, path: Path) -> None:
 
 
 def main(options: Options) -> None:
-    """Append the header and the rows, and keep the agent where that is asked for."""
+    """Appends the header and the rows, and keeps the agent if ``options`` ask for it."""
     run = RunFolder.open(options.run)
     config = from_dict(run.config)
     metrics = list(read_metrics(run.metrics_path))

@@ -1,14 +1,21 @@
-"""How fast ezm learns a suite, against SAC and against ezm on each task alone.
+"""Learning speed of ezm on a suite, compared with SAC and with ezm on each task alone.
 
 ``python -m benchmarks.learning cartpole --record`` trains every method with several seeds on the
-same tasks, with the same action repeat and as many environment steps per task, and prints what they
-reach and the area under their learning curves; ``--report`` prints that of the recorded runs.
+same tasks, with the same action repeat and the same number of environment steps per task. It prints
+the final returns and the areas under the learning curves. The option ``--report`` prints them for
+recorded runs.
 
-Methods: ``random`` actions; ``ezm``, one agent for all; ``ezm-alone``, an agent for each task; and the model-free
-agents of :mod:`benchmarks.outsiders`. ``sac-single`` is an agent for each task, ``sac-multi`` one agent for all, with a one-hot
-of the task. Both have sbx's own settings, or ``-tuned`` those that learned fastest on cartpole, or ``-simba`` networks.
-Every agent makes as many updates per environment step of its tasks as its multi-task twin: the
-agents of one method together cost what that twin costs.
+Methods:
+
+- ``random``: random actions.
+- ``ezm``: one agent for all tasks.
+- ``ezm-alone``: an agent for each task.
+- ``sac-single``, ``tqc-single``, ``crossq-single``: a model-free agent for each task, with sbx's own settings.
+- ``sac-multi``, ``tqc-multi``, ``crossq-multi``: one model-free agent for all tasks, with a one-hot of the task.
+- ``-tuned`` after a name of SAC: the settings that learned fastest on cartpole. ``-simba``: SimBa's networks.
+
+Every agent makes as many updates per environment step of its tasks as its multi-task twin. So the
+agents of one method cost together as much as the twin.
 """
 
 from __future__ import annotations
@@ -62,7 +69,7 @@ RANDOM_EPISODES = 20
 
 
 class Budget(NamedTuple):
-    """Agent steps per task: of a run, and between two evaluations."""
+    """Agent steps per task of a run, and between two evaluations."""
 
     steps: int
     every: int
@@ -75,7 +82,7 @@ EZM_OPTIONS: dict[str, tuple[str, ...]] = {
     "walker": _WIDE,
     "mixed": _WIDE,
 }
-"""For each task of a suite alone too: what `ezm train` gives the suite of itself (``CPU_SIZES``)."""
+"""Options that `ezm train` sets for a named suite (``CPU_SIZES``), also for the suite's tasks alone."""
 OTHER_BUDGET = Budget(10_000, 1_000)
 
 
@@ -84,48 +91,48 @@ class Options:
     """Compare how fast methods learn a suite."""
 
     suite: tyro.conf.Positional[str]
-    """As for `ezm train`."""
+    """The suite, as for `ezm train`."""
     methods: tuple[Method, ...] = ALL
     seeds: int = 3
     """Seeds 0 to seeds - 1."""
     steps: int | None = None
-    """Agent steps per task; default: 3000 for cartpole, 20000 for walker, 10000 for others."""
+    """Agent steps per task. The default is 3000 for cartpole, 20000 for walker, 10000 for others."""
     every: int | None = None
-    """Steps between evaluations; default: 500 for cartpole, 2000 for walker, 1000 for others."""
+    """Steps between evaluations. The default is 500 for cartpole, 2000 for walker, 1000 for others."""
     episodes: int = 10
-    """Per task and evaluation."""
+    """Episodes per task and evaluation."""
     record: Flag = False
-    """Append to benchmarks/recorded/learning-SUITE.jsonl, and leave out runs that are there."""
+    """Append to benchmarks/recorded/learning-SUITE.jsonl, and skip runs that are there."""
     again: Flag = False
-    """With --record: run and replace recorded runs."""
+    """With --record: repeat recorded runs and replace them."""
     report: Flag = False
-    """Run nothing: print what is recorded."""
+    """Run nothing, and print the recorded rows."""
     json: Flag = False
     """Print rows, one JSON object a line, instead of tables."""
     picture: Path | None = None
-    """Draw the learning curves into this PNG file too."""
+    """A PNG file for a picture of the learning curves."""
     keep: Path | None = None
-    """Keep EZ-M's run folders here, and go on with those that an earlier call left unfinished."""
+    """Folder to keep EZ-M's run folders in. Runs that an earlier call left unfinished there are resumed."""
     note: str = ""
-    """Kept with the recorded rows, e.g. what else the machine was doing."""
+    """Text to keep with the recorded rows, e.g. about other work on the machine."""
 
 
 class Run(NamedTuple):
     """One agent to train."""
 
     method: str
-    """One of ``Method``, or the name that the rows are to carry."""
+    """One of ``Method``, or another name for the rows."""
     seed: int
     suite: Suite
-    """The tasks that it learns."""
+    """The tasks to learn."""
     spec: str
-    """The same, as `ezm train` wants it."""
+    """The name of these tasks for `ezm train`."""
     share: float
-    """Of the tasks of the whole suite."""
+    """Fraction of the whole suite's tasks."""
 
 
 def plan(suite: Suite, options: Options) -> list[Run]:
-    """All runs that ``options`` ask for."""
+    """Returns all runs that ``options`` ask for."""
     runs = []
     for method in options.methods:
         for seed in range(options.seeds):
@@ -141,7 +148,7 @@ def plan(suite: Suite, options: Options) -> list[Run]:
 
 
 def execute(run: Run, budget: Budget, episodes: int, keep: Path | None = None) -> Iterator[Row]:
-    """Train, and yield a row for each task at each evaluation. ``keep``: see :class:`Options`."""
+    """Trains, and yields a row for each task at each evaluation. :class:`Options` explains ``keep``."""
     if run.method == RANDOM:
         return run_random(run)
     if run.method.startswith(MODEL_FREE):
@@ -150,7 +157,7 @@ def execute(run: Run, budget: Budget, episodes: int, keep: Path | None = None) -
 
 
 def run_random(run: Run) -> Iterator[Row]:
-    """Uniformly random actions."""
+    """Yields the returns of uniformly random actions."""
     start = time.perf_counter()
     evaluator = Evaluator(run.suite, RANDOM_EPISODES, run.seed)
     returns = evaluator.run(random_policy(run.suite, run.seed), RANDOM_EPISODES)
@@ -160,7 +167,7 @@ def run_random(run: Run) -> Iterator[Row]:
 
 
 def run_outsider(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
-    """A model-free agent on all tasks of the run at once.
+    """Trains a model-free agent on all tasks of the run at once.
 
     Raises:
         UserError: sbx is not installed.
@@ -184,7 +191,7 @@ def run_ezm(
     changes: Sequence[str] = (),
     keep: Path | None = None,
 ) -> Iterator[Row]:
-    """``ezm train`` with the preset "cpu" and ``changes``, acting with the search in evaluations.
+    """Runs ``ezm train`` with the preset "cpu" and ``changes``, and yields the evaluations with the search.
 
     Raises:
         UserError: the training failed.
@@ -215,7 +222,7 @@ def run_ezm(
 
 
 def _searched(run: Run, out: Path) -> list[Row]:
-    """What the run in the folder ``out`` has reached with the search; nothing without a folder."""
+    """Returns the evaluations with the search of the run in the folder ``out``, or none without a folder."""
     return [
         _row(run, row["task"], row["step"], row["seconds"], row["mean"])
         for row in read_metrics(out / "metrics.jsonl")
@@ -236,7 +243,7 @@ def _row(run: Run, task: str, steps: int, seconds: float, value: float) -> Row:
 
 
 def header(budget: Budget, episodes: int, note: str, methods: Sequence[str]) -> dict[str, object]:
-    """What the rows behind it were measured with."""
+    """Returns the header for the rows that follow it: machine, versions and settings."""
     from ezm.training.machine import machine
 
     found = {}
@@ -261,10 +268,10 @@ def header(budget: Budget, episodes: int, note: str, methods: Sequence[str]) -> 
 
 
 def compare(options: Options, console: Console) -> list[Row]:
-    """Do the runs that are missing; return the rows of all that were asked for.
+    """Makes the missing runs, and returns the rows of all requested runs.
 
     Raises:
-        UserError: an option out of range, or a run failed; the runs before it are recorded.
+        UserError: an option is out of range, or a run failed. Earlier runs are recorded.
     """
     suite = suite_of(replace(defaults("cpu", options.suite), suite=options.suite))
     budget = BUDGETS.get(suite.name, OTHER_BUDGET)
@@ -308,7 +315,7 @@ def compare(options: Options, console: Console) -> list[Row]:
 
 
 def recorded_path(suite: str) -> Path:
-    """The file with a suite's recorded learning curves."""
+    """Returns the path of the file with a suite's recorded learning curves."""
     return RECORDED / f"learning-{_file_name(suite)}.jsonl"
 
 
@@ -317,7 +324,7 @@ def _file_name(text: str) -> str:
 
 
 def main(options: Options) -> None:
-    """Print the comparison that ``options`` describe."""
+    """Prints the comparison that ``options`` describe."""
     if options.report:
         path = recorded_path(options.suite)
         rows = [row for row in read(path) if row["method"] in (*options.methods, RANDOM)]

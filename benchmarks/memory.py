@@ -1,10 +1,10 @@
-"""Whether a run takes the memory that it announces, and no more as it goes on.
+"""Test that a run takes the memory that it announces, and does not grow.
 
-``python -m benchmarks.memory`` trains the preset ``cpu`` on 23 made-up tasks with the sizes of HumanoidBench's (9 with 51
-observations and 19 actions, 14 with 151 and 61), whose replay of 50,000 rows a task is filled three times over, with a
-checkpoint each time, and learns at the end. Until then actions are random, and made-up searches are stored with them.
-Programs are compiled, as in a first run: where they are cached, 0.6 GiB less are taken.
-The environments of the real suites add what ``ezm train`` counts as the process.
+``python -m benchmarks.memory`` trains the preset ``cpu`` on 23 made-up tasks with the sizes of HumanoidBench's tasks.
+Nine have 51 observations and 19 actions, 14 have 151 and 61. A replay of 50,000 rows per task is filled three times,
+with a checkpoint each time. Actions are random, and made-up searches are stored with them. The run learns at the end.
+Programs are compiled, as in a first run. Cached programs take 0.6 GiB less.
+The environments of the real suites add memory that ``ezm train`` counts as the process.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from ezm.errors import UserError
 SIZES = [(51, 19)] * 9 + [(151, 61)] * 14
 _EPISODE = 500
 _LEARNED = 200
-"""Steps at the end in which the agent learns."""
+"""Number of steps at the end in which the agent learns."""
 
 
 class Row(TypedDict):
-    """The process at one moment."""
+    """The memory of the process at one moment."""
 
     moment: str
     steps: int
-    """Per task."""
+    """Steps per task."""
     resident_mib: float
     peak_mib: float
     of_announced: float
-    """The peak, in parts of what was announced."""
+    """The peak as a fraction of the announced memory."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Options:
     rows: int = 50_000
     """Replay rows per task."""
     turns: int = 3
-    """How often the replay is filled."""
+    """Number of times that the replay is filled."""
     json: Flag = False
     """Print rows, one JSON object a line, instead of a table."""
 
 
 class Noise(gymnasium.Env):
-    """Observations from a table of random numbers: as little work as an environment can be."""
+    """A minimal environment with observations from a table of random numbers."""
 
     reward_range = (0.0, 1.0)
 
@@ -85,14 +85,14 @@ for _number, _sizes in enumerate(SIZES):
 
 
 def _status() -> tuple[float, float]:
-    """MiB resident now, and at most so far."""
+    """Returns the resident memory now and its peak so far, in MiB."""
     status = Path("/proc/self/status").read_text()
     now, peak = (int(re.findall(rf"{name}:\s+(\d+)", status)[0]) for name in ("VmRSS", "VmHWM"))
     return now / 1024, peak / 1024
 
 
 def _run(options: Options, folder: Path, rows: Connection) -> None:
-    """The run, in a process of its own and in `folder`; sends rows."""
+    """Makes the run in `folder`, as the target of a separate process, and sends its rows."""
     from ezm.config import to_dict
     from ezm.platform import prepare_jax
     from ezm.presets import defaults
@@ -128,7 +128,7 @@ def _run(options: Options, folder: Path, rows: Connection) -> None:
 
     class Watched(Trainer):
         def _act(self, searching: Any) -> None:
-            # Random steps have no searches: what acting would store takes its place.
+            # Random steps have no searches, so made-up searches are stored instead.
             tasks = np.arange(suite.num_tasks)
             self.replay.store(tasks, self.replay.rows[tasks] - 1, searches, 0)
             super()._act(searching)
@@ -162,7 +162,7 @@ def _run(options: Options, folder: Path, rows: Connection) -> None:
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """A row before and after each checkpoint, and one at the end."""
+    """Yields a row before and after each checkpoint, and at the end."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +179,7 @@ def measure(options: Options) -> Iterator[Row]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """The rows."""
+    """Makes a table of the rows."""
     shown = Table(title="memory of a run", title_justify="left")
     for head in ("moment", "steps per task", "resident MiB", "peak MiB", "peak / announced"):
         shown.add_column(head, justify="left" if head == "moment" else "right")
@@ -195,7 +195,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def main(options: Options) -> None:
-    """Print the table."""
+    """Prints the table."""
     show(list(measure(options)), table, as_json=options.json)
 
 

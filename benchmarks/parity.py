@@ -1,12 +1,13 @@
-"""Our HumanoidBench against recordings of the original: what is equal, and how far the rest is off.
+"""Comparison of our HumanoidBench with recordings of the original, with the size of each difference.
 
 ``python -m benchmarks.parity DIR`` reads every recording (``*.npz``) below DIR and puts the recorded states into our
-models: sizes and layout of observations and actions, kinematics, rewards with each of their terms, terminations,
-contacts, resets, and one control step of physics without and with contact. Meshes of the robots are looked for below
-DIR too (or below ``--meshes``); without them the robots are made of primitives, whose contacts differ.
+models. It compares sizes and layout of observations and actions, kinematics, and rewards with each of their terms. It
+also compares terminations, contacts, resets, and one control step of physics without and with contact. It searches for
+the robots' meshes below DIR too (or below ``--meshes``). Without them the robots consist of primitives, whose contacts
+differ.
 
-The recordings' format: arrays ``step_*`` of real control steps, ``eval_*`` of states that were only looked at, and
-``rollout_*``; see ``Recording``.
+A recording has arrays ``step_*`` of real control steps, ``eval_*`` of states that were set by hand, and ``rollout_*``.
+See ``Recording``.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from ezm.tasks.humanoid_bench.rewards import REWARDS, Outcome, Record
 
 
 class Row(TypedDict):
-    """Largest errors over all samples of a task; None where nothing was recorded."""
+    """Largest errors over all samples of a task. None where nothing was recorded."""
 
     task: str
     samples: int
     layout_error: float
-    """Of observations and controls, relative to float32's resolution where the recording is in float32."""
+    """Error of observations and controls, beyond float32's resolution where the recording is in float32."""
     kinematics_error: float
     reward_error: float
     term_error: float
@@ -52,7 +53,7 @@ class Row(TypedDict):
     """Median over the steps in contact of the largest error of a position."""
     contact_step_error_primitives: float | None
     contact_step_90_meshes: float | None
-    """The 90th percentile of the same."""
+    """90th percentile over the steps in contact of the largest error of a position."""
     contact_step_90_primitives: float | None
     contact_steps: int
 
@@ -62,19 +63,19 @@ class Options:
     """Compare our HumanoidBench with recordings of the original."""
 
     directory: Annotated[Path, tyro.conf.Positional]
-    """Holds recordings, and perhaps the robots' meshes."""
+    """Folder with recordings, and perhaps the robots' meshes."""
     meshes: Path | None = None
-    """Holds the robots' meshes; default: the directory."""
+    """Folder with the robots' meshes. The default is the directory."""
     json: Flag = False
     """Print rows, one JSON object a line, instead of a table."""
 
 
 @dataclass(frozen=True)
 class States:
-    """N recorded states, and what the original derived from them."""
+    """N recorded states, and the quantities that the original derived from them."""
 
     qpos: np.ndarray
-    """(N, nq), of the moment that derived quantities belong to."""
+    """(N, nq), at the moment of the derived quantities."""
     qvel: np.ndarray
     fresh_qpos: np.ndarray
     """(N, nq), after the last physics step."""
@@ -82,14 +83,14 @@ class States:
     control: np.ndarray
     """(N, A)."""
     recorded: dict[str, np.ndarray]
-    """By name, without the prefix."""
+    """Recorded arrays by name, without the prefix."""
 
 
 class Recording:
-    """One file of recordings, of one task.
+    """One file with recordings of one task.
 
     Raises:
-        UserError: it cannot be read, or is not a recording.
+        UserError: the file cannot be read, or is not a recording.
     """
 
     def __init__(self, path: Path) -> None:
@@ -104,7 +105,7 @@ class Recording:
             ) from error
 
     def part(self, prefix: str) -> dict[str, np.ndarray]:
-        """Arrays whose name begins so, without it."""
+        """Returns the arrays whose names begin with the prefix, by name without the prefix."""
         return {
             name.removeprefix(prefix): array
             for name, array in self.arrays.items()
@@ -113,7 +114,7 @@ class Recording:
 
     @cached_property
     def steps(self) -> States:
-        """Real control steps: derived quantities are those of the last physics step's start."""
+        """Real control steps. Their derived quantities belong to the start of the last physics step."""
         own = self.part("step_")
         return States(
             own["qpos_kin"], own["qvel_kin"], own["qpos_after"], own["qvel_after"], own["ctrl"], own
@@ -127,7 +128,7 @@ class Recording:
 
 
 def recordings(directory: Path) -> list[Recording]:
-    """All recordings below a directory, by name.
+    """Returns all recordings below a directory, sorted by name.
 
     Raises:
         UserError: there is none.
@@ -153,7 +154,7 @@ POSITIONS = {
     "actuator_force": "actuator_force",
     "chair_xpos": "chair_position",
 }
-"""Recorded name: field of our record."""
+"""Field of our record for each recorded name."""
 FLAGS = {
     "barrier_contact": "obstacle_contact",
     "pole_contact": "obstacle_contact",
@@ -164,7 +165,7 @@ FLAGS = {
 
 
 def derive(environment: Environment, states: States) -> Record:
-    """What our model derives from recorded states, fresh quantities from after the step."""
+    """Returns the quantities that our model derives from recorded states. Fresh quantities are from after the step."""
     readings = Readings(environment.layout, len(states.qpos))
     recorded = states.recorded
     for row in range(len(states.qpos)):
@@ -183,7 +184,7 @@ def derive(environment: Environment, states: States) -> Record:
 
 
 def kinematics_error(record: Record, states: States) -> float:
-    """Largest difference of a position, rotation, velocity or force."""
+    """Returns the largest difference of a position, rotation, velocity or force."""
     errors = [0.0]
     for name, field in POSITIONS.items():
         if name in states.recorded and (name != "chair_xpos" or record.chair_position is not None):
@@ -192,7 +193,7 @@ def kinematics_error(record: Record, states: States) -> float:
 
 
 def forward_kinematics_error(environment: Environment, recording: Recording) -> float:
-    """Largest difference of a body's pose in the states whose poses were recorded."""
+    """Returns the largest difference of a body's pose in the states whose poses were recorded."""
     if "fk_xpos" not in recording.arrays:
         return 0.0
     errors = [0.0]
@@ -200,7 +201,7 @@ def forward_kinematics_error(environment: Environment, recording: Recording) -> 
     for row in range(len(recording.arrays["fk_xpos"])):
         _put(environment, states.qpos[row], states.qvel[row], states.control[row])
         mujoco.mj_kinematics(environment.model, environment.data)
-        # Bodies of ours that hold no joint may be missing: what stands around is one body, the world.
+        # Original bodies without a joint may be missing here: our fixed objects are one body, the world.
         for index, body in enumerate(recording.meta["body_names"]):
             ours = mujoco.mj_name2id(environment.model, mujoco.mjtObj.mjOBJ_BODY, body)
             if ours < 0:
@@ -214,7 +215,7 @@ def forward_kinematics_error(environment: Environment, recording: Recording) -> 
 
 
 def flag_mismatches(record: Record, states: States) -> int:
-    """Samples in which one of the contacts that rewards ask for differs."""
+    """Returns the number of samples in which a contact that rewards use differs."""
     differs = np.zeros(len(states.qpos), bool)
     for name, field in FLAGS.items():
         if name in states.recorded:
@@ -223,7 +224,7 @@ def flag_mismatches(record: Record, states: States) -> int:
 
 
 def judge(task: str, record: Record, states: States) -> tuple[Outcome, Outcome]:
-    """Our reward with the contacts that we found, and with those that were recorded."""
+    """Returns our reward with our contacts, and our reward with the recorded contacts."""
     recorded = {
         field: states.recorded[name] for name, field in FLAGS.items() if name in states.recorded
     }
@@ -231,7 +232,7 @@ def judge(task: str, record: Record, states: States) -> tuple[Outcome, Outcome]:
 
 
 def term_error(outcome: Outcome, states: States) -> float:
-    """Largest difference of a reward term; infinite if one that was recorded is missing."""
+    """Returns the largest difference of a reward term, infinite if a recorded term is missing."""
     errors = [0.0]
     for name, values in states.recorded.items():
         if name.startswith("info_"):
@@ -244,9 +245,9 @@ def term_error(outcome: Outcome, states: States) -> float:
 
 
 def layout_error(environment: Environment, recording: Recording) -> float:
-    """Of observations and controls; infinite where a size differs.
+    """Returns the largest error of observations and controls, infinite if a size or an actuator's name differs.
 
-    Observations were recorded in float32, and actions act in it: errors of its rounding count as none.
+    Observations were recorded in float32, and actions are float32 too. Errors of its rounding do not count.
     """
     where, meta, own = environment.layout, recording.meta, recording.steps.recorded
     if (where.observation_size, where.action_size) != (own["obs"].shape[1], own["action"].shape[1]):
@@ -274,9 +275,9 @@ def layout_error(environment: Environment, recording: Recording) -> float:
 
 
 def reset_error(recording: Recording, meshes: Path | None) -> float:
-    """Of the poses that our resets draw from the recorded seeds.
+    """Returns the largest error of the poses that our resets draw from the recorded seeds.
 
-    Where the original draws more, from a generator that no seed reaches, only the noise is compared.
+    Where the original also draws from a generator without a seed, only the noise is compared.
     """
     errors = [0.0]
     rollouts = recording.part("rollout_")
@@ -292,7 +293,7 @@ def reset_error(recording: Recording, meshes: Path | None) -> float:
 
 
 def step_errors(environment: Environment, recording: Recording) -> tuple[np.ndarray, np.ndarray]:
-    """Largest error of a position after each recorded control step; whether it went without contact."""
+    """Returns the largest error of a position after each recorded control step, and whether it was without contact."""
     own = recording.steps.recorded
     errors, free = np.zeros(len(own["ctrl"])), np.zeros(len(own["ctrl"]), bool)
     model, data = environment.model, environment.data
@@ -312,7 +313,7 @@ def step_errors(environment: Environment, recording: Recording) -> tuple[np.ndar
 
 
 def measure(recording: Recording, meshes: Path | None) -> Row:
-    """The row of one task."""
+    """Returns the row of one task."""
     environment = Environment(recording.name, 0, meshes=meshes)
     task = environment.layout.task
     worst = {"kinematics_error": 0.0, "reward_error": 0.0, "term_error": 0.0}
@@ -364,7 +365,7 @@ def _percentile(values: np.ndarray, percent: float) -> float | None:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """The rows, and the worst of each column."""
+    """Makes a table of the rows, and the worst value of each column."""
     shown = Table(title=f"largest errors, MuJoCo {mujoco.__version__}", title_justify="left")
     for head in (
         *("task", "samples", "layout", "kinematics", "reward", "term", "ended", "flags", "reset"),
@@ -396,15 +397,15 @@ def _shown(error: float | None) -> str:
 
 
 def meshes_below(directory: Path) -> Path | None:
-    """The directory, if the robots' meshes are below it."""
+    """Returns the directory if the robots' meshes are below it, or None."""
     return directory if any(directory.rglob("torso_link.stl")) else None
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """A row for each recording.
+    """Yields a row for each recording.
 
     Raises:
-        UserError: no recordings, or not all of the meshes.
+        UserError: there are no recordings, or not all of the meshes.
     """
     meshes = options.meshes or meshes_below(options.directory)
     for recording in recordings(options.directory):
@@ -412,7 +413,7 @@ def rows(options: Options) -> Iterator[Row]:
 
 
 def main(options: Options) -> None:
-    """Print the table."""
+    """Prints the table."""
     show(list(rows(options)), table, as_json=options.json)
 
 

@@ -1,7 +1,7 @@
-"""Cut recordings of the original HumanoidBench down to what fits beside the tests.
+"""Samples of the recordings of the original HumanoidBench, small enough to store with the tests.
 
-``python -m benchmarks.parity_sample DIR OUT`` keeps a few samples of every recording below DIR, those in which something
-happens first (a contact that counts, an end, a stage of the maze), in the format that ``benchmarks.parity`` reads.
+``python -m benchmarks.parity_sample DIR OUT`` keeps a few samples of every recording below DIR. It prefers samples in
+which something happens: a contact that counts, an end, a stage of the maze. ``benchmarks.parity`` reads their format.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ class Options:
     """Sample recordings."""
 
     directory: Annotated[Path, tyro.conf.Positional]
-    """Holds recordings."""
+    """Folder with recordings."""
     out: Annotated[Path, tyro.conf.Positional]
     """Folder of the samples."""
     steps: int = 6
-    """Of control steps, in each recording."""
+    """Samples of control steps, in each recording."""
     evals: int = 5
-    """Of states that were set by hand."""
+    """Samples of states that were set by hand, in each recording."""
 
 
 def chosen(arrays: dict[str, np.ndarray], number: int) -> np.ndarray:
-    """Rows to keep, spread over those with each flag set, then over all."""
+    """Returns the rows to keep: one with each flag set, and others spread over all rows."""
     count = len(arrays["reward"])
     rows: list[int] = []
     flags = [
@@ -56,7 +56,7 @@ def chosen(arrays: dict[str, np.ndarray], number: int) -> np.ndarray:
 
 
 def sample(recording: Recording, steps: int, evals: int) -> dict[str, np.ndarray]:
-    """The arrays of a smaller recording."""
+    """Returns the arrays of a smaller recording."""
     arrays = {
         name: array
         for name, array in recording.arrays.items()
@@ -85,7 +85,7 @@ def sample(recording: Recording, steps: int, evals: int) -> dict[str, np.ndarray
 
 
 def main(options: Options) -> None:
-    """Write the samples."""
+    """Writes the samples."""
     options.out.mkdir(parents=True, exist_ok=True)
     for recording in recordings(options.directory):
         path = options.out / f"{recording.meta['env_id']}.npz"

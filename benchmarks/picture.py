@@ -18,11 +18,11 @@ STYLES = {
     "sac-multi": ("SAC, one agent", TASK_COLOURS[1], "-"),
     "sac-single": ("SAC, an agent per task", TASK_COLOURS[1], "--"),
 }
-"""Label, colour and line style of each method, in the order of the legend."""
+"""Label, colour and line style of each method, in the legend's order."""
 
 
 def draw(curves: Curves, path: Path) -> None:
-    """Write a PNG with the mean over seeds of every method, and the range over seeds of the agents for all tasks."""
+    """Writes a PNG with the mean over seeds of every method, and the range over seeds of the agents for all tasks."""
     with matplotlib.rc_context({"font.size": 9, "text.color": INK, "axes.edgecolor": GRID}):
         figure = Figure(figsize=(2.6 * len(curves.tasks), 2.9), layout="constrained")
         panels = figure.subplots(1, len(curves.tasks), squeeze=False)[0]

@@ -1,12 +1,18 @@
-"""How long one plan takes: our search, mctx, and the network calls that either cannot do without.
+"""Duration of one plan: our search, mctx, and the network calls that each needs at least.
 
 ``python -m benchmarks.planner`` times four programs in turn, call by call, so that all of them meet
-the same machine: our search and mctx on the same roots; the *sequential floor*, one model call for
-each simulation, one after the other; and the *grouped floor*, one call for each round of Sequential
-Halving. The floors hold no search at all.
+the same state of the machine:
 
-With ``--precision bfloat16``, ours and the grouped floor have the weights inside the tree in that precision, as
-``ezm.control.Planner`` offers; mctx and the sequential floor, which one row at a time makes slower so, keep float32.
+- our search,
+- mctx on the same roots,
+- the *sequential floor*: one model call for each simulation, one after the other,
+- the *grouped floor*: one model call for each round of Sequential Halving.
+
+The floors contain no search at all.
+
+With ``--precision bfloat16``, our search and the grouped floor have the weights inside the tree in that precision, as
+``ezm.control.Planner`` offers. The sequential floor and mctx keep float32, because bfloat16 is slower with one row at a
+time.
 """
 
 from __future__ import annotations
@@ -39,13 +45,13 @@ MODELS: dict[str, ModelConfig] = {
     "0.5M": replace(PRESETS["cpu"].model, latent_size=152),
     "16M": PRESETS["paper"].model,
 }
-"""By the parameters that they come to, about; sizes of the Medium suite: 9 tasks, 51 observations, 19 actions."""
+"""Models by their approximate number of parameters, for the Medium suite: 9 tasks, 51 observations, 19 actions."""
 TASKS, OBSERVATION, ACTION = 9, 51, 19
 DISCOUNT = 0.99
 
 
 class Row(TypedDict):
-    """Medians, and the 99th percentile of ours, in milliseconds a plan."""
+    """Median milliseconds of a plan, and the 99th percentile of our search."""
 
     parameters: int
     actions: int
@@ -57,7 +63,7 @@ class Row(TypedDict):
     grouped_floor_ms: float
     ours_p99_ms: float
     precision: str
-    """Of ours and of the grouped floor."""
+    """Precision of our search and of the grouped floor."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +71,22 @@ class Options:
     """Time the planner."""
 
     models: tuple[str, ...] = tuple(MODELS)
-    """Of 0.5M, 16M."""
+    """Models to time, of 0.5M and 16M."""
     batches: tuple[int, ...] = (1, 9, 64, 768)
     searches: tuple[str, ...] = ("16x32",)
     """Root actions x simulations."""
     precision: Precision = "float32"
-    """Of the weights that ours and the grouped floor have inside the tree."""
+    """Precision of the weights inside the tree, for our search and the grouped floor."""
     calls: int = 200
-    """Of each program, at most."""
+    """Calls of each program, at most."""
     seconds: float = 20.0
-    """For all calls of one row, about; never fewer than five of each program."""
+    """Approximate seconds for all calls of one row. At least five calls of each program are made."""
     json: Flag = False
     """Print rows, one JSON object a line, instead of a table."""
 
 
 class Case(NamedTuple):
-    """What one row measures."""
+    """The settings of one row."""
 
     model: WorldModel
     actions: int
@@ -90,7 +96,7 @@ class Case(NamedTuple):
 
 
 def build(config: ModelConfig) -> WorldModel:
-    """An untrained model: how long it takes does not depend on what it learned."""
+    """Returns an untrained model, because training does not change the model's speed."""
     value, reward = (
         Support(*(bounds or (-299.0, 299.0)), config.bins, config.scalar_transform)
         for bounds in (config.value_range, config.reward_range)
@@ -107,7 +113,7 @@ def build(config: ModelConfig) -> WorldModel:
 
 
 def programs(case: Case) -> dict[str, Callable[[], Any]]:
-    """The four programs by name, compiled; each call runs one to its end."""
+    """Returns the four compiled programs by name. Each call runs a program to its end."""
     model, actions, simulations, batch, precision = case
     config = PlannerConfig(
         root_actions=actions, policy_actions=max(1, actions // 4), simulations=simulations
@@ -127,7 +133,7 @@ def programs(case: Case) -> dict[str, Callable[[], Any]]:
         return found.search.action
 
     def floor(sizes: list[int], model: WorldModel, tree: WorldModel, latent: Array) -> Array:
-        """One prediction at the root, then calls of the given widths, each fed by the one before."""
+        """Makes one prediction at the root, then calls of the given widths, each with inputs from the call before."""
         model, tree = model.with_two_heads(key), tree.with_two_heads(key)
         context = model.context(task, masks)
         values, policy = model.predict(latent, context)
@@ -144,7 +150,7 @@ def programs(case: Case) -> dict[str, Callable[[], Any]]:
             values, policy = tree.predict(z, nodes)
             gain = tree.reward(reward) + DISCOUNT * tree.value(values)
             total = total + gain.reshape(batch, width).mean(1)
-            if i + 1 < len(sizes):  # the last call's policy is of no use to anyone
+            if i + 1 < len(sizes):  # the last call's policy has no use
                 latent = z.reshape(batch, width, -1).mean(1)
                 action = policy.mode().reshape(batch, width, -1).mean(1)
         return total
@@ -164,7 +170,7 @@ def programs(case: Case) -> dict[str, Callable[[], Any]]:
 def _compiled(
     function: Callable[..., Array], model: WorldModel, tree: WorldModel, latent: Array
 ) -> Callable[[], Any]:
-    """A call without arguments. The models go in as one flat list, as ``ezm.control.Planner`` has them."""
+    """Returns a call without arguments. The models are passed as one flat list, as in ``ezm.control.Planner``."""
     arrays, structure = jax.tree.flatten((model, tree))
 
     def flat(arrays: list[Array], latent: Array) -> Array:
@@ -178,7 +184,7 @@ def _finish(program: Any, *arguments: Any) -> None:
 
 
 def times(calls: dict[str, Callable[[], Any]], most: int, seconds: float) -> dict[str, np.ndarray]:
-    """Milliseconds of every call of each program, the programs taking turns; the first turn is not counted."""
+    """Returns the milliseconds of every call of each program. Programs take turns. The first turn is not counted."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     end = float("inf")
     for turn in range(most + 1):
@@ -194,10 +200,10 @@ def times(calls: dict[str, Callable[[], Any]], most: int, seconds: float) -> dic
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """A row for each model, search and batch.
+    """Yields a row for each model, search and batch.
 
     Raises:
-        UserError: an unknown model, a search that is not of the form 16x32, or a number below 1.
+        UserError: a model is unknown, a search is not of the form 16x32, or a number is below 1.
     """
     for name in options.models:
         if name not in MODELS:
@@ -234,7 +240,7 @@ def _search(text: str) -> tuple[int, int]:
 
 
 def table(rows: list[Row]) -> Table:
-    """The rows with their ratios."""
+    """Makes a table of the rows with their ratios."""
     shown = Table(
         title=f"milliseconds a plan, {jax.devices()[0].device_kind}", title_justify="left"
     )
@@ -256,7 +262,7 @@ def table(rows: list[Row]) -> Table:
 
 
 def main(options: Options) -> None:
-    """Print the table that ``options`` describe."""
+    """Prints the table that ``options`` describe."""
     rows = []
     for row in measure(options):
         rows.append(row)

@@ -1,7 +1,7 @@
-"""How long the pages of ``ezm report`` take, and how large they are.
+"""Duration and size of the pages of ``ezm report``.
 
-``python -m benchmarks.report`` invents runs on the nine tasks of ``h1``, with the rows that a run of so many steps
-writes, and makes the report of one long run and the page that compares many shorter ones.
+``python -m benchmarks.report`` invents runs on the nine tasks of ``h1``, with rows as a real run writes them. It makes
+the report of one long run, and the page that compares many shorter runs.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ class Options:
     """Time the report's pages."""
 
     rows: int = 500_000
-    """Of the long run."""
+    """Rows of the long run."""
     runs: int = 20
-    """That are compared, four variants of them."""
+    """Runs to compare, in four variants."""
     compared_rows: int = 50_000
-    """Of each."""
+    """Rows of each compared run."""
     json: Flag = False
     """Print rows, one JSON object a line, instead of a table."""
 
 
 class Row(TypedDict):
-    """One page."""
+    """Measurements of one page."""
 
     page: str
     read_mib: float
-    """Size of all metrics.jsonl."""
+    """Size of all metrics.jsonl files."""
     seconds: float
     page_kib: float
 
 
 def invent(path: Path, seed: int, rows: int, **changes: Any) -> Path:
-    """A run folder with a metrics.jsonl of about so many rows: episodes that a fall ends, losses, evaluations."""
+    """Makes a run folder whose metrics.jsonl has about ``rows`` rows: losses, evaluations, episodes ended by falls."""
     config = replace(defaults("cpu", "h1"), suite="h1", seed=seed, **changes)
     run = RunFolder.create(path, to_dict(config))
     rng = np.random.default_rng(seed)
@@ -100,7 +100,7 @@ def _timed(name: str, runs: Sequence[Path], write: Callable[[], Path]) -> Row:
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """A row for each page; matplotlib is imported by the first."""
+    """Yields a row for each page. The first page includes matplotlib's import."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         one = invent(folder / "long", 0, options.rows)
@@ -123,7 +123,7 @@ def measure(options: Options) -> Iterator[Row]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """The rows."""
+    """Makes a table of the rows."""
     shown = Table(title="pages of ezm report", title_justify="left")
     for head in ("page", "metrics, MiB", "seconds", "page, KiB"):
         shown.add_column(head, justify="left" if head == "page" else "right")
@@ -134,7 +134,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def main(options: Options) -> None:
-    """Print the table."""
+    """Prints the table."""
     show(list(measure(options)), table, as_json=options.json)
 
 

@@ -1,8 +1,8 @@
-"""Learning curves: the file that they are recorded in, and the tables that compare methods.
+"""Learning curves: the format of recorded files, and the tables that compare methods.
 
-A recorded file holds one JSON object a line: headers, ``{"header": {...}}`` with the machine, the
-versions and the settings of the rows behind them, and rows as :class:`Row`. It is only ever
-appended to: a run that was recorded again comes later in the file and replaces the earlier one.
+A recorded file holds one JSON object a line, headers and rows. A header ``{"header": {...}}`` has the
+machine, the versions and the settings of the rows after it. A row is a :class:`Row`. Lines are only
+appended. A run that was recorded again comes later in the file and replaces the earlier run.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ Row = TypedDict(
 """One evaluation of one task: the mean undiscounted return after ``steps_per_task`` agent steps per
 task and ``seconds`` of wall clock, compilation and evaluations included.
 
-Rows of humanoids also hold the return of each episode, the control steps per task, how the agent acted (search, mean,
-training, random or hold; default: search) and the protocol of falls (benchmark or paper; default: benchmark).
+Rows of humanoids also hold the return of each episode, the control steps per task, the way of acting and the protocol
+of falls. The ways of acting are search (the default), mean, training, random and hold. The protocols are benchmark (the
+default) and paper.
 """
 
 RANDOM = "random"
-"""The method with one row, at 0 steps, per task and seed; if it is recorded, all curves start there."""
+"""The method with one row, at 0 steps, per task and seed. If it is recorded, all curves start there."""
 
 
 class CurveKey(NamedTuple):
@@ -62,14 +63,14 @@ class _Curve(NamedTuple):
 
 
 def append(path: Path, entries: Iterable[Row | dict[str, Any]]) -> None:
-    """Add rows or a header at the end of a recorded file, in one write."""
+    """Appends rows or a header to a recorded file, in one write."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write("".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a recorded file, without those of a run that was recorded again; none if no file.
+    """Returns the rows of a recorded file, or none without a file. Runs that were recorded again count once.
 
     Raises:
         UserError: a line is not a JSON object.
@@ -86,13 +87,13 @@ def read(path: Path) -> list[Row]:
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} line {number} is not a row: remove it") from error
         if curve and entry["steps_per_task"] <= curve[-1]["steps_per_task"]:
-            curve.clear()  # the steps start over: the run was recorded again
+            curve.clear()  # steps that start over mean that the run was recorded again
         curve.append(entry)
     return [row for curve in curves.values() for row in curve]
 
 
 def recorded_steps(rows: Iterable[Row]) -> dict[CurveKey, int]:
-    """Up to which step each curve goes."""
+    """Returns the last step of each curve."""
     steps: dict[CurveKey, int] = {}
     for row in rows:
         steps[_key(row)] = max(row["steps_per_task"], steps.get(_key(row), 0))
@@ -104,8 +105,8 @@ class Curves:
 
     Args:
         rows: of one suite.
-        steps: where to cut at the latest; None: where the shortest curve ends.
-        acting: how the agents of these curves act.
+        steps: last step at most. None cuts at the end of the shortest curve.
+        acting: way of acting of these curves.
         protocol: of falls.
     """
 
@@ -133,16 +134,16 @@ class Curves:
         self.high = min(ends if steps is None else [*ends, steps], default=0)
         """The last step that all curves have."""
         self.low = max((curve.steps[0] for curve in self._curves.values()), default=0)
-        """The first one: 0 if random actions are recorded."""
+        """The first step that all curves have: 0 if random actions are recorded."""
         self.tasks = tuple(dict.fromkeys(row["task"] for row in rows))
         self.methods = tuple(dict.fromkeys(key.method for key in self._curves))
 
     def final(self, method: str, task: str) -> np.ndarray:
-        """(seeds,) returns at the last common step, on straight lines between evaluations."""
+        """Returns the return of each seed at the last common step, (seeds,), by linear interpolation."""
         return np.array([np.interp(self.high, *curve) for curve in self._of(method, task)])
 
     def area(self, method: str, task: str) -> np.ndarray:
-        """(seeds,) mean heights of the curves over the common steps (nan if there is only one)."""
+        """Returns the mean height of each seed's curve over the common steps, (seeds,), or nan for a single step."""
         curves = self._of(method, task)
         if self.low >= self.high:
             return np.full(len(curves), math.nan)
@@ -151,7 +152,7 @@ class Curves:
         )
 
     def grid(self, method: str, task: str) -> tuple[np.ndarray, np.ndarray]:
-        """All steps (P,) up to the last common one at which a seed was evaluated, and the returns (seeds, P)."""
+        """Returns all evaluated steps up to the last common step, (P,), and the returns, (seeds, P)."""
         curves = self._of(method, task)
         steps = sorted({s for curve in curves for s in curve.steps if s <= self.high})
         returns = [np.interp(steps, *curve) for curve in curves]
@@ -164,9 +165,10 @@ class Curves:
 
 
 def tables(curves: Curves) -> list[Table]:
-    """The final returns and the areas under the curves: methods and their ratios down, tasks across.
+    """Makes tables of the final returns and of the areas under the curves.
 
-    A cell is the mean and the standard deviation over seeds. The last column averages the tasks first.
+    The rows are methods and their ratios, and the columns are tasks. A cell is the mean and the standard deviation over
+    seeds. The last column averages the tasks first.
     """
     span = f"0 to {curves.high:,}" if curves.low == 0 else f"{curves.low:,} to {curves.high:,}"
     if not curves.methods:
@@ -199,12 +201,12 @@ def _table(title: str, curves: Curves, values: Callable[[str, str], np.ndarray])
 
 
 def _words(method: str) -> str:
-    """Where a narrow terminal may break the name of a method."""
+    """Returns the name of a method with a space where a narrow terminal may break it."""
     return method.replace("-tuned", " tuned")
 
 
 def column_head(name: str, width: int = 10) -> str:
-    """A task's name on lines that fit the figures below it, broken behind a dash or an underscore."""
+    """Returns a task's name on lines that fit the figures below it, broken after a dash or an underscore."""
     lines = [""]
     for part in re.findall(r"[^-_]+[-_]*", name):
         if lines[-1] and len(lines[-1] + part) > width:
@@ -214,7 +216,7 @@ def column_head(name: str, width: int = 10) -> str:
 
 
 def short_names(tasks: Sequence[str]) -> list[str]:
-    """The tasks without the body that all of them share: ``cartpole-swingup`` is ``swingup``."""
+    """Returns the tasks' names without a body that all share: ``cartpole-swingup`` becomes ``swingup``."""
     bodies = {task.partition("-")[0] for task in tasks}
     return [(len(bodies) == 1 and task.partition("-")[2]) or task for task in tasks]
 
@@ -222,14 +224,14 @@ def short_names(tasks: Sequence[str]) -> list[str]:
 def _mean_over(
     tasks: Sequence[str], method: str, values: Callable[[str, str], np.ndarray]
 ) -> np.ndarray:
-    """(seeds,) mean over tasks, of as many seeds as every task has."""
+    """Returns the mean over tasks, (seeds,), for the number of seeds that every task has."""
     each = [values(method, task) for task in tasks]
     count = min(map(len, each))
     return np.mean([column[:count] for column in each], axis=0)
 
 
 def cell(seeds: np.ndarray) -> str:
-    """Mean and standard deviation over seeds; a dash without any."""
+    """Formats mean and standard deviation over seeds, or a dash without any seed."""
     if seeds.size == 0:
         return "-"
     spread = f" ± {format_return(float(seeds.std(ddof=1)))}" if seeds.size > 1 else ""

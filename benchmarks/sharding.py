@@ -1,8 +1,8 @@
-"""What splitting the learner over devices costs: times of its programs on virtual devices of the CPU.
+"""Cost of splitting the learner over devices: times of its programs on virtual devices of the CPU.
 
-``python -m benchmarks.sharding`` times the preset cpu with random data on the size of the cartpole suite, each number of
-devices in a process of its own, because XLA reads its flags once. Virtual devices share the same cores: the times show
-what the splitting adds, not what more devices would save. Medians; compilation is not timed.
+``python -m benchmarks.sharding`` times the preset cpu with random data of the cartpole suite's size. Each number of
+devices has a separate process, because XLA reads its flags once. Virtual devices share the same cores. So the times
+show the cost of splitting, not the gain from more devices. Times are medians without compilation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ezm.validation import check
 
 SUITE = "cartpole"
 FILLED = 500
-"""Random transitions per task in the replay."""
+"""Number of random transitions per task in the replay."""
 
 
 class Row(TypedDict):
@@ -49,15 +49,15 @@ class Options:
 
     devices: tuple[int, ...] = (1, 2, 8)
     repeats: int = 30
-    """Of each program."""
+    """Calls of each program."""
     inside: Flag = False
-    """Measure in this process, for one number of devices: what the others are started with."""
+    """Measure in this process, for one number of devices. The benchmark starts its processes with this option."""
     json: Flag = False
     """Print rows, one JSON object a line, instead of a table."""
 
 
 def milliseconds(call: Callable[[], Any], repeats: int) -> float:
-    """Median time of a call until its results are there."""
+    """Returns the median time of a call until its results are ready."""
     jax.block_until_ready(call())
     times = []
     for _ in range(repeats):
@@ -68,7 +68,7 @@ def milliseconds(call: Callable[[], Any], repeats: int) -> float:
 
 
 def row(devices: int, repeats: int) -> Row:
-    """Times in this process."""
+    """Returns the times in this process."""
     config = replace(defaults("cpu", SUITE), suite=SUITE, devices=devices)
     suite = suite_of(config)
     check(config, suite.num_tasks)
@@ -104,7 +104,7 @@ def row(devices: int, repeats: int) -> Row:
 
 
 def apart(devices: int, repeats: int) -> Row:
-    """Times in a process with so many devices."""
+    """Returns the times in a new process with ``devices`` devices."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     arguments = [f"--devices={devices}", f"--repeats={repeats}", "--inside", "--json"]
     done = subprocess.run(
@@ -121,7 +121,7 @@ def apart(devices: int, repeats: int) -> Row:
 
 
 def measure(options: Options) -> list[Row]:
-    """A row for each number of devices.
+    """Returns a row for each number of devices.
 
     Raises:
         UserError: there is nothing to measure, or a process failed.
@@ -145,7 +145,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def main(options: Options) -> None:
-    """Print the table that ``options`` describe."""
+    """Prints the table that ``options`` describe."""
     show(measure(options), table, as_json=options.json)
 
 

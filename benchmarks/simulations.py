@@ -1,10 +1,10 @@
-"""What more simulations are worth where the model is true: returns of a planner on a double integrator.
+"""Effect of more simulations with a true model: returns of a planner on a double integrator.
 
-``python -m benchmarks.simulations`` controls a point (position, velocity; quadratic cost) by searching at every step
-among sampled actions, with the true dynamics and rewards. The samples come from an ``ignorant`` policy, N(0, 1), or
-from an ``informed`` one, half of the optimal controller's action with a standard deviation of 0.5; the value behind the
-leaves is the ``optimal`` one or that of staying ``idle``. Rows: the cost beyond the optimal controller's, all from the
-same starts.
+``python -m benchmarks.simulations`` controls a point (position and velocity, with quadratic cost). At every step it
+searches among sampled actions, with the true dynamics and rewards. The samples come from an ``ignorant`` policy, N(0,
+1), or an ``informed`` policy. The informed policy has half of the optimal controller's action as its mean, and a
+standard deviation of 0.5. The value of the leaves is the ``optimal`` value or the value of staying ``idle``. Rows show
+the cost beyond the optimal controller's cost, all from the same starts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Quadratic(NamedTuple):
 
 
 def optimal() -> Quadratic:
-    """The solution of the discounted Riccati equation."""
+    """Returns the optimal controller, from the discounted Riccati equation."""
     p = COST
     for _ in range(2000):
         gain = np.linalg.solve(EFFORT + DISCOUNT * B.T @ p @ B, DISCOUNT * B.T @ p @ A)
@@ -49,7 +49,7 @@ def optimal() -> Quadratic:
 
 
 def idle() -> Quadratic:
-    """Never acting."""
+    """Returns the controller that never acts."""
     p = COST
     for _ in range(2000):
         p = COST + DISCOUNT * A.T @ p @ A
@@ -63,11 +63,11 @@ CASES = [
     ("ignorant", "optimal"),
     ("ignorant", "idle"),
 ]
-"""Policy and value."""
+"""Pairs of policy and value."""
 
 
 def step(state: Array, action: Array) -> tuple[Array, Array, Array]:
-    """Next state, reward and discount; works on numpy arrays and on JAX's."""
+    """Returns the next state, the reward and the discount. It works on numpy and JAX arrays."""
     reward = -jnp.einsum("...i,ij,...j", state, COST, state)
     reward -= jnp.einsum("...i,ij,...j", action, EFFORT, action)
     return state @ A.T + action @ B.T, reward, jnp.full(reward.shape, DISCOUNT)
@@ -75,20 +75,20 @@ def step(state: Array, action: Array) -> tuple[Array, Array, Array]:
 
 @dataclass(frozen=True)
 class Options:
-    """Turn up the simulations."""
+    """Compare numbers of simulations."""
 
     simulations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
     actions: int = 16
-    """At the root."""
+    """Actions sampled at the root."""
     starts: int = 200
     steps: int = 60
-    """Of each episode."""
+    """Steps of each episode."""
     json: Flag = False
     """Print rows, one JSON object a line, instead of a table."""
 
 
 def regrets(policy: str, value: Quadratic, simulations: int, options: Options) -> np.ndarray:
-    """(starts,) discounted return of the optimal controller, less that of the planner."""
+    """Returns the optimal controller's discounted return minus the planner's, for each start, (starts,)."""
     config = PlannerConfig(
         root_actions=options.actions,
         policy_actions=options.actions,
@@ -131,7 +131,7 @@ def regrets(policy: str, value: Quadratic, simulations: int, options: Options) -
 
 
 def measure(options: Options) -> list[dict[str, Any]]:
-    """A row for each policy, value and number of simulations: mean regret and its standard error."""
+    """Returns a row for each policy, value and number of simulations: mean regret and its standard error."""
     rows = []
     for policy, value in CASES:
         for simulations in options.simulations:
@@ -150,7 +150,7 @@ def measure(options: Options) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Simulations down, cases across."""
+    """Makes a table with a row for each number of simulations and a column for each case."""
     shown = Table(title="cost beyond the optimal controller's", title_justify="left")
     for head in ("simulations", *(f"{policy}, {value}" for policy, value in CASES)):
         shown.add_column(head, justify="right")
@@ -165,7 +165,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def main(options: Options) -> None:
-    """Print the table that ``options`` describe."""
+    """Prints the table that ``options`` describe."""
     show(measure(options), table, as_json=options.json)
 
 

@@ -1,7 +1,8 @@
-"""How long it takes from a command to its first useful step: compiling once, and with what was compiled before.
+"""Time from a command to its first useful step, with compilation and with programs that were compiled before.
 
-``python -m benchmarks.startup`` starts each command in a process of its own, twice, with a cache of compiled programs that is
-empty at first, and stops it behind its first update (train), search (eval) or action (planner). Importing ``ezm`` is timed too.
+``python -m benchmarks.startup`` starts each command twice, in separate processes, with a cache of compiled programs
+that is empty at first. It stops the command after its first update (train), search (eval) or action (planner).
+Importing ``ezm`` is timed too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rich.table import Table
 from benchmarks.command import Flag, command, show
 from ezm.errors import UserError
 
-# Each leaves the process behind its first useful step, without the seconds that ending it takes.
+# Each exits right after its first useful step, without the seconds of an orderly shutdown.
 _PROGRAMS = {
     "import ezm": """
 import ezm, sys
@@ -69,12 +70,12 @@ import os; os._exit(0)
 
 
 class Row(TypedDict):
-    """Seconds of one command."""
+    """Seconds of a command's first and second start."""
 
     command: str
     first: float
     second: float
-    """With the programs that the first start compiled."""
+    """Seconds with the programs that the first start compiled."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,13 @@ class Options:
     """Time the start of ezm's commands."""
 
     suite: str = "cartpole"
-    """What is trained."""
+    """The suite to train."""
     json: Flag = False
     """Print rows, one JSON object a line, instead of a table."""
 
 
 def seconds(program: str, folder: Path, number: int, suite: str) -> float:
-    """Of one start, in a fresh process with the folder's cache."""
+    """Returns the seconds of one start, in a fresh process with the folder's cache."""
     names = {"SUITE": suite, "NEW": str(folder / f"new-{number}"), "RUN": str(folder / "run")}
     text = "\n".join(f"{name} = {value!r}" for name, value in names.items()) + program
     started = time.perf_counter()
@@ -106,7 +107,7 @@ def seconds(program: str, folder: Path, number: int, suite: str) -> float:
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """A row for each command."""
+    """Yields a row for each command."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _train_a_little(options.suite, folder)
@@ -119,7 +120,7 @@ def measure(options: Options) -> Iterator[Row]:
 
 
 def _train_a_little(suite: str, folder: Path) -> None:
-    """A run for the commands that need one, compiled into a cache of its own."""
+    """Makes a run for the commands that need a run, with a separate cache."""
     arguments = ["train", suite, "--steps", "210", "--final-episodes", "1", "--out", folder / "run"]
     done = subprocess.run(
         [sys.executable, "-m", "ezm", *map(str, arguments)],
@@ -133,7 +134,7 @@ def _train_a_little(suite: str, folder: Path) -> None:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """The rows."""
+    """Makes a table of the rows."""
     shown = Table(title="seconds to the first useful step", title_justify="left")
     for head in ("command", "first start", "second"):
         shown.add_column(head, justify="left" if head == "command" else "right")
@@ -143,7 +144,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def main(options: Options) -> None:
-    """Print the table."""
+    """Prints the table."""
     show(list(measure(options)), table, as_json=options.json)
 
 

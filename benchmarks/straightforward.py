@@ -1,8 +1,8 @@
-"""The same algorithm as one would first write it in JAX: what ``benchmarks.throughput`` compares the library with.
+"""A straightforward JAX version of the algorithm, which ``benchmarks.throughput`` compares with the library.
 
-Replay is lists of rows; every batch is sampled, stacked, searched with mctx at each of its states, learned, and its
-priorities are written back, one after the other. Everything that costs arithmetic is jitted. The world model, the
-targets and the loss are the library's, so that the numbers are the same and only the engine differs.
+The replay consists of lists of rows. Every batch is sampled, stacked, searched with mctx at each of its states, and
+learned. Then its priorities are written back. These stages run one after the other. All expensive arithmetic is jitted.
+The world model, the targets and the loss are the library's, so the numbers are the same and only the engine differs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ezm.tasks import Suite
 
 @dataclass
 class Row:
-    """An observation, with the action and the reward that follow it; none follow an episode's last one."""
+    """An observation with the action and the reward that follow it. An episode's last row has neither."""
 
     observation: np.ndarray
     action: np.ndarray
@@ -33,16 +33,16 @@ class Row:
 
 
 class ListReplay:
-    """What :class:`ezm.replay.Replay` is with ``per_task``, in lists.
+    """A version of :class:`ezm.replay.Replay` with ``per_task``, in lists.
 
-    The same seed draws the same batches, until more rows came than there is place for.
+    The same seed draws the same batches, until the rows exceed the capacity.
 
     Args:
         num_tasks, action_size: sizes of the suite.
         config: capacity and prioritisation.
         window: transitions per sample (unroll + n-step).
-        states: of a window, that have targets (unroll + 1).
-        root_actions: of each search, none of which is kept.
+        states: number of a window's states that have targets (unroll + 1).
+        root_actions: number in each search. The searches are not kept.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ListReplay:
         self.max_priority = [1.0] * num_tasks
 
     def begin(self, task: int, observation: np.ndarray) -> None:
-        """Open an episode with its first observation."""
+        """Begins an episode with its first observation."""
         self.rows[task].append(
             Row(observation.astype(np.float32), np.zeros(self.action_size, np.float32))
         )
@@ -78,7 +78,7 @@ class ListReplay:
         terminated: bool,
         truncated: bool,
     ) -> None:
-        """Append the transition from the newest row."""
+        """Appends the transition from the newest row."""
         newest = self.rows[task][-1]
         newest.action, newest.reward = np.asarray(action, np.float32), reward
         self.priorities[task][-1] = self.max_priority[task]
@@ -89,7 +89,7 @@ class ListReplay:
     def sample(
         self, rng: np.random.Generator, batch_size: int
     ) -> tuple[Batch, list[tuple[int, int]]]:
-        """A batch, and the (task, row) of each sample for :meth:`update_priorities`."""
+        """Returns a batch, and the (task, row) of each sample for :meth:`update_priorities`."""
         num_tasks = len(self.rows)
         counts = np.full(num_tasks, batch_size // num_tasks)
         counts[rng.permutation(num_tasks)[: batch_size % num_tasks]] += 1
@@ -106,7 +106,7 @@ class ListReplay:
         return self.gather(index, np.clip(weight / weight.max(), 0.1, 1.0)), index
 
     def gather(self, index: Sequence[tuple[int, int]], weight: np.ndarray) -> Batch:
-        """The windows that start at the given (task, row)."""
+        """Returns the windows that start at the given (task, row)."""
         windows = [self._window(task, start) for task, start in index]
         observations = [np.stack([row.observation for row in rows]) for rows, _ in windows]
         actions = [np.stack([row.action for row in rows[:-1]]) for rows, _ in windows]
@@ -132,7 +132,7 @@ class ListReplay:
         )
 
     def _window(self, task: int, start: int) -> tuple[list[Row], int]:
-        """W + 1 rows, the last one of the episode repeated behind its end; how many transitions are real."""
+        """Returns W + 1 rows, with the episode's last row repeated after it, and the number of real transitions."""
         rows = [self.rows[task][start]]
         for row in self.rows[task][start + 1 : start + 1 + self.window]:
             rows.append(row)
@@ -142,14 +142,14 @@ class ListReplay:
         return rows + rows[-1:] * (self.window - length), length
 
     def update_priorities(self, index: Sequence[tuple[int, int]], priority: np.ndarray) -> None:
-        """Set the priorities |value - target| of sampled rows."""
+        """Sets the priorities |value - target| of sampled rows."""
         for (task, row), value in zip(index, priority.tolist(), strict=True):
             self.priorities[task][row] = max(value, 1e-6)
             self.max_priority[task] = max(self.max_priority[task], value)
 
 
 def simplified(config: TrainConfig, precision: Literal["auto", "float32"]) -> TrainConfig:
-    """The same training with mctx, every state of every batch searched, and JAX's own precision."""
+    """Returns the configuration with mctx, every state of every batch searched, and the given precision."""
     return replace(
         config,
         precision=precision,
@@ -159,11 +159,11 @@ def simplified(config: TrainConfig, precision: Literal["auto", "float32"]) -> Tr
 
 
 class Straightforward:
-    """An agent, its replay, and what it does in turn: :meth:`update` and :meth:`act`.
+    """An agent with its replay, which alternates :meth:`update` and :meth:`act`.
 
     Args:
-        config: of the training that it is a version of; see :func:`simplified`.
-        suite: what it trains on.
+        config: of the library's training, see :func:`simplified`.
+        suite: the tasks to train on.
         precision: of matrix products while learning.
     """
 
@@ -194,24 +194,24 @@ class Straightforward:
     def step(
         self, normalizer: Normalizer, observation: np.ndarray, task: np.ndarray, updates: int
     ) -> np.ndarray:
-        """So many updates, and an action for each observation."""
+        """Makes ``updates`` updates, and returns an action for each observation."""
         for _ in range(updates):
             self.update(normalizer)
         return self.act(normalizer, observation, task)
 
     def act(self, normalizer: Normalizer, observation: np.ndarray, task: np.ndarray) -> np.ndarray:
-        """The search's best action for one observation of each task."""
+        """Returns the search's best action for one observation of each task."""
         self._key, key = jax.random.split(self._key)
         plan = self._plan(key, self.state.model, normalizer, observation, task)
         return np.asarray(plan.search.action)
 
     def targets(self, normalizer: Normalizer, batch: Batch) -> Targets:
-        """The targets of a batch, complete."""
+        """Returns the targets of a batch, once they are complete."""
         made = self._make_targets(self.state, normalizer, batch, self.state.updates)
         return jax.block_until_ready(made)
 
     def update(self, normalizer: Normalizer) -> dict[str, jax.Array]:
-        """One update, from sampling to priorities; returns its figures."""
+        """Makes one update, from sampling to priorities, and returns its figures."""
         batch, index = self.replay.sample(self._rng, self._batch_size)
         targets = self.targets(normalizer, batch)
         self.state, figures, priority = self._update(self.state, normalizer, batch, targets)

@@ -1,12 +1,12 @@
-"""How fast training is: the library's engine against a straightforward one of the same algorithm.
+"""Speed of training: the library's engine against a straightforward engine of the same algorithm.
 
-``python -m benchmarks.throughput`` trains each preset with both, in processes of their own that take turns: acting and
-learning in the preset's ratio, evaluations, logs and checkpoints left out. The straightforward version is
-``benchmarks/straightforward.py``. Before that the replay is filled with random steps. What is compiled, and one step
-of the loop before each turn, are not timed.
+``python -m benchmarks.throughput`` trains each preset with both engines, in separate processes that take turns. They
+act and learn in the preset's ratio, without evaluations, logs and checkpoints. The straightforward version is
+``benchmarks/straightforward.py``. Random steps fill the replay first. Compilation, and one step of the loop before each
+turn, are not timed.
 
-On a GPU it also says which share of the device's peak in matrix products is used, and how long the Medium suite of
-HumanoidBench would take.
+On a GPU it also prints the used share of the device's peak in matrix products, and the time for HumanoidBench's Medium
+suite.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from ezm.training.runs import suite_of
 from ezm.validation import check
 
 SUITES = {"cpu": "cartpole", "paper": "h1"}
-"""What each preset is timed on."""
+"""Suite for timing each preset."""
 FILLED = 2_000
-"""Random steps per task in the replay beforehand."""
+"""Number of random steps per task that fill the replay first."""
 MEDIUM_STEPS = 850_000
-"""Per task, of the published results on the Medium suite."""
+"""Steps per task of the published results on the Medium suite."""
 _NORMALIZER_EVERY = 25
 
 
@@ -59,9 +59,9 @@ class Row(TypedDict):
     variant: str
     updates_per_s: float
     env_steps_per_s: float
-    """Of all tasks together."""
+    """Environment steps per second of all tasks together."""
     peak_memory_mib: float
-    """Resident memory of the process, compilation included."""
+    """Peak resident memory of the process, compilation included."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,19 @@ class Options:
     """Time the training."""
 
     preset: str = "all"
-    """cpu, paper or all."""
+    """The preset: cpu, paper or all."""
     suite: str | None = None
-    """Default: cartpole with cpu, h1 with paper."""
+    """The suite. The default is cartpole with cpu, and h1 with paper."""
     seconds: float = 60.0
-    """For all turns of one variant, about; at least one update a turn."""
+    """Approximate seconds for all turns of one variant. A turn has at least one update."""
     turns: int = 3
-    """Of each variant."""
+    """Turns of each variant."""
     json: Flag = False
-    """Print rows, one JSON object a line, instead of a table; the rest to the standard error."""
+    """Print rows, one JSON object a line, instead of a table. Everything else goes to standard error."""
 
 
 class Engine(Protocol):
-    """What training does in turn, and what it fills."""
+    """An implementation of acting and learning, with the replay and statistics that training fills."""
 
     @property
     def replay(self) -> Any: ...
@@ -92,7 +92,7 @@ class Engine(Protocol):
     def step(
         self, normalizer: Normalizer, observation: np.ndarray, task: np.ndarray, updates: int
     ) -> np.ndarray:
-        """So many updates, and an action for each observation."""
+        """Makes ``updates`` updates, and returns an action for each observation."""
         ...
 
 
@@ -103,8 +103,9 @@ class _Parts(NamedTuple):
 
 
 def _ours(config: TrainConfig, suite: Suite) -> Engine:
-    """The library's engine, driven as ``ezm.training.trainer`` does: actions are those of the parameters before the
-    updates.
+    """Returns the library's engine, driven as in ``ezm.training.trainer``.
+
+    Actions come from the parameters before the updates.
     """
     agent = build(config, suite)
     capacity = min(config.replay.capacity, max(config.steps, 2 * FILLED))
@@ -136,12 +137,12 @@ def _ours(config: TrainConfig, suite: Suite) -> Engine:
 
 
 def _on_device(config: TrainConfig, suite: Suite) -> Engine:
-    """The same, with the replay's rows on the device."""
+    """Returns the library's engine with the replay's rows on the device."""
     return _ours(replace(config, replay=replace(config.replay, device=True)), suite)
 
 
 def _uncached(config: TrainConfig, suite: Suite) -> Engine:
-    """The same, which searches every state of every batch anew."""
+    """Returns the library's engine with every state of every batch reanalysed."""
     return _ours(replace(config, loss=replace(config.loss, reanalyze_ratio=1.0)), suite)
 
 
@@ -152,15 +153,15 @@ VARIANTS: dict[str, Callable[[TrainConfig, Suite], Engine]] = {
     "straightforward": Straightforward,
     "straightforward, mixed": partial(Straightforward, precision="auto"),
 }
-"""Mixed: in the precision that ours has."""
+"""Engines by name. The mixed version has the precision of ours."""
 
 
 class Training:
-    """An engine in its environments. Once it is built its replay is filled, and nothing is compiled."""
+    """An engine in its environments. After ``__init__`` its replay is filled, and nothing is compiled."""
 
     def __init__(self, engine: Engine, config: TrainConfig, suite: Suite) -> None:
         self.updates = self.steps = 0
-        """Steps: per task, behind those that filled the replay."""
+        """Updates, and steps per task, after the steps that filled the replay."""
         self._engine, self._config = engine, config
         self._environments = ParallelTasks(suite, config.seed)
         self._rng = np.random.default_rng(config.seed)
@@ -172,9 +173,9 @@ class Training:
         self._normalizer = engine.statistics.normalizer()
 
     def step(self) -> None:
-        """The updates that the fixed ratio owes, and an environment step of every task.
+        """Makes the updates that are due, and an environment step of every task.
 
-        The last update may still be under way when it ends.
+        The last update may still be under way when this returns.
         """
         self.steps += 1
         owed = int(self.steps * self._config.updates_per_step) - self.updates
@@ -185,9 +186,9 @@ class Training:
             self._normalizer = self._engine.statistics.normalizer()
 
     def turn(self, seconds: float) -> Turn:
-        """Steps until the seconds have passed and there was an update. The first one is not timed.
+        """Makes steps until the seconds have passed and there was an update. The first step is not timed.
 
-        What another thread does for the next update is then as far as it is at the end.
+        Other threads' work for the next update is therefore as advanced at the beginning as at the end.
         """
         self.step()
         updates, steps = self.updates, self.steps
@@ -217,7 +218,7 @@ class Training:
 
 
 class Turn(NamedTuple):
-    """What one turn came to."""
+    """Measurements of one turn."""
 
     updates: int
     env_steps: int
@@ -226,32 +227,32 @@ class Turn(NamedTuple):
 
 
 class Gpu(NamedTuple):
-    """What the device can do, and what our update asks of it."""
+    """The device's peak rates, and the operations of our update."""
 
     bfloat16: float
     float32: float
-    """Floating-point operations per second, in matrix products."""
+    """Peak floating-point operations per second, in matrix products of this precision."""
     update_flops: float
 
 
 class Start(NamedTuple):
-    """What a worker says before its first turn."""
+    """A worker's message before its first turn."""
 
     machine: dict[str, Any]
     seconds: float
-    """Until everything was compiled and the first update done."""
+    """Seconds until everything was compiled and the first update was done."""
     gpu: Gpu | None
-    """Of ours, where there is one."""
+    """Figures of the GPU, from the variant "ours" on a GPU only."""
 
 
 def config_of(preset: str, suite: str | None) -> TrainConfig:
-    """The preset as ``ezm train SUITE --preset PRESET`` has it."""
+    """Returns the configuration of ``ezm train SUITE --preset PRESET``."""
     suite = suite or SUITES[preset]
     return replace(defaults(preset, suite), suite=suite)
 
 
 def work(pipe: Connection, variant: str, config: TrainConfig) -> None:
-    """A variant's process: sends a :class:`Start`, then a :class:`Turn` for each number of seconds received."""
+    """Runs a variant's process. It sends a :class:`Start`, then a :class:`Turn` for each number of seconds received."""
     suite = suite_of(config)
     engine = VARIANTS[variant](config, suite)
     with closing(Training(engine, config, suite)) as training:
@@ -285,7 +286,7 @@ class Worker:
         self.turns.append(self._receive())
 
     def close(self) -> None:
-        with suppress(BrokenPipeError):  # it failed, and has said so
+        with suppress(BrokenPipeError):  # the process failed, and has said so
             self._pipe.send(None)
         self._process.join()
 
@@ -300,20 +301,20 @@ class Worker:
 
 
 def hours(config: TrainConfig, steps: int, updates_per_s: float) -> float:
-    """Hours of training for so many steps per task, at that many updates a second."""
+    """Returns the hours of training for ``steps`` steps per task, at ``updates_per_s`` updates per second."""
     return config.updates_by(steps) / updates_per_s / 3600
 
 
 def share_of_peak(update_flops: float, updates_per_s: float, peak: float) -> float:
-    """Which part of ``peak`` operations a second the updates make up."""
+    """Returns the updates' operations per second as a fraction of ``peak``."""
     return update_flops * updates_per_s / peak
 
 
 def measure_gpu(config: TrainConfig, suite: Suite, engine: Engine) -> Gpu:
-    """The device's peak, and the operations of one update with the targets of its whole batch.
+    """Returns the device's peak, and the operations of one update with the targets of its whole batch.
 
-    They are counted before the compiler changes anything: on a GPU, compiled matrix products are calls of a library,
-    which the analysis takes for nothing (jax issue 22249). Passes of a loop count once; our search has none there.
+    Operations are counted before compilation. On a GPU, compiled matrix products are library calls, which the analysis
+    counts as nothing (jax issue 22249). The passes of a loop count once, but our search has no loop there.
     """
     agent = build(config, suite)
     normalizer = engine.statistics.normalizer()
@@ -327,7 +328,7 @@ def measure_gpu(config: TrainConfig, suite: Suite, engine: Engine) -> Gpu:
 
 
 def matmul_peak(kind: Any, size: int = 8192, products: int = 16, repeats: int = 5) -> float:
-    """Operations a second of products of large square matrices: the fastest of some chains."""
+    """Returns the operations per second in products of large square matrices, of the fastest of ``repeats`` chains."""
 
     @jax.jit
     def chain(x: jax.Array) -> jax.Array:
@@ -350,16 +351,16 @@ def matmul_peak(kind: Any, size: int = 8192, products: int = 16, repeats: int = 
 
 
 def measure(options: Options, note: Callable[[str], None]) -> Iterator[Row]:
-    """A row for each preset and variant; ``note`` takes a line of what else is worth knowing.
+    """Yields a row for each preset and variant. ``note`` receives a line with further information.
 
     Raises:
-        UserError: an unknown preset or suite, or numbers that make no turn.
+        UserError: a preset or suite is unknown, or the numbers make no turn.
     """
     if options.preset not in (*SUITES, "all"):
         raise UserError(f"--preset {options.preset}: there are {', '.join(SUITES)} and all")
     if options.turns < 1 or not options.seconds > 0:
         raise UserError("--turns must be at least 1 and --seconds greater than 0")
-    # Two processes share a GPU: neither may take all of its memory.
+    # Several processes share a GPU, so none may take all of its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("MUJOCO_GL", "disabled")
     for preset in SUITES if options.preset == "all" else (options.preset,):
@@ -383,7 +384,7 @@ def measure(options: Options, note: Callable[[str], None]) -> Iterator[Row]:
 
 
 def row_of(preset: str, variant: str, turns: Sequence[Turn]) -> Row:
-    """What the turns came to."""
+    """Returns the row of the turns: medians of their rates, and the peak memory."""
     return Row(
         preset=preset,
         variant=variant,
@@ -406,7 +407,7 @@ def _describe(worker: Worker) -> str:
 
 
 def gpu_notes(config: TrainConfig, rows: Sequence[Row], gpu: Gpu) -> Iterator[str]:
-    """How much of the device is used, and how long the Medium suite would take."""
+    """Yields lines on the used share of the device, and on the time for the Medium suite."""
     ours = next(row for row in rows if row["variant"] == "ours")
     for name, peak in (("bfloat16", gpu.bfloat16), ("float32", gpu.float32)):
         share = share_of_peak(gpu.update_flops, ours["updates_per_s"], peak)
@@ -420,7 +421,7 @@ def gpu_notes(config: TrainConfig, rows: Sequence[Row], gpu: Gpu) -> Iterator[st
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """The rows, with the ratio of ours to the straightforward version's pace."""
+    """Makes a table of the rows, with the ratio of our pace to the straightforward version's pace."""
     shown = Table(title="training, evaluations left out", title_justify="left")
     heads = ("preset", "variant", "updates / s", "env steps / s", "peak MiB", "ratio")
     for head in heads:
@@ -439,7 +440,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def main(options: Options) -> None:
-    """Print the table that ``options`` describe."""
+    """Prints the table that ``options`` describe."""
     console = Console(stderr=options.json)
 
     def note(line: str) -> None:

@@ -1,9 +1,9 @@
-"""Do our robots of primitives fall as the robots of meshes do, and as the recorded ones did?
+"""Do our robots of primitives fall as the robots of meshes do, and as the recorded robots did?
 
-``python -m benchmarks.transfer DIR`` lets HumanoidBench's robots hold their home pose, or move at random, with primitives
-and with the meshes below DIR, from many reset poses, and compares how long they stand. Where the recordings below DIR
-hold such a rollout from an ordinary reset, it is repeated with both, and compared with what was recorded.
-A fall: the pelvis sinks below 0.5 m; on the balance board: an episode's end.
+``python -m benchmarks.transfer DIR`` lets HumanoidBench's robots hold their home pose, or move at random, from many
+reset poses. It does so with primitives and with the meshes below DIR, and compares how long the robots stand. If the
+recordings below DIR have such a rollout from an ordinary reset, it repeats the rollout with both, and compares them
+with the recording. A fall means that the pelvis sinks below 0.5 m or, on the balance board, that an episode ends.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ezm.tasks.humanoid_bench import Environment
 from ezm.tasks.humanoid_bench.models import hold_action
 
 CONTROL_STEP = 0.02
-"""Seconds."""
+"""Duration of a control step, in seconds."""
 FALLEN = 0.5
-"""Height of the root, m."""
+"""Height of the root below which a robot has fallen, in m."""
 LONGER = 25
-"""Control steps that a repeated rollout may stand longer than the recorded one before it counts as not fallen."""
+"""Control steps that a repeated rollout may outlast the recorded fall before it counts as standing."""
 
 Kind = Literal["hold", "uniform"]
 
@@ -39,10 +39,10 @@ class Options:
     """Compare fall times."""
 
     directory: Annotated[Path, tyro.conf.Positional]
-    """Holds recordings and the robots' meshes."""
+    """Folder with recordings and the robots' meshes."""
     tasks: tuple[str, ...] = ("h1-stand", "h1hand-stand", "h1-stair", "h1hand-balance_hard")
     seeds: int = 100
-    """Reset poses of each task, kind of action and kind of robot."""
+    """Number of reset poses for each task, kind of action and kind of robot."""
     limit: int = 500
     """Control steps after which a robot counts as standing."""
     json: Flag = False
@@ -56,20 +56,20 @@ class Start(NamedTuple):
     qvel: np.ndarray
     warmstart: np.ndarray
     actions: np.ndarray
-    """(T, A)."""
+    """Recorded actions, (T, A)."""
     fall: int | None
-    """Control steps until the recorded fall; None: the recording ends before."""
+    """Control steps until the recorded fall. None if the recording ends before a fall."""
 
 
 def fallen(environment: Environment) -> bool:
-    """Whether the robot has fallen, or off the board."""
+    """Returns whether the robot has fallen, or has fallen off the board."""
     if environment.layout.balances:
         return bool(environment.qpos[2] < 0.8) or any(environment.balance_contacts())
     return bool(environment.qpos[2] < FALLEN)
 
 
 def fall(environment: Environment, action: Callable[[int], np.ndarray], limit: int) -> int | None:
-    """Control steps until a fall; None: it stands after ``limit``."""
+    """Returns the control steps until a fall, or None if the robot stands after ``limit``."""
     for step in range(limit):
         environment.advance(environment.layout.controls(action(step)))
         if fallen(environment):
@@ -78,7 +78,7 @@ def fall(environment: Environment, action: Callable[[int], np.ndarray], limit: i
 
 
 def fall_times(task: str, kind: Kind, meshes: Path | None, seeds: int, limit: int) -> np.ndarray:
-    """(seeds,) seconds until the fall, those of ``limit`` where there is none."""
+    """Returns the seconds until the fall for each seed, (seeds,). Without a fall, they are the seconds of ``limit``."""
     environment = Environment(task, 0, meshes=meshes)
     held = hold_action(environment.model)
     times = np.empty(seeds)
@@ -96,7 +96,7 @@ def fall_times(task: str, kind: Kind, meshes: Path | None, seeds: int, limit: in
 
 
 def starts(recording: Recording, kind: Kind) -> Iterator[Start]:
-    """The recorded rollouts of this kind."""
+    """Yields the recorded rollouts of this kind."""
     rollouts, steps = recording.part("rollout_"), recording.steps.recorded
     number = recording.meta["kinds"].index(kind)
     for index in np.flatnonzero(~rollouts["handset"] & (rollouts["kind"] == number)):
@@ -113,7 +113,10 @@ def starts(recording: Recording, kind: Kind) -> Iterator[Start]:
 
 
 def repeat(task: str, start: Start, meshes: Path | None) -> int | None:
-    """Control steps until the fall from a recorded start; the last action is held a little longer."""
+    """Returns the control steps until the fall from a recorded start, or None if the robot stands.
+
+    After a recorded fall, the last action is held for :data:`LONGER` further steps.
+    """
     environment = Environment(task, 0, meshes=meshes)
     environment.reset()
     environment.qpos[:], environment.qvel[:] = start.qpos, start.qvel
@@ -125,10 +128,10 @@ def repeat(task: str, start: Start, meshes: Path | None) -> int | None:
 
 
 def measure(options: Options) -> Iterator[dict[str, Any]]:
-    """A row for each task and kind of action.
+    """Yields a row for each task and kind of action.
 
     Raises:
-        UserError: no recordings or meshes, an unknown task, or numbers below 1.
+        UserError: there are no recordings or meshes, a task is unknown, or a number is below 1.
     """
     if min(options.seeds, options.limit) < 1:
         raise UserError("--seeds and --limit must be at least 1")
@@ -173,7 +176,7 @@ def _summary(times: np.ndarray) -> dict[str, float]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The rows in words."""
+    """Makes a table of the rows, in words."""
     shown = Table(title="seconds until the fall: mean [quartiles]", title_justify="left")
     for head in ("task", "action", "meshes", "primitives", "means", "same seed within 10 %"):
         shown.add_column(head)
@@ -199,7 +202,7 @@ def _words(summary: dict[str, float]) -> str:
 
 
 def main(options: Options) -> None:
-    """Print the table."""
+    """Prints the table."""
     show(list(measure(options)), table, as_json=options.json)
 
 

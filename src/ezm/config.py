@@ -1,4 +1,4 @@
-"""Typed configuration: every choice of the method in one place. :mod:`ezm.presets` gives the values."""
+"""The typed configuration, with every choice of the method. :mod:`ezm.presets` gives the values."""
 
 from __future__ import annotations
 
@@ -16,69 +16,72 @@ class ModelConfig:
     latent_size: int = 512
     """Width of the latent state s and of every trunk."""
     task_embedding: bool = True
-    """Condition every part on a learned embedding of the task; off is an ablation."""
+    """Condition every part on a learned embedding of the task. Off is an ablation."""
     task_embedding_size: int = 128
-    """Numbers in a task's embedding."""
+    """Size of a task's embedding."""
     task_embedding_scale: float = 1.0
-    """Factor on the embeddings, and so on how fast they learn: a small one lets all tasks begin almost as one."""
+    """Factor on the embeddings, and so on how fast they learn. With a small factor all tasks begin almost alike."""
     action_code_size: int = 64
-    """Numbers in an action's code, the same for tasks with different action sizes."""
+    """Size of an action's code, the same for tasks with different action sizes."""
     blocks: int = 3
     """Residual blocks of the representation, dynamics and prediction trunks."""
     reward_blocks: int = 3
     """Residual blocks of the reward trunk."""
     head_layers: int = 2
-    """Hidden layers of the reward, value and policy heads, each latent_size wide."""
+    """Hidden layers of the reward, value, Q and policy heads, latent_size wide unless critic_size differs."""
     critic_size: int | None = None
-    """Width of the hidden layers of the value heads and Q heads; None: latent_size."""
+    """Width of the hidden layers of the value heads and Q heads. None means latent_size."""
     critic_norm: Literal["layer", "unit"] = "layer"
-    """Hidden layers of these heads: LayerNorm before the relu (layer), or rows of norm 1 and an RMSNorm after it (unit)."""
+    """Normalisation in the hidden layers of the value heads and Q heads.
+    layer: LayerNorm before the relu. unit: weights of norm 1 for each output, and RMSNorm after the relu."""
     projector_size: int = 1024
-    """Hidden width of the projector and predictor, which "cosine" consistency needs; 0: there are none."""
+    """Hidden width of the projector and predictor, which "cosine" consistency needs. 0 leaves them out."""
     latent_norm: bool = False
-    """LayerNorm (no scale, no bias) on every latent that h and g return."""
+    """Apply LayerNorm (no scale, no bias) to every latent that h and g return."""
     value_heads: int = 5
-    """Networks of the value; searches and targets take the minimum of two."""
+    """Number of value heads. Searches and targets take the minimum of two of them, drawn at random."""
     q_heads: int = 0
-    """Networks Q(s, a), whose minimum the policy climbs; 0: there are none."""
+    """Number of heads of Q(s, a). The policy gradient climbs their minimum. 0 leaves them out."""
     bins: int = 51
-    """Of the distributions that rewards and values are predicted as."""
+    """Number of bins of the categorical reward and value distributions."""
     scalar_transform: Literal["h", "linear"] = "h"
     """Spacing of the bins: h(x) = sign(x)(sqrt(|x|+1)-1) + 0.001x, or linear."""
     value_range: tuple[float, float] | None = (-299.0, 299.0)
-    """Range of the value bins; None: what the suite's rewards and discounts allow."""
+    """Range of the value bins. None derives it from the suite's rewards and discounts."""
     reward_range: tuple[float, float] | None = (-299.0, 299.0)
-    """Range of the reward bins; None: what the suite's tasks declare."""
+    """Range of the reward bins. None derives it from the ranges that the suite's tasks declare."""
     log_std_range: tuple[float, float] = (-10.0, 2.0)
-    """Bounds of the policy's log standard deviation, before the tanh."""
+    """Bounds of the log standard deviation of the policy's Gaussian, before the tanh."""
     initial_log_std: float | None = None
-    """Where an untrained policy's log standard deviation begins; None: in the middle of its bounds."""
+    """Log standard deviation of an untrained policy. None means the middle of its bounds."""
     neutral_start: bool = False
-    """An untrained policy's mean is each task's neutral action, such as a robot's home pose; off: it is 0."""
+    """Start each task's policy mean at its neutral action, such as a robot's home pose. Off starts it at 0."""
 
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """Gumbel search over sampled actions (Danihelka et al. 2022; paper, section "Planner")."""
+    """Gumbel search over sampled actions (Danihelka et al. 2022, and paper, section "Planner")."""
 
     backend: Literal["ezm", "mctx"] = "ezm"
-    """Our search, batched over each round of Sequential Halving; or mctx, one model call per simulation."""
+    """Implementation of the search. ezm makes one model call per round of Sequential
+    Halving, mctx one per simulation."""
     simulations: int = 32
     """Nodes added to the tree by each search (N)."""
     root_actions: int = 16
     """Actions sampled at the root (K)."""
     considered_actions: int | None = None
-    """How many of them Sequential Halving begins with (m); None: all."""
+    """Number of root actions that Sequential Halving starts with (m). None means all."""
     gumbel_scale: float = 0.0
-    """Factor on Gumbel noise at the root, which only discrete actions need: samples are noisy by themselves."""
+    """Factor on Gumbel noise at the root. Only discrete actions need it, because sampled actions are random already."""
     policy_actions: int = 4
-    """How many of them come from the policy; the others from it with a widened spread."""
+    """Number of root actions sampled from the policy itself. The others are sampled with a widened spread."""
     spread: float = 3.0
     """Factor on the policy's standard deviation for the widened samples."""
     evaluation_spread: float | None = None
-    """Factor for all samples where nothing is to be explored, in evaluations; None: as in training."""
+    """Factor on the policy's standard deviation for all root samples but the first, in evaluations.
+    None samples as in training."""
     include_mean: bool = False
-    """Make the policy's mean the first of the sampled actions, at the root and inside the tree."""
+    """Replace the first sampled action by the policy's mean, at the root and inside the tree."""
     interior_actions: int = 2
     """Actions sampled at each node inside the tree."""
     mppi_rounds: int = 0
@@ -86,27 +89,27 @@ class PlannerConfig:
     mppi_samples: int = 64
     """Samples of each round of MPPI."""
     mppi_temperature: float = 8.0
-    """Factor on Q, rescaled to [0, 1], in the softmax that weighs these samples."""
+    """Factor on Q, rescaled to [0, 1], in the softmax that weighs MPPI's samples."""
     mppi_least_std: float = 0.5
-    """Least standard deviation of the moved policy, in standard deviations of the policy."""
+    """Lower bound on the standard deviation after MPPI, as a fraction of the policy's."""
     refined_actions: int = 0
-    """How many of the root's actions climb the gradient of Q before the search."""
+    """Number of root actions that climb the gradient of Q before the search."""
     refine_step: float = 1.0
-    """Length of that climb, in standard deviations of the policy in each dimension."""
+    """Length of the step up the gradient of Q, in standard deviations of the policy per dimension."""
     leaf_rollout: int = 0
-    """Steps along the policy's mean behind each new node before the network's value is taken."""
+    """Steps imagined along the policy's mean from each new node, before the network's value is taken."""
     c_visit: float = 50.0
-    """sigma(q) = (c_visit + most visits) * c_scale * q, q rescaled to [0, 1]."""
+    """The constant c_visit in sigma(q) = (c_visit + most visits) * c_scale * q, with q rescaled to [0, 1]."""
     c_scale: float = 0.1
-    """See c-visit: how much the search's Q weighs against the prior."""
+    """Weight of the search's Q against the prior: see c-visit."""
 
     def considered(self, actions: int) -> int:
-        """How many of so many actions Sequential Halving begins with."""
+        """Returns how many of ``actions`` root actions Sequential Halving starts with."""
         most = self.considered_actions
         return actions if most is None else min(actions, most)
 
     def evaluating(self) -> PlannerConfig:
-        """The same planner for actions that explore nothing."""
+        """Returns the planner of evaluations, which samples with ``evaluation_spread``."""
         if self.evaluation_spread is None:
             return self
         return replace(self, policy_actions=1, spread=self.evaluation_spread)
@@ -119,13 +122,13 @@ class ReplayConfig:
     capacity: int = 1_000_000
     """Rows (observations) kept per task."""
     per_task: bool = True
-    """The same number of samples from every task; off draws from all tasks' data together."""
+    """Draw the same number of samples from every task. Off draws from all tasks' data together."""
     alpha: float = 1.0
-    """Exponent of the priority |value - target|; 0 samples uniformly."""
+    """Exponent of the priority |value - target|. 0 samples uniformly."""
     beta: float = 1.0
     """Exponent of the importance weight."""
     device: bool = False
-    """Keep the rows in the memory of the device that learns, so that batches need not travel to it."""
+    """Keep the rows in the memory of the device that learns, so that no batch is copied to it."""
 
 
 @dataclass(frozen=True)
@@ -137,59 +140,60 @@ class LossConfig:
     n_step: int = 5
     """Rewards in the value target before the bootstrap."""
     discount: float | None = 0.99
-    """Per agent step; None: 1 - 10 / episode length of each task, kept within [0.95, 0.995]."""
+    """Discount per agent step. None means 1 - 10 / episode length of each task, kept within [0.95, 0.995]."""
     value_target: Literal["n_step", "search", "mixed"] = "mixed"
-    """n-step return; the search's value; or the first for fresh data and the second for old (mixed)."""
+    """Value target: the n-step return, the search's value, or the n-step return for fresh data and the search's value
+    for old data (mixed)."""
     mixed_after_updates: int = 50_000
-    """Mixed target: updates with n-step returns alone at first."""
+    """Mixed target: number of updates that use n-step returns alone at first."""
     mixed_older_than: int = 200_000
-    """Mixed target: samples older than this many transitions take the search's value."""
+    """Mixed target: age in replay rows of the task beyond which a sample takes the search's value."""
     imagined_share: float = 0.0
-    """Weight, in the value target, of the return that the model imagines along the policy's mean."""
+    """Weight in the value target of the return that the model imagines along the policy's mean."""
     imagined_steps: int = 3
-    """Imagined steps before the network's value is taken."""
+    """Number of imagined steps before the network's value is taken."""
     imagined_after_updates: int = 500
-    """Updates without imagined targets, until the model knows the first data."""
+    """Number of updates without imagined targets at first, while the model fits the first data."""
     reanalyze_ratio: float = 1.0
-    """Share of a batch's states that are searched anew, those with the oldest searches first. 1: all (paper), 0: none.
-    The others take the search that is stored with them, at first the one they were acted on with."""
+    """Share of a batch's states that are reanalysed, those with the oldest searches first. 1: all (paper), 0: none.
+    The others take the search that is stored with them, at first the search that chose the action."""
     policy_target: Literal["best_action", "improved", "scaled", "prior"] = "best_action"
-    """The best action; the search's improved policy; a softmax of Q in units of the task's usual range (scaled);
-    or the same corrected for how the candidates were drawn (prior)."""
+    """Policy target: the best action, the search's improved policy, or a softmax of Q.
+    scaled: Q in units of the task's usual range. prior: the same, corrected for how the candidates were drawn."""
     policy_temperature: float = 4.0
-    """Factor on Q in units of its range, for the "scaled" target."""
+    """Factor on Q in units of its range, for the "scaled" and "prior" targets."""
     final_policy_temperature: float | None = None
-    """What it grows to, linearly, over the schedule; None: it stays."""
+    """Policy temperature at the end of the schedule, reached linearly. None keeps it constant."""
     consistency: Literal["cosine", "mse", "off"] = "cosine"
-    """Temporal consistency: projected cosine (paper) or distance to the EMA encoder's latent."""
+    """Temporal consistency: projected cosine (paper) or squared distance to the EMA encoder's latent."""
     path_consistency: bool = True
     """Draw V(s) towards reward + discount * V(s') along the imagined rollout."""
     reward_weight: float = 1.0
-    """Of the reward's cross-entropy."""
+    """Weight of the reward's cross-entropy."""
     value_weight: float = 0.5
-    """Of the value's cross-entropy, mean over the heads."""
+    """Weight of the value's cross-entropy, mean over the heads."""
     policy_weight: float = 1.0
-    """Of -log pi(what the search found), the imitation of the search."""
+    """Weight of -log pi(policy target), the imitation of the search."""
     q_weight: float = 0.0
-    """Of the cross-entropy of Q(s, a), mean over the heads; 0: Q is not trained."""
+    """Weight of the cross-entropy of Q(s, a), mean over the heads. 0 does not train Q."""
     q_target: Literal["value", "q"] = "value"
     """Bootstrap of Q: the EMA model's V of the later state (value), or its Q of an action of its policy there (q)."""
     q_n_step: int = 1
-    """Rewards in the target of Q before the bootstrap; at most n_step."""
+    """Rewards in the target of Q before the bootstrap, at most n_step."""
     actor_weight: float = 0.0
-    """Of the policy gradient: -Q(s, a) of a sampled action, in units of Q's range; 0: the policy imitates alone."""
+    """Weight of the policy gradient: -Q(s, a) of a sampled action, in units of Q's range. 0 leaves imitation alone."""
     actor_scale: Literal["batch", "task"] = "batch"
-    """Q's range (5th to 95th percentile) over the whole batch, or over each task's part of it."""
+    """Samples that give Q's range (5th to 95th percentile): the whole batch, or each task's part of it."""
     actor_shapes_latent: bool = True
     """Let the policy gradient pass into the latent state, and so into the encoder and the dynamics."""
     target_spread: float | None = None
-    """Standard deviation that a learned entropy bonus of each task holds the policy to; None: there is no such bonus."""
+    """Policy standard deviation that a learned entropy bonus of each task aims at. None leaves the bonus out."""
     consistency_weight: float = 5.0
-    """Of the temporal consistency."""
+    """Weight of the temporal consistency."""
     path_weight: float = 0.5
-    """Of the path consistency."""
+    """Weight of the path consistency."""
     entropy_weight: float = 0.005
-    """Of the policy's entropy, as a bonus."""
+    """Weight of the policy's entropy, as a bonus."""
     latent_gradient: float = 0.5
     """Factor on the latent's gradient at each unrolled step."""
     reward_scaling: bool = False
@@ -198,7 +202,7 @@ class LossConfig:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The factor on each term of the loss, by the term's name; Q and actor only where they are trained."""
+        """Returns the factor on each term of the loss, by the term's name. Q and actor are left out at weight 0."""
         weights = {
             "reward": self.reward_weight,
             "value": self.value_weight,
@@ -214,7 +218,7 @@ class LossConfig:
         return weights
 
     def renewed(self, batch_size: int) -> int:
-        """How many states of a batch are searched anew."""
+        """Returns how many states of a batch are reanalysed."""
         return round(self.reanalyze_ratio * batch_size * (self.unroll + 1))
 
 
@@ -223,22 +227,22 @@ class OptimizerConfig:
     """Adam with decoupled weight decay."""
 
     learning_rate: float = 1e-4
-    """At the first update."""
+    """Learning rate at the first update."""
     final_learning_rate: float = 1.0
-    """Fraction of the learning rate that a cosine leads down to over the schedule; 1: constant."""
+    """Learning rate at the end of its cosine schedule, as a fraction of the first. 1 keeps it constant."""
     schedule_steps: int | None = None
-    """Steps per task over which learning rate and policy temperature change; None: those of the run."""
+    """Steps per task over which learning rate and policy temperature change. None means the whole run."""
     weight_decay: float = 2e-5
-    """Decoupled, times the learning rate."""
+    """Decoupled weight decay, times the learning rate."""
     gradient_clip: float = 5.0
     """Largest norm of a gradient."""
     batch_size: int = 512
     """Windows in each batch, of all tasks together."""
     windows_per_task: int | None = None
-    """Windows of each task that pass through a gradient at each agent step (W): sets the batch size, whatever the
-    number of tasks. None: the batch size is as given."""
+    """Windows of each task that pass through a gradient at each agent step (W). It sets the batch size, whatever the
+    number of tasks. None keeps the given batch size."""
     batch_uses: int = 1
-    """Gradient steps with each batch and its targets, among those that a step of the environments owes."""
+    """Gradient steps with each batch and its targets, within the updates of one environment step."""
     ema: float = 0.01
     """Fraction of the new parameters that enters the EMA copy at each update."""
 
@@ -252,39 +256,39 @@ class TrainConfig:
     steps: int = 9_000
     """Environment (agent) steps per task."""
     seed: int = 0
-    """Of everything that is random: the same seed gives the same run on the same kind of processor."""
+    """Seed of all random numbers. The same seed gives the same run on the same kind of processor."""
     devices: int = 1
-    """Devices of the learner: each takes an equal part of every batch. Acting needs one."""
+    """Number of the learner's devices. Each takes an equal part of every batch. Acting uses one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the factors of matrix products while learning; weights and sums are float32.
+    """Precision of the factors of matrix products while learning. Weights and sums are float32.
     auto: bfloat16 where the device multiplies it in hardware."""
     updates_per_step: float = 1.0
-    """Learner updates for each step of all tasks together: the fixed ratio of the run."""
+    """Learner updates for each environment step, in which every task takes one step: the fixed ratio of the run."""
     random_steps: int = 1_000
-    """Uniformly random actions at first, per task; learning starts after them."""
+    """Steps per task with uniformly random actions at first. Learning starts after them."""
     acting: Literal["search", "policy"] = "search"
-    """What training acts with: the search's best action, or a sample of the policy without any search."""
+    """Source of training's actions: the search's best action, or a sample of the policy without any search."""
     noise: float = 0.0
-    """Largest standard deviation of noise on training's actions. Each episode of a task draws its own, uniformly."""
+    """Largest standard deviation of noise on training's actions. Each episode draws its own, uniformly."""
     borrowed_episodes: float = 0.0
     """Fraction of training episodes in which a task acts with the policy of another task of the same body."""
     action_repeat: int | None = None
-    """Simulator steps for each action; None: the suite's own."""
+    """Simulator steps for each action. None means the suite's own number."""
     protocol: Literal["benchmark", "paper"] = "benchmark"
-    """HumanoidBench's tasks: falls end an episode (benchmark), or it goes on to its last step (paper)."""
+    """HumanoidBench's tasks: a fall ends the episode (benchmark), or the episode goes on to its last step (paper)."""
     meshes: str | None = None
-    """HumanoidBench's robots: a folder with their meshes, to collide as these do; None: as primitives."""
+    """HumanoidBench's robots: a folder with their collision meshes. None means primitives."""
     step_limit: float = 120.0
     """Seconds after which environments that have not finished their step count as hanging.
-    The run is then saved and ends. 0: never."""
+    The run is then saved and ends. 0 sets no limit."""
     evaluate_every: int = 1_000
     """Steps per task between two evaluations."""
     evaluation_episodes: int = 4
-    """Episodes per task of each evaluation on the way."""
+    """Episodes per task of each evaluation during training."""
     final_episodes: int = 10
     """Episodes per task of the evaluation at the end."""
     diagnose_every: int = 0
-    """Steps per task between two rank-correlation diagnostics; 0: never."""
+    """Steps per task between two rank-correlation diagnostics. 0 means never."""
     checkpoint_every: int = 2_000
     """Steps per task between two checkpoints."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -295,24 +299,24 @@ class TrainConfig:
 
     @property
     def kept_actions(self) -> int:
-        """R, the root actions of each search that the replay keeps."""
+        """R, the number of root actions of each search that the replay keeps."""
         return 1 if self.loss.policy_target == "best_action" else self.planner.root_actions
 
     def updates_by(self, step: int) -> int:
-        """Updates that the fixed ratio owes after ``step`` steps per task."""
+        """Returns the number of updates due after ``step`` steps per task."""
         return int((step - self.random_steps) * self.updates_per_step)
 
     @property
     def schedule_updates(self) -> int:
-        """Updates over which learning rate and policy temperature change."""
+        """Number of updates over which learning rate and policy temperature change."""
         return max(1, self.updates_by(self.optimizer.schedule_steps or self.steps))
 
     def windows(self, num_tasks: int) -> float:
-        """W, the windows of each task that pass through a gradient at each agent step."""
+        """Returns W, the windows of each task that pass through a gradient at each agent step."""
         return self.optimizer.batch_size * self.updates_per_step / num_tasks
 
     def for_tasks(self, num_tasks: int) -> TrainConfig:
-        """The same with the batch size that ``optimizer.windows_per_task`` asks for."""
+        """Returns the configuration with the batch size that ``optimizer.windows_per_task`` asks for."""
         wanted = self.optimizer.windows_per_task
         if wanted is None:
             return self
@@ -321,15 +325,16 @@ class TrainConfig:
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as nested dictionaries of plain values, for JSON."""
+    """Returns the configuration as nested dictionaries of plain values, for JSON."""
     return dataclasses.asdict(config)
 
 
 def from_dict(values: dict[str, Any]) -> TrainConfig:
-    """The inverse of :func:`to_dict`. What an older version did not write has its default.
+    """Returns the configuration that :func:`to_dict` wrote. Options that an older version did not write get defaults.
 
     Raises:
-        UserError: a key that this version does not know, one that every version wrote is missing, or a value of another type.
+        UserError: a key is unknown to this version, a key that every version wrote is missing, or a value has another
+            type.
     """
     always = ("suite", "steps", "seed", "model", "planner", "replay", "loss", "optimizer")
     return read(TrainConfig, values, required=always)

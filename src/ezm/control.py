@@ -1,4 +1,4 @@
-"""What a robot's control loop holds: a trained agent that plans one action at a time, in real time.
+"""The planner for a robot's control loop: a trained agent that plans one action at a time, in real time.
 
 ::
 
@@ -36,28 +36,28 @@ _WARM_UP, _TIMED = 5, 50
 
 
 class Planner:
-    """Plans for one observation at a time, by programs that are compiled before the first call.
+    """Plans for one observation at a time, with a program that is compiled before the first call.
 
     Args:
         agent: a trained agent, see :func:`ezm.training.runs.load_agent`.
-        simulations: of each search; default: as in training.
-        budget_ms: milliseconds that a call may take; the search gets as many rounds of Sequential
-            Halving as fit, measured here and now at the 99th percentile. At most ``simulations``.
-        backend: ``ezm`` or ``mctx``; default: as in training.
-        precision: of the weights inside the tree. ``bfloat16`` reads half the memory, and is fast where the
-            processor multiplies it by itself (AMX, AVX512-BF16); the root keeps float32.
-        warm_start: let what the previous plan for a task meant to do next be a candidate of the next one. Call
-            :meth:`reset` where an episode begins.
-        seed: of the search's samples; the same calls in the same order give the same actions.
+        simulations: number in each search. The default is the number in training.
+        budget_ms: milliseconds that a call may take. The planner measures searches of different size when it is
+            made, and takes the largest whose 99th percentile fits. It has at most ``simulations``.
+        backend: ``ezm`` or ``mctx``. The default is the backend of training.
+        precision: of the weights inside the tree. The root keeps float32. ``bfloat16`` reads half the memory, and is
+            fast where the processor multiplies it in hardware (AMX, AVX512-BF16).
+        warm_start: make the next action of a task's previous plan a candidate of its next plan. Call :meth:`reset`
+            at the beginning of an episode.
+        seed: of the search's samples. The same calls in the same order give the same actions.
 
     Raises:
-        UserError: an option out of range, or a budget that not even one simulation fits.
+        UserError: an option is out of range, or not even one simulation fits the budget.
     """
 
     simulations: int
-    """Of each search."""
+    """Number of simulations in each search."""
     p99_ms: float | None
-    """99th percentile of a call's time, measured at the start; None without a budget."""
+    """99th percentile of a call's time, measured at the start. None without a budget."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Planner:
         self._key = jax.random.key(seed)
         root = for_one_robot(agent.state.model, self._key)
         tree = root if precision == "float32" else with_weights(root, precision)
-        # One flat list: to take a model apart at each call would cost a tenth of a millisecond.
+        # One flat list: flattening a model at each call would cost a tenth of a millisecond.
         self._arrays, self._structure = jax.tree.flatten(
             (root, tree, agent.statistics.normalizer())
         )
@@ -112,35 +112,35 @@ class Planner:
 
     @classmethod
     def load(cls, run: str | Path, **options: Any) -> Planner:
-        """The agent of a run folder's latest checkpoint. ``options``: see the class.
+        """Returns a planner for the agent in a run folder's latest checkpoint. The class lists the ``options``.
 
         Raises:
-            UserError: not a run folder, or without a checkpoint.
+            UserError: the path is not a run folder, or the run has no checkpoint.
         """
         agent, _ = load_agent(RunFolder.open(Path(run)))
         return cls(agent, **options)
 
     def reset(self) -> None:
-        """Forget the previous plans: an episode begins."""
+        """Forgets the previous plans, for the beginning of an episode."""
         self._following = np.full((len(self.tasks), self.suite.action_size), np.nan, np.float32)
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What :meth:`act` may be asked for."""
+        """Names of the tasks that :meth:`act` can plan for."""
         return self.suite.task_names
 
     def act(self, observation: np.ndarray, task: str | int) -> np.ndarray:
-        """The best action found.
+        """Returns the best action that the search found.
 
         Args:
             observation: (O,) of the task's own size.
             task: its name, or its index in :attr:`tasks`.
 
         Returns:
-            (A,) of the task's own size, within [-1, 1], the bounds of its action space.
+            The action (A,) of the task's own size, within [-1, 1], the bounds of its action space.
 
         Raises:
-            UserError: an unknown task, or an observation of another size or not finite.
+            UserError: the task is unknown, or the observation has another size or is not finite.
         """
         index = self._index(task)
         spec = self.suite.tasks[index]
@@ -197,7 +197,7 @@ class Planner:
 
     @property
     def _nothing(self) -> tuple[np.ndarray, int, np.ndarray]:
-        """An observation, a task and a guess for measurements."""
+        """An observation, a task and a guess for compiling and measuring."""
         observation = np.zeros((1, self.suite.observation_size), np.float32)
         return observation, 0, self._following[:1]
 
@@ -227,7 +227,10 @@ class Planner:
 
 
 def _schedule_prefixes(config: PlannerConfig) -> list[int]:
-    """Simulations after one root action, each half of the root actions, and each round, up to the configured number."""
+    """Returns the numbers of simulations to choose from, in ascending order.
+
+    They are the powers of two below the first round's size, then the sum after each round up to ``config.simulations``.
+    """
     sizes = rounds(config.considered(config.root_actions), config.simulations)
     after_rounds = np.cumsum(sizes).tolist()
     within_first = [2**i for i in range(sizes[0].bit_length()) if 2**i < sizes[0]]
@@ -237,17 +240,17 @@ def _schedule_prefixes(config: PlannerConfig) -> list[int]:
 def most_that_fits(
     choices: list[int], budget: float, cost: Callable[[int], float]
 ) -> tuple[int, float]:
-    """The largest of the ascending ``choices`` whose cost is within the budget, and its cost.
+    """Returns the largest of the ascending ``choices`` whose cost is within the budget, and its cost.
 
-    Bisects, because every cost means compiling a program: costs are taken to rise with the choice.
+    Bisects, because every cost means compiling a program. It assumes that costs rise with the choice.
 
     Raises:
-        UserError: not even the first fits.
+        UserError: not even the first choice fits.
     """
     low, high = 0, len(choices)
     found: tuple[int, float] | None = None
     smallest = float("inf")
-    # The largest first: mostly it fits.
+    # The largest first, because it usually fits.
     middle = high - 1
     while low < high:
         measured = cost(choices[middle])

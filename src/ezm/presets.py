@@ -1,8 +1,8 @@
 """The presets: values for every option of :mod:`ezm.config`.
 
-``PRESETS["paper"]`` holds the published settings (EfficientZero-Multitask, appendix). ``PRESETS["cpu"]`` holds settings
-that learn within minutes on two CPU cores. :func:`defaults` adapts them to a suite. ``docs/presets.md`` gives each
-difference and its reason.
+The preset ``paper`` holds the published settings (EfficientZero-Multitask, appendix). The preset ``cpu`` holds settings
+that learn within minutes on two CPU cores. The function :func:`defaults` adapts them to a suite. The page
+``docs/presets.md`` gives each difference and its reason.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ PRESETS: dict[str, TrainConfig] = {
         steps=850_000,
         random_steps=5_000,
         evaluate_every=10_000,
-        # The published 1 searches all states of all batches anew, five times the gradient step's time.
+        # The published 1 reanalyses all states of all batches, which takes five times as long as the gradient step.
         loss=LossConfig(reanalyze_ratio=0.03),
     ),
 }
@@ -95,7 +95,7 @@ _HUMANOID = replace(
     evaluation_episodes=10,
     checkpoint_every=5_000,
     model=replace(_WIDE.model, bins=51, log_std_range=(-1.8, -1.4), neutral_start=True, q_heads=2),
-    # In 19 dimensions the best of 16 samples goes a short way from the policy; MPPI goes further.
+    # In 19 dimensions the best of 16 samples goes a short way from the policy. MPPI goes further.
     planner=replace(
         _WIDE.planner,
         mppi_rounds=3,
@@ -115,7 +115,7 @@ _HUMANOID = replace(
     ),
     optimizer=replace(_WIDE.optimizer, schedule_steps=200_000),
 )
-# Rewards of the maze and of reach are hundreds of times those of the other tasks.
+# Rewards of the maze and of reach are hundreds of times larger than the other tasks' rewards.
 _ALL_HUMANOIDS = replace(
     _HUMANOID,
     model=replace(
@@ -128,9 +128,9 @@ _ALL_HUMANOIDS = replace(
 
 
 def _for_tasks(config: TrainConfig, tasks: int) -> TrainConfig:
-    """As many windows of each task in a batch as a task alone has.
+    """Returns the configuration with ``tasks`` times the batch size: each task keeps its number of windows.
 
-    A plain batch size, not ``windows_per_task``: that would override the size that a user gives.
+    It sets a plain batch size because ``windows_per_task`` would override the size that a user gives.
     """
     return replace(
         config,
@@ -145,11 +145,11 @@ CPU_SIZES: dict[str, TrainConfig] = {
     "h1": _for_tasks(_ALL_HUMANOIDS, 9),
     "h1hand": _for_tasks(_ALL_HUMANOIDS, 14),
 }
-"""The preset "cpu" for named suites that need another size than its own."""
+"""Variants of the preset ``cpu`` for suites that need another size, by the suite's name."""
 
 
 def defaults(preset: str, suite: str = "") -> TrainConfig:
-    """Defaults of all options but the suite."""
+    """Returns the defaults of all options but the suite."""
     if preset != "cpu":
         return PRESETS[preset]
     if suite in CPU_SIZES:

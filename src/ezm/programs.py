@@ -1,10 +1,10 @@
-"""Compiled programs that a later process takes up without tracing them anew.
+"""A cache of compiled programs, from which a later process loads them without tracing.
 
-JAX keeps what XLA compiled, and finds it by what tracing gives; tracing takes seconds of Python at every start. Here
-programs are found by what tracing starts from: the source of this package, the versions of the libraries, the
-processor, JAX's settings, and what the program and its arguments are. They lie where JAX has its own cache, in a folder
-``ezm``; where that is switched off, nothing is kept. As in JAX's cache, what lies there is code: only its owner should
-be able to write to it.
+JAX's own cache looks a program up by the result of tracing, and tracing takes seconds of Python at every start. This
+cache looks a program up by the inputs of tracing. These are the source of this package, the versions of the libraries,
+the processor, JAX's settings, the program's name and its arguments. The files lie in the folder ``ezm`` of JAX's cache.
+Where JAX's cache is switched off, nothing is kept. As in JAX's cache, the files are code, so only their owner should be
+able to write there.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ import jax.numpy as jnp
 from jax.experimental import serialize_executable
 
 _KEPT = 100
-"""Programs, those used last; each has 0.1 to 3 MB in the preset ``cpu``."""
+"""Number of programs kept, the most recently used. Each has 0.1 to 3 MB in the preset ``cpu``."""
 _DIGEST = hashlib.sha256().digest_size
 _LIBRARIES = ("jax", "jaxlib", "equinox", "optax", "numpy")
 
 
 class Prepared(NamedTuple):
-    """A program that was found, or one that is traced and has to be compiled."""
+    """A program that was found in the cache, or was traced and has yet to be compiled."""
 
     out_info: Any
-    """Shapes and dtypes of what it returns."""
+    """Shapes and dtypes of the program's results."""
     compile: Callable[[], Any]
-    """Gives the program; takes long where it was not found."""
+    """Returns the program. It compiles first if the cache did not hold the program."""
 
 
 def prepare(
@@ -48,15 +48,15 @@ def prepare(
     static: tuple[Any, ...] = (),
     **options: Any,
 ) -> Prepared:
-    """What ``jax.jit(function, **options).lower(*arguments, *static)`` gives, or the same from an earlier process.
+    """Returns the program of ``jax.jit(function, **options).lower(*arguments, *static)``, from the cache if possible.
 
     Args:
         function: runs on one device. Its program is kept if it returns arrays in tuples, lists, dictionaries and
             named tuples.
         arguments: arrays, or their shapes and dtypes.
-        of: names the program, and all that its function holds beside its arguments: what differs in any way
-            that tracing sees has to differ here.
-        static: arguments behind the others that it is compiled for.
+        of: names the program and everything that its function closes over. Functions that trace differently need
+            different names.
+        static: arguments after the others, for which the program is specialised.
         options: of ``jax.jit``.
     """
     structure = jax.tree.structure((arguments, {}))
@@ -70,14 +70,14 @@ def prepare(
     def named(*arguments: Any) -> Any:
         return function(*arguments)
 
-    # JAX then finds it in its own cache only where it was kept there and is gone here.
+    # The name keeps JAX's cache from finding the program, unless it was kept there before and is gone here.
     named.__name__ = f"ezm_{path.name[:16]}"
     lowered = jax.jit(named, **options).lower(*arguments, *static)
 
     def compile() -> Any:
         before = _events.hits, _events.requests
         compiled = lowered.compile()
-        # What JAX had in its own cache cannot be written once more: it would lack its code (JAX 0.10).
+        # A program that came from JAX's cache cannot be serialised again: it would lack its code (JAX 0.10).
         if _events.hits == before[0] and _events.requests > before[1]:
             _write(path, compiled)
         return compiled
@@ -86,7 +86,7 @@ def prepare(
 
 
 class _Events(threading.local):
-    """Compilations that this thread asked for where JAX's cache is on, and those that were found there."""
+    """This thread's compilation requests while JAX's cache is on, and the hits among them."""
 
     requests = hits = 0
 
@@ -100,7 +100,7 @@ jax.monitoring.register_event_listener(_events.count)
 
 
 def _path(of: str, arguments: list[Any]) -> Path | None:
-    """Where the program is, if it is kept; None where nothing is."""
+    """Returns the path of the program's file, or None where JAX's cache is switched off."""
     settings = jax.config.values
     folder = settings["jax_compilation_cache_dir"]
     if not folder or not settings["jax_enable_compilation_cache"]:
@@ -116,7 +116,7 @@ def _kind(array: Any) -> str:
 
 @lru_cache
 def _surroundings() -> str:
-    """Source, libraries and processor, which stay while a process runs."""
+    """Returns the source's hash, the libraries and the processor, which are constant within a process."""
     folder = Path(__file__).parent
     source = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
@@ -129,7 +129,7 @@ def _surroundings() -> str:
 
 
 def _cpu() -> str:
-    """The processor and what it can do: a folder may be shared by several machines."""
+    """Returns the processor's model and features, because several machines may share a folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -141,14 +141,14 @@ def _cpu() -> str:
 
 
 def _settings() -> str:
-    """JAX's own, and what XLA reads: it compiles for so many threads."""
+    """Returns JAX's settings, the variables that XLA reads, and the number of threads that it compiles for."""
     variables = [os.environ.get(name) for name in ("XLA_FLAGS", "NPROC", "PJRT_NPROC")]
     return f"{sorted(jax.config.values.items())} {variables} {os.cpu_count()}"
 
 
 def _read(path: Path, arguments: Any) -> Any | None:
-    """The program in a file; None where there is none, or it is not whole, or cannot be used here."""
-    # Whatever is wrong with it, the program can be made again.
+    """Returns the program in a file, or None where the file is missing, damaged or unusable here."""
+    # Any failure is harmless: the program can be compiled again.
     with contextlib.suppress(Exception):
         saved = path.read_bytes()
         digest, content = saved[:_DIGEST], saved[_DIGEST:]
@@ -164,11 +164,14 @@ def _read(path: Path, arguments: Any) -> Any | None:
 
 
 def _write(path: Path, compiled: Any) -> None:
-    """Keep a program, if it can be; a process that is killed meanwhile leaves no half of it under its name."""
+    """Writes a program, if it can be serialised, and removes the oldest ones.
+
+    A kill leaves no partial file under the program's name.
+    """
     with contextlib.suppress(Exception):
         program, _, results = serialize_executable.serialize(compiled)
         content = pickle.dumps((program, results))
-        if pickle.loads(content)[1] != results:  # modules do not come back as they were
+        if pickle.loads(content)[1] != results:  # modules do not survive pickling unchanged
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(

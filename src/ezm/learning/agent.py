@@ -1,4 +1,4 @@
-"""An agent: the learner's state and the statistics of what it has seen, for one suite."""
+"""The agent of one suite: the learner's state and the running statistics of observations and returns."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ezm.tasks import Suite
 from ezm.world_model import WorldModel
 
 TASK_EMBEDDING = "000"
-"""What :meth:`Agent.arrays` calls the model's task embeddings, the first array of the learner's state."""
+"""Name of the model's task embeddings in :meth:`Agent.arrays`: the first array of the learner's state."""
 
 
 @dataclass
 class Agent:
-    """What training changes and what evaluation needs."""
+    """The learner's state and the statistics, which training changes and evaluation reads."""
 
     suite: Suite
     learner: Learner
@@ -32,7 +32,7 @@ class Agent:
     statistics: RunningStatistics
 
     def arrays(self) -> dict[str, Any]:
-        """Every number of the agent as nested dictionaries; :meth:`load` takes them back."""
+        """Returns all arrays of the agent as nested dictionaries, for :meth:`load`."""
         leaves = jax.tree.leaves(_raw_key(self.state))
         return {
             "learner": {f"{i:03d}": np.asarray(x) for i, x in enumerate(leaves)},
@@ -40,10 +40,10 @@ class Agent:
         }
 
     def load(self, arrays: dict[str, Any]) -> None:
-        """Take over saved arrays of an agent of the same configuration and suite.
+        """Loads the arrays of a saved agent with the same configuration and suite.
 
         Raises:
-            ValueError: they are of another one.
+            ValueError: the arrays have other shapes.
         """
         leaves, structure = jax.tree.flatten(_raw_key(self.state))
         saved = [jnp.asarray(each) for _, each in sorted(arrays["learner"].items())]
@@ -56,7 +56,7 @@ class Agent:
         self.statistics.load(arrays["statistics"])
 
     def names(self) -> dict[str, Any]:
-        """What :meth:`load` takes: nested dictionaries with 0 in place of each array."""
+        """Returns the structure that :meth:`load` reads: nested dictionaries with 0 in place of each array."""
         leaves = jax.tree.leaves(_raw_key(self.state))
         return {
             "learner": {f"{i:03d}": 0 for i in range(len(leaves))},
@@ -65,17 +65,17 @@ class Agent:
 
 
 def _raw_key(state: LearnerState) -> LearnerState:
-    """The random key as plain integers, which can be saved."""
+    """Returns the state with its random key as plain integers, which can be saved."""
     if state.key is None:
         return state
     return eqx.tree_at(lambda s: s.key, state, jax.random.key_data(state.key))
 
 
 def build(config: TrainConfig, suite: Suite) -> Agent:
-    """An untrained agent for ``suite``; the same seed gives the same agent."""
+    """Returns an untrained agent for ``suite``. The same seed gives the same agent."""
     learner, network = _parts(config, suite)
 
-    @eqx.filter_jit  # hundreds of small arrays: one program instead of one for each
+    @eqx.filter_jit  # one program, instead of one for each of hundreds of small arrays
     def untrained(key: PRNGKeyArray) -> LearnerState:
         k_model, k_learner = jax.random.split(key)
         return learner.init(network(k_model), k_learner)
@@ -84,9 +84,9 @@ def build(config: TrainConfig, suite: Suite) -> Agent:
 
 
 def for_acting(config: TrainConfig, suite: Suite) -> Agent:
-    """An agent to act with: of the learner's state it has the model alone, and no numbers before :meth:`Agent.load`.
+    """Returns an agent to act with. Its learner's state has only the model, whose arrays come with :meth:`Agent.load`.
 
-    The model comes first among a learner's arrays, so it takes over the first of those that a trained agent saved.
+    The model comes first among the arrays that a trained agent saved, so ``load`` takes the first of them.
     """
     learner, network = _parts(config, suite)
     model = eqx.filter_eval_shape(network, jax.random.key(0))
@@ -104,7 +104,7 @@ def _agent(suite: Suite, learner: Learner, state: LearnerState) -> Agent:
 def _parts(
     config: TrainConfig, suite: Suite
 ) -> tuple[Learner, Callable[[PRNGKeyArray], WorldModel]]:
-    """The functions of an agent: its learner, and its untrained network from a key."""
+    """Returns the agent's learner, and the function that makes its untrained network from a key."""
     discount = discounts(config.loss.discount, [task.episode_steps for task in suite.tasks])
     value, reward = supports(config, [task.reward_range for task in suite.tasks], discount)
     learner = Learner(SuiteArrays(jnp.asarray(suite.action_mask), jnp.asarray(discount)), config)

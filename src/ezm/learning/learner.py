@@ -1,4 +1,4 @@
-"""The learner: one compiled step from a batch to new parameters (paper, sections 5 and 6)."""
+"""The learner: pure functions from a batch to targets and to new parameters (paper, sections 5 and 6)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _Q_RANGE_RATE = 0.02
 _TEMPERATURE_RATE = 3e-3
 _FIRST_TEMPERATURE = 0.01  # FlashSAC's
-# Numbers the key of the actor's samples; batches count from 0 and never come to it.
+# Folded into the key of the actor's samples. Batch numbers start at 0 and never reach it.
 _ACTOR_KEY = 2**32 - 1
 _NOT_IN_PROGRAMS: dict[str, Any] = {
     "suite": "",
@@ -50,24 +50,24 @@ _NOT_IN_PROGRAMS: dict[str, Any] = {
 
 
 class LearnerState(eqx.Module):
-    """Everything that an update changes."""
+    """Everything that an update changes, and the key."""
 
     model: WorldModel
     ema: WorldModel
     """Slow copy of the model, from which all targets come."""
     optimizer: optax.OptState
-    """None where only targets are made or actions chosen: an update writes over it."""
+    """State of the optimizer. None where only targets are made or actions chosen, because an update overwrites it."""
     q_range: Float[Array, " tasks"]
     """Typical spread of Q over the root actions, per task."""
     log_temperature: Float[Array, " tasks"] | None
-    """Logarithm of the weight of each task's entropy; None without ``loss.target_spread``."""
+    """Logarithm of the weight of each task's entropy. None without ``loss.target_spread``."""
     updates: Int[Array, ""]
     key: PRNGKeyArray
 
 
 @dataclass(frozen=True, eq=False)
 class SuiteArrays:
-    """What the mathematics needs to know of a suite."""
+    """The arrays of a suite that targets and losses use."""
 
     action_mask: Float[Array, "tasks action"]
     discount: Float[Array, " tasks"]
@@ -82,7 +82,7 @@ class Learner:
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam with decoupled weight decay, behind a clip of the gradient's norm."""
+        """Adam with decoupled weight decay, after a clip of the gradient's norm."""
         import optax  # only training needs it
 
         config = self.config.optimizer
@@ -96,7 +96,7 @@ class Learner:
 
     @property
     def identity(self) -> str:
-        """All that programs made of this learner's functions hold beside their arguments, see :mod:`ezm.programs`."""
+        """Text that names all constants in programs of this learner's functions, for :mod:`ezm.programs`."""
         config = replace(self.config, **_NOT_IN_PROGRAMS)
         suite = (np.asarray(x) for x in (self.suite.action_mask, self.suite.discount))
         return " ".join([repr(config), *(f"{x.shape}{x.tobytes().hex()}" for x in suite)])
@@ -110,7 +110,7 @@ class Learner:
         return first + done * ((first if last is None else last) - first)
 
     def init(self, model: WorldModel, key: PRNGKeyArray) -> LearnerState:
-        """Fresh learner around an untrained model."""
+        """Returns the initial state of a learner with an untrained model."""
         return LearnerState(
             model=model,
             ema=jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, model),
@@ -135,9 +135,9 @@ class Learner:
         tree_model: WorldModel | None = None,
         guess: Float[Array, "batch action"] | None = None,
     ) -> Plan:
-        """Search from raw observations: what acting and evaluation use. ``config``: another planner than the run's.
+        """Searches from raw observations, for acting and evaluation.
 
-        ``tree_model``, ``guess``: see :func:`ezm.planning.plan`.
+        ``config`` replaces the run's planner. :func:`ezm.planning.plan` explains ``tree_model`` and ``guess``.
         """
         context = model.context(task, self.suite.action_mask)
         latent = model.represent(normalizer(observation, task), context)
@@ -155,7 +155,7 @@ class Learner:
         q_range: Float[Array, " tasks"],
         updates: Int[Array, ""],
     ) -> Searches:
-        """Returns what the replay stores of a search: the policy's target, the root's value, the spread of Q.
+        """Returns the part of a search that the replay stores: the policy's target, the root's value, the spread of Q.
 
         ``q_range`` and ``updates`` belong to the learner's state. Value and spread are in task units, (B,).
         """
@@ -182,9 +182,9 @@ class Learner:
         batch: Batch,
         index: Int[Array, ""],
     ) -> Targets:
-        """All targets of a batch from the EMA model ("reanalyze").
+        """Returns all targets of a batch, computed with the EMA model ("reanalyze").
 
-        ``index`` numbers the batches: it makes the search's samples differ from batch to batch.
+        ``index`` is the batch's number. It makes the search's samples differ from batch to batch.
         """
         config = self.config.loss
         k_heads, k_plan = jax.random.split(jax.random.fold_in(state.key, index))
@@ -199,7 +199,7 @@ class Learner:
         reward = normalizer.scaled(batch.reward, batch.task)
 
         def returns(n_step: int, of: Literal["value", "q"]) -> Float[Array, "states batch"]:
-            """Returns of so many rewards, bootstrapped by V, or by Q of an action of the EMA policy."""
+            """Computes ``n_step`` returns, bootstrapped by V, or by Q of an action of the EMA policy."""
             last, everywhere = latents[n_step : n_step + states], _repeat(context, states)
             values, policy = ema.predict(last, everywhere)
             bootstrap = ema.value(values)
@@ -276,17 +276,17 @@ class Learner:
         targets: Targets,
         times: int,
     ) -> tuple[LearnerState, dict[str, Array], Float[Array, " samples"]]:
-        """So many gradient steps with the batches in turn, which lie one behind the other along the batch axis.
+        """Takes ``times`` gradient steps with the batches in turn. ``batches`` concatenates them along the batch axis.
 
-        Returns the state, each step's figures, and new priorities of all samples. Where a loss or gradient is not finite,
-        the state is the given one: all steps are made or none.
+        Returns the state, each step's figures, and new priorities of all samples. If any loss or gradient is not
+        finite, the given state is returned and no step counts.
         """
         size = self.config.optimizer.batch_size
         drawn = batches.task.shape[0] // size
         turn = np.arange(times) % drawn
 
         def split(axis: int, arrays: Any) -> Any:
-            """(..., drawn * size, ...) -> (times, ..., size, ...); what has no batch axis is the same every time."""
+            """Maps (..., drawn * size, ...) to (times, ..., size, ...). Arrays without a batch axis are repeated."""
 
             def part(x: Array) -> Array:
                 if axis == WHOLE:
@@ -313,7 +313,7 @@ class Learner:
     def update(
         self, state: LearnerState, normalizer: Normalizer, batch: Batch, targets: Targets
     ) -> tuple[LearnerState, dict[str, Array], Float[Array, " batch"]]:
-        """One gradient step: new state, logged figures, new priorities of the batch."""
+        """Takes one gradient step and returns the new state, logged figures and new priorities of the batch."""
         import optax
 
         config = self.config
@@ -377,26 +377,26 @@ class Learner:
 
 
 def _clipped(x: Array, support: Support) -> Float[Array, ""]:
-    """The share of numbers outside of a support."""
+    """Returns the share of numbers outside of a support."""
     return ((x < support.low) | (x > support.high)).mean()
 
 
 def _numbers(state: LearnerState) -> LearnerState:
-    """All that an update changes; the key stays."""
+    """Returns the numeric arrays of a state, without the key, which no update changes."""
     return eqx.filter(state, lambda x: eqx.is_array(x) and jnp.issubdtype(x.dtype, jnp.number))
 
 
 def _repeat(context: Context, times: int) -> Context:
-    """The same context for every time step."""
+    """Repeats the context for every time step."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (times, *x.shape)), context)
 
 
 def discounts(
     discount: float | None, episode_steps: list[int | None]
 ) -> Float[np.ndarray, " tasks"]:
-    """Discount of each task: the given one, or 1 - 10 / episode length within [0.95, 0.995].
+    """Returns each task's discount: the given discount, or 1 - 10 / episode length within [0.95, 0.995].
 
-    A task of unknown length gets 0.99.
+    A task with episodes of unknown length gets 0.99.
     """
     if discount is not None:
         return np.full(len(episode_steps), discount, np.float32)
@@ -409,12 +409,12 @@ def supports(
     reward_ranges: list[tuple[float, float] | None],
     discount: Float[np.ndarray, " tasks"],
 ) -> tuple[Support, Support]:
-    """Value and reward bins: the configured ranges, or what the tasks' rewards and discounts allow.
+    """Returns the value and reward supports, from the configured ranges or the tasks' rewards and discounts.
 
     With ``loss.reward_scaling`` both are linear and fixed, see :class:`ezm.learning.normalizer.ReturnScale`.
 
-    Returns reward / (1 - discount) as the bound of the value. Where a task does not declare its rewards, the
-    published range [-299, 299] is used. A tenth is left free at both ends.
+    A derived range of the value has the bounds reward / (1 - discount). Derived ranges are widened by a tenth at both
+    ends. If any task does not declare its rewards, the published range [-299, 299] replaces derived ranges.
     """
     model = config.model
     if config.loss.reward_scaling:

@@ -15,28 +15,28 @@ from ezm.config import LossConfig
 from ezm.replay import WHOLE, Batch, Searches
 from ezm.world_model import Context, Gaussian, Moments, WorldModel, cross_entropy
 
-# Of the value's support: the least range of Q in the policy gradient, where all Q are still alike.
+# Least range of Q in the policy gradient, as a fraction of the value's support, while all Q are still alike.
 _LEAST_RANGE = 0.01
 
 
 class Targets(NamedTuple):
-    """What the model is trained towards, for the U + 1 states of each unrolled sample."""
+    """The training targets for the U + 1 states of each unrolled sample."""
 
     value: Float[Array, "states batch"]
     policy: Any
     """:class:`ezm.world_model.Moments`, (states, batch, ...): the root actions of the searches, weighted."""
     peak: Float[Array, "states batch"]
-    """The largest of their weights."""
+    """The largest of the root actions' weights."""
     searched: Bool[Array, "states batch"]
-    """Whether there is a search, and so a policy target."""
+    """Whether the state has a search, and so a policy target."""
     latent: Float[Array, "unroll batch latent"]
     """EMA encoder's latent of each next observation ("mse" consistency)."""
     q: Float[Array, "states batch"] | None
-    """What Q(s, a) of the recorded actions is trained towards; None where there are no Q heads."""
+    """Targets of Q(s, a) for the recorded actions. None if Q is not trained."""
     q_spread: Float[Array, " tasks"]
     """Mean range of Q over the root actions, per task."""
     renewed: Searches
-    """The searches made for this batch, (N, ...), to be stored."""
+    """The searches made for this batch, (N, ...), for the replay to store."""
 
 
 _AXES: dict[str, Any] = {
@@ -50,28 +50,28 @@ _AXES: dict[str, Any] = {
     "renewed": WHOLE,
 }
 TARGET_AXIS = Targets(**_AXES)
-"""The batch axis of each field's arrays; :data:`ezm.replay.WHOLE` where there is none."""
+"""The batch axis of each field's arrays, or :data:`ezm.replay.WHOLE` if they have none."""
 
 
 class Masks(NamedTuple):
-    """1 where a loss term applies, 0 in padding behind the end of an episode."""
+    """Masks that are 1 where a loss term applies, and 0 in padding after the end of an episode."""
 
     state: Float[Array, "states batch"]
-    """Real states that are not terminal: there is something to decide."""
+    """Real states that are not terminal, in which an action is chosen."""
     value: Float[Array, "states batch"]
-    """Real states, and everything behind a termination (an absorbing state of value 0)."""
+    """Real states, and everything after a termination (an absorbing state of value 0)."""
     transition: Float[Array, "unroll batch"]
     """Real transitions."""
     reward: Float[Array, "unroll batch"]
-    """Real transitions, and everything behind a termination (reward 0)."""
+    """Real transitions, and everything after a termination (reward 0)."""
     action: Float[Array, "states batch"]
-    """Real transitions from each of the states, and everything behind a termination."""
+    """States that a real transition leaves, and everything from a termination on."""
     alive: Float[Array, "unroll batch"]
-    """1 where the state after the transition has a future: 0 at and behind a termination."""
+    """1 where the state after the transition has a future, 0 at and after a termination."""
 
 
 def masks(batch: Batch, unroll: int) -> Masks:
-    """Where each term of the loss applies."""
+    """Returns the masks of a batch for ``unroll`` steps."""
     i = jnp.arange(unroll + 1)[:, None]
     length, terminated = batch.length, batch.terminated
     terminal = terminated & (i >= length)
@@ -88,17 +88,17 @@ def masks(batch: Batch, unroll: int) -> Masks:
 
 
 def _mean(loss: Float[Array, "time batch"], weight: Array) -> Float[Array, ""]:
-    """Weighted mean over the batch, summed over time."""
+    """Returns the weighted mean over the batch, summed over time."""
     return (loss * weight).mean(1).sum()
 
 
 def policy_loss(policy: Gaussian, target: Moments) -> Float[Array, "states batch"]:
-    """-sum_k w_k log pi(a_k): with all weight on one action, the paper's -log pi(best action)."""
+    """Returns -sum_k w_k log pi(a_k). With all weight on one action, it is the paper's -log pi(best action)."""
     return -policy.mean_log_prob(target)
 
 
 def cosine_distance(x: Array, y: Array) -> Array:
-    """Negative cosine between the last axes."""
+    """Returns the negative cosine between the last axes."""
 
     def unit(v: Array) -> Array:
         return v / (jnp.linalg.norm(v, axis=-1, keepdims=True) + 1e-5)
@@ -107,16 +107,16 @@ def cosine_distance(x: Array, y: Array) -> Array:
 
 
 class Figures(NamedTuple):
-    """What a batch's loss tells besides its total."""
+    """Figures of a batch's loss, for the log, the priorities and the learned temperature."""
 
     parts: dict[str, Float[Array, ""]]
-    """The total, and each term for one state or transition of the unroll, before its weight."""
+    """The total, and each term per state or transition of the unroll, before its weight."""
     priority: Float[Array, " batch"]
     """|value - target| of the first states."""
     log_std: Float[Array, "states batch"]
     """The policy's mean log standard deviation over the task's own action dimensions."""
     decides: Bool[Array, "states batch"]
-    """Whether there is something to decide in a state."""
+    """Whether an action is chosen in the state: it is real and not terminal."""
 
 
 def actor_scale(
@@ -126,9 +126,9 @@ def actor_scale(
     num_tasks: int,
     least: float,
 ) -> Float[Array, " batch"]:
-    """The 5th to 95th percentile of Q over the real states of each sample's task, at least ``least``.
+    """Returns the range from the 5th to the 95th percentile of Q over the real states of each sample's task.
 
-    TD-MPC2 (Hansen et al. 2024) scales its policy loss so.
+    It is at least ``least``. TD-MPC2 (Hansen et al. 2024) scales its policy loss by this range.
     """
     own = real & (jnp.arange(num_tasks)[:, None, None] == task)
     values = jnp.where(own, q, jnp.nan).reshape(num_tasks, -1)
@@ -146,9 +146,9 @@ def actor_loss(
     key: PRNGKeyArray,
     config: LossConfig,
 ) -> Float[Array, "states batch"]:
-    """-Q(s, a) / range of Q over the real states, for one action of the policy in each state.
+    """Returns -Q(s, a) / range of Q over the real states, for one action of the policy in each state.
 
-    The gradient reaches the policy through the action alone: the networks of Q and the latent state are constants.
+    The gradient reaches the policy through the action alone. The networks of Q and the latent state are constants.
     """
     frozen, latent, context = jax.lax.stop_gradient(
         (eqx.filter(model, eqx.is_array), latent, context)
@@ -173,7 +173,9 @@ def unrolled_loss(
     key: PRNGKeyArray,
     temperature: Float[Array, " tasks"] | None = None,
 ) -> tuple[Float[Array, ""], Figures]:
-    """Total loss of a batch: the sum of its named terms, each times its weight (``config.weights``).
+    """Returns the total loss of a batch and its figures.
+
+    The total is the sum of the named terms, each times its weight (``config.weights``), divided by the unroll.
 
     Args:
         model: the trained parameters.
@@ -184,7 +186,7 @@ def unrolled_loss(
         discount: of each sample.
         config: unroll, kinds of terms, weights.
         key: draws the actor's actions.
-        temperature: weight of each task's entropy in the actor's term; None: there is no such part.
+        temperature: weight of each task's entropy in the actor's term. None leaves the entropy out.
     """
     unroll, weight, weights = config.unroll, batch.weight, config.weights
     mask = masks(batch, unroll)
@@ -198,7 +200,7 @@ def unrolled_loss(
         keep = config.latent_gradient
         latents.append(keep * latent + (1.0 - keep) * jax.lax.stop_gradient(latent))
     z = jnp.stack(latents)
-    # One call for all steps: only the dynamics have to go step by step.
+    # One call for all steps: only the dynamics are sequential.
     reward_logits = model.reward_logits(z[:unroll], code, leaving)
     value_logits, policy = model.predict(z, everywhere)
 
@@ -210,7 +212,7 @@ def unrolled_loss(
     value_loss = -_mean((value_target * value_log).sum(-1).mean(0) * mask.value, weight)
 
     taught = mask.state * targets.searched
-    # Few searched states stand for all: the term keeps its size relative to the others.
+    # The few searched states represent all states: the term keeps its size relative to the others.
     taught *= mask.state.sum() / jnp.maximum(taught.sum(), 1.0)
     policy_term = _mean(policy_loss(policy, targets.policy) * taught, weight)
     entropy = _mean(policy.entropy() * taught, weight)
@@ -234,7 +236,7 @@ def unrolled_loss(
         per_head = (path_target * value_log[:, :-1]).sum(-1)
         path = -_mean(per_head.mean(0) * mask.reward, weight)
 
-    # Each term with the number of states or transitions that it is a sum over.
+    # Each term comes with the number of states or transitions in its sum.
     terms = {
         "reward": (reward_loss, unroll),
         "value": (value_loss, unroll + 1),

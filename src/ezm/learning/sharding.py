@@ -1,7 +1,7 @@
-"""Several devices of one machine for the learner: each takes an equal part of every batch.
+"""Shardings for a learner on several devices of one machine, each of which takes an equal part of every batch.
 
-Parameters lie on every device, so that only sums over the batch, and the few states that are searched anew, travel
-between them. XLA splits the programs; what is said here is where their arguments and results lie.
+Every device holds all parameters. Only sums over the batch, and the few reanalysed states, move between devices. XLA
+splits the programs. This module defines where their arguments and results lie.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _AXIS = "batch"
 
 
 def mesh(devices: int) -> Mesh:
-    """The first so many devices, in a row.
+    """Returns a one-dimensional mesh of the first ``devices`` devices.
 
     Raises:
         UserError: JAX has fewer.
@@ -35,22 +35,22 @@ def mesh(devices: int) -> Mesh:
 
 
 def split(devices: int, axis: int = 0) -> NamedSharding:
-    """An equal part of an array's ``axis``, its batch axis, on each device."""
+    """Returns the sharding that splits an array's batch axis, ``axis``, equally over the devices."""
     return NamedSharding(mesh(devices), PartitionSpec(*[None] * axis, _AXIS))
 
 
 class Layout(NamedTuple):
-    """A sharding for each array that the learner's programs take or return."""
+    """The shardings of all arrays that the learner's programs take or return."""
 
     whole: NamedSharding
-    """A copy on each device: the learner's state, the normaliser, figures."""
+    """Sharding with a copy on each device: the learner's state, the normaliser, figures."""
     batch: Batch
     targets: Targets
     priority: NamedSharding
 
 
 def layout(devices: int) -> Layout:
-    """Split every array along its batch axis; an array without one is whole on each device."""
+    """Returns shardings that split every array along its batch axis. Arrays without one are whole on each device."""
     whole = NamedSharding(mesh(devices), PartitionSpec())
     places: dict[Any, Any] = {WHOLE: whole, 0: split(devices), 1: split(devices, axis=1)}
     batch = Batch(*(places[axis] for axis in BATCH_AXIS))
@@ -59,5 +59,5 @@ def layout(devices: int) -> Layout:
 
 
 def first(tree: Any) -> Any:
-    """What the first device holds of each array, without a copy."""
+    """Returns the first device's part of each array, without a copy."""
     return jax.tree.map(lambda x: x.addressable_data(0), tree)

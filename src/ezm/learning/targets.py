@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ezm.planning import SearchResult
 
-# Keeps the scaled policy target finite while all Q-values are still equal.
+# Keeps the scaled policy target finite while all Q-values are equal.
 _MIN_RANGE = 1e-3
 
 
@@ -22,17 +22,17 @@ def n_step_value(
     discount: Float[Array, " batch"],
     n_step: int,
 ) -> Float[Array, "states batch"]:
-    """n-step returns of the first ``states`` states of a window.
+    """Returns the n-step returns of the first ``states`` states of a window.
 
-    Target of state i: sum over j < m of discount^j r[i + j], plus discount^m bootstrap[i], with
-    m = min(n, length - i) transitions left in the episode. The bootstrap counts as 0 where it is the value of a
-    terminal state; at a truncation it counts. States after a terminal one get 0.
+    The target of state i is the sum over j < m of discount^j r[i + j], plus discount^m bootstrap[i]. Here
+    m = min(n, length - i) is the number of transitions left, up to n. The bootstrap of a terminal state counts as 0.
+    The bootstrap at a truncation counts. States after a terminal state get 0.
 
     Args:
         reward: rewards of the window's transitions, 0 after ``length``.
         bootstrap: value of the observation ``min(i + n, length)``, one per state i.
         length: number of real transitions of each window.
-        terminated: the last real state is terminal.
+        terminated: whether the last real state is terminal.
         discount: per sample.
         n_step: n.
     """
@@ -55,10 +55,10 @@ def mixed_value(
     after_updates: int,
     older_than: int,
 ) -> Float[Array, "states batch"]:
-    """Search values for stale samples once the model is trained, n-step values otherwise.
+    """Returns search values for stale samples after ``after_updates`` updates, and n-step values otherwise.
 
-    Off-policy n-step returns of old data are biased towards the policy that collected them; the search value of the
-    present model is not (EfficientZero-v2).
+    A sample is stale if its age is above ``older_than``. Off-policy n-step returns of old data are biased towards the
+    policy that collected them. The search value of the present model is not (EfficientZero-v2).
     """
     stale = (age > older_than) & (updates > after_updates)
     return jnp.where(stale, search, n_step)
@@ -71,12 +71,12 @@ def policy_weights(
     q_range: Float[Array, " batch"],
     temperature: float | Float[Array, ""],
 ) -> Float[Array, "batch K"]:
-    """How much the policy should imitate each sampled root action; sums to 1.
+    """Returns the weight with which the policy imitates each sampled root action. The weights sum to 1.
 
-    ``best_action`` is the paper's; ``improved`` the search's improved policy, which stretches every state's
-    Q-values to [0, 1]; ``scaled`` the softmax of temperature * Q / ``q_range`` with the task's typical range, so that
-    states where the action hardly matters do not turn noise into a target.
-    ``prior`` adds ``log_ratio``, log pi - log beta of each candidate: flat Q-values then leave the policy as it is.
+    The kind ``best_action`` is the paper's. The kind ``improved`` is the search's improved policy, which stretches
+    every state's Q-values to [0, 1]. The kind ``scaled`` is the softmax of temperature * Q / ``q_range``. It uses the
+    task's typical range, so that states where the action hardly matters do not turn noise into a target. The kind
+    ``prior`` adds ``log_ratio``, log pi - log beta of each candidate. Flat Q-values then leave the policy as it is.
     """
     if kind == "improved":
         return search.policy
@@ -90,7 +90,7 @@ def policy_weights(
 def best_alone(
     actions: Float[Array, "batch K action"], weights: Float[Array, "batch K"]
 ) -> tuple[Float[Array, "batch 1 action"], Float[Array, "batch 1"]]:
-    """The action with the largest weight: all that is to be kept of a target that is a single action."""
+    """Returns the action with the largest weight, alone, with weight 1: the target "best_action"."""
     best = weights.argmax(-1)[:, None]
     return jnp.take_along_axis(actions, best[..., None], axis=1), jnp.ones_like(weights[:, :1])
 
@@ -101,7 +101,7 @@ def task_means(
     task: Int[Array, " batch"],
     otherwise: Float[Array, " tasks"],
 ) -> Float[Array, " tasks"]:
-    """Mean over each task's known values; ``otherwise`` for a task without any."""
+    """Returns the mean of each task's known values, or ``otherwise`` for a task without any."""
     one_hot = jax.nn.one_hot(task, otherwise.shape[0])
     count = known.sum(0) @ one_hot
     total = jnp.where(known, values, 0.0).sum(0) @ one_hot

@@ -1,4 +1,4 @@
-"""The actions that a node chooses between: samples of a continuous policy, or all actions of a discrete one."""
+"""Candidate actions of a node: samples of a continuous policy, or all actions of a discrete policy."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ NO_ACTION = -1e9
 
 
 def exists(logits: Float[Array, "*shape"]) -> Bool[Array, "*shape"]:
-    """Whether a slot with this prior logit holds an action."""
+    """Returns whether a slot with this prior logit holds an action."""
     return logits > 0.5 * NO_ACTION
 
 
 class Candidates(NamedTuple):
-    """K slots with an action each, at nodes of any batch shape."""
+    """K slots for one action each, at nodes of any batch shape."""
 
     actions: Float[Array, "*batch K action"]
     logits: Float[Array, "*batch K"]
-    """Prior logits; :data:`NO_ACTION` or less where the slot is padding."""
+    """Prior logits. They are :data:`NO_ACTION` or less where the slot is padding."""
 
     @property
     def exists(self) -> Bool[Array, "*batch K"]:
@@ -31,7 +31,10 @@ class Candidates(NamedTuple):
         return exists(self.logits)
 
     def padded(self, slots: int, action_size: int) -> Candidates:
-        """With empty slots and zeros behind each action: one shape for all tasks of a mixed suite."""
+        """Returns the candidates padded with empty slots, and each action padded with zeros.
+
+        Padding gives all tasks of a mixed suite one shape.
+        """
         num, size = self.actions.shape[-2:]
         batch = [(0, 0)] * (self.logits.ndim - 1)
         return Candidates(
@@ -41,14 +44,14 @@ class Candidates(NamedTuple):
 
 
 class SampledPolicy(Protocol):
-    """What sampled candidates need of a policy over actions: see ``ezm.world_model.Gaussian``."""
+    """A policy over actions that can be sampled, such as ``ezm.world_model.Gaussian``."""
 
     def mode(self) -> Float[Array, "*batch action"]:
-        """The action without noise."""
+        """Returns the action without noise."""
         ...
 
     def sample(self, key: PRNGKeyArray, num: int, spread: Any = 1.0) -> Array:
-        """``num`` actions, shape (*batch, num, action)."""
+        """Samples ``num`` actions, shape (*batch, num, action)."""
         ...
 
 
@@ -60,7 +63,7 @@ def sampled(
     *,
     include_mean: bool = False,
 ) -> Candidates:
-    """``num`` samples of a continuous policy with equal priors; the first one its mean, if ``include_mean``."""
+    """Returns ``num`` samples of a continuous policy with equal priors. With ``include_mean`` the first is its mode."""
     actions = policy.sample(key, num, spread)
     if include_mean:
         actions = actions.at[..., 0, :].set(policy.mode())
@@ -68,13 +71,13 @@ def sampled(
 
 
 def enumerated(logits: Float[Array, "*batch K"]) -> Candidates:
-    """All K actions of a discrete policy as one-hot vectors; :data:`NO_ACTION` masks those that are not allowed."""
+    """Returns all K actions of a discrete policy as one-hot vectors. A logit of :data:`NO_ACTION` masks an action."""
     one_hot = jnp.eye(logits.shape[-1], dtype=logits.dtype)
     return Candidates(jnp.broadcast_to(one_hot, (*logits.shape, logits.shape[-1])), logits)
 
 
 def root_candidates(key: PRNGKeyArray, policy: SampledPolicy, config: PlannerConfig) -> Candidates:
-    """The root's samples: some from the policy, the others from it with a widened spread (paper, section 3)."""
+    """Returns the root's samples: some from the policy, the others with a widened spread (paper, section 3)."""
     wide = config.root_actions - config.policy_actions
     spread = jnp.array([1.0] * config.policy_actions + [config.spread] * wide)
     return sampled(key, policy, config.root_actions, spread, include_mean=config.include_mean)

@@ -1,4 +1,4 @@
-"""The same search by mctx, the field's reference implementation: one model call per simulation."""
+"""The search by mctx, the field's reference implementation, with one model call per simulation."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def mctx_search(
     *,
     transform: QTransform = sigma,
 ) -> SearchResult:
-    """As :func:`ezm.planning.search.gumbel_search`, computed by ``mctx.gumbel_muzero_policy``.
+    """Computes :func:`ezm.planning.search.gumbel_search` by ``mctx.gumbel_muzero_policy``.
 
-    Unlike mctx's default transform, slots without an action take no part in the rescaling. The root's noise is that
-    of our search where no node inside the tree has more candidates than the root.
+    Unlike mctx's default transform, slots without an action take no part in the rescaling. The root's noise equals our
+    search's noise if no node inside the tree has more candidates than the root.
     """
     batch, num, size = root.actions.shape
     inside = jax.eval_shape(lambda: _nodes(model.predict, state)[1](key)).logits.shape[-1]
@@ -90,5 +90,5 @@ def mctx_search(
 
 
 def _nodes(function: Any, state: Any) -> Any:
-    """Call a function of nodes on one node of each root."""
+    """Calls a function of nodes on one node of each root."""
     return function(jax.tree.map(lambda x: x[:, None], state))

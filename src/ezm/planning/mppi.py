@@ -1,9 +1,9 @@
 """Model predictive path integral control over the root's action, before the search (MPPI, Williams et al. 2015).
 
-The best of K samples of a policy in many dimensions differs from its mean mostly in directions that do not matter. The
-weighted mean of the samples keeps the direction that does and averages the others away; a few rounds go as far as the
-model sees. TD-MPC2 (Hansen et al. 2024) plans so over sequences of actions, and BMPC (Wang et al. 2025) imitates such
-plans. Here it is over one action: the value behind it is the value of the search's leaves.
+In many dimensions, the best of K samples of a policy differs from its mean mostly in directions that do not matter. The
+weighted mean of the samples keeps the direction that matters and averages the others away. A few rounds go as far as
+the model sees. TD-MPC2 (Hansen et al. 2024) plans this way over sequences of actions, and BMPC (Wang et al. 2025)
+imitates such plans. Here MPPI plans a single action. Its Q bootstraps from the value of the search's leaves.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from ezm.planning.search import LatentModel, Propose, SearchResult, gumbel_searc
 from ezm.world_model import Context, Gaussian, WorldModel
 
 _MOST_ROOTS, _FEWEST_ROOTS = 128, 32
-"""Of a part, where a batch is searched in parts."""
+"""Bounds on the roots of one part, where a batch is searched in parts."""
 
 
 class Plan(NamedTuple):
@@ -35,10 +35,10 @@ def latent_model(
     discount: Float[Array, " batch"],
     config: PlannerConfig,
 ) -> LatentModel:
-    """The world model as the search sees it, for one batch of roots.
+    """Returns the world model in the search's interface, for one batch of roots.
 
-    With ``config.leaf_rollout`` steps, the value of a node is the imagined return along the policy's mean for that
-    many steps, and only then the network's value.
+    The value of a node is the return of ``config.leaf_rollout`` imagined steps along the policy's mean, then the
+    network's value.
     """
 
     def nodes(latent: Array) -> Context:
@@ -74,10 +74,10 @@ def imagined_value(
     discount: Float[Array, " batch"],
     steps: int,
 ) -> Float[Array, "states batch"]:
-    """Return along the policy's mean: ``steps`` imagined rewards, then the network's value.
+    """Returns the imagined return along the policy's mean: ``steps`` rewards, then the network's value.
 
-    Model-based value expansion (Feinberg et al. 2018). An n-step return credits a state with what the behaviour of its
-    time did next; this is what the present policy would do.
+    This is model-based value expansion (Feinberg et al. 2018). An n-step return evaluates the policy that collected the
+    data. The imagined return evaluates the present policy.
     """
     along_mean = latent_model(model, context, discount, PlannerConfig(leaf_rollout=steps))
     return along_mean.predict(latent.swapaxes(0, 1))[0].swapaxes(0, 1)
@@ -91,10 +91,10 @@ def refined(
     actions: Float[Array, "batch R action"],
     step: float,
 ) -> Float[Array, "batch R action"]:
-    """The actions after one step up the gradient of Q(s, a), before the tanh.
+    """Returns the actions after one step up the gradient of Q(s, a), taken before the tanh.
 
-    The step has the direction of the gradient in units of the policy's standard deviation, and in each dimension
-    on average the length ``step`` of them: sqrt(A) times what a sample differs by in the best direction.
+    In units of the policy's standard deviation, the step follows the gradient, and its root mean square over the
+    dimensions is ``step``. It is sqrt(A) times as far as a sample lies in the best direction.
     """
     latents, contexts, policies = (
         jax.tree.map(
@@ -126,11 +126,19 @@ def plan(
     guess: Float[Array, "batch action"] | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Plan:
-    """Sample root actions from the policy at ``latent``, after ``config.mppi_rounds`` rounds of MPPI, and search them.
+    """Samples root actions from the policy, after ``config.mppi_rounds`` rounds of MPPI, and searches among them.
 
-    ``tree_model`` takes the model's place inside the tree, such as one of lower precision. A ``guess``, such as what
-    the previous step's plan meant to do now, takes the place of the second sample; one that is nan does not. With a
-    ``sharding`` each of its devices searches its part of the roots.
+    Args:
+        key: draws the value heads, the actions and the search's samples.
+        model: gives the policy and the value at the root.
+        latent: the roots.
+        context: of each root.
+        discount: of each root.
+        config: of the planner.
+        tree_model: replaces ``model`` inside the tree, for example in lower precision.
+        guess: replaces the second sample, for example by the next action of the previous plan. Elements that are nan
+            keep the sample.
+        sharding: each of its devices searches a part of the roots.
     """
     k_heads, k_actions, k_search = jax.random.split(key, 3)
     model = model.with_two_heads(k_heads)
@@ -185,7 +193,7 @@ def plan(
 def _in_parts(
     function: Callable[[PRNGKeyArray, Any], Any], key: PRNGKeyArray, roots: Any, at_once: int
 ) -> Any:
-    """``function(key, roots)``, for so many roots of the batch at a time."""
+    """Returns ``function(key, roots)``, computed for ``at_once`` roots of the batch at a time."""
     batch = len(jax.tree.leaves(roots)[0])
     if at_once == batch:
         return function(key, roots)
@@ -196,10 +204,10 @@ def _in_parts(
 
 
 def roots_at_once(batch: int, backend: str) -> int:
-    """How many roots of a batch are searched together; a divisor of the batch.
+    """Returns how many roots of a batch are searched together, a divisor of the batch.
 
-    On a CPU the nodes of more than some hundred roots fall out of its caches: 768 roots of a 15M model took 1.87 s in
-    one part and 1.66 s in parts of 128 (two cores of an Intel Xeon).
+    On a CPU, the nodes of more than some hundred roots do not fit its caches. With a 15M model, 768 roots took 1.87 s
+    in one part and 1.66 s in parts of 128 (two cores of an Intel Xeon).
     """
     if backend != "cpu" or batch <= _MOST_ROOTS:
         return batch
@@ -209,7 +217,7 @@ def roots_at_once(batch: int, backend: str) -> int:
 def log_importance(
     policy: Gaussian, actions: Float[Array, "batch K action"], config: PlannerConfig
 ) -> Float[Array, "batch K"]:
-    """log pi(a) - log beta(a) per action dimension, beta being the mixture that the root samples from."""
+    """Returns log pi(a) - log beta(a) per action dimension, where beta is the mixture that the root samples from."""
     narrow = jax.tree.map(lambda x: x[:, None], policy)
     wide = eqx.tree_at(lambda p: p.log_std, narrow, narrow.log_std + jnp.log(config.spread))
     share = config.policy_actions / config.root_actions

@@ -1,11 +1,11 @@
 """Gumbel search on any latent model, for sampled and for discrete actions (paper, section 3).
 
-Root: K candidates, Sequential Halving (Danihelka et al. 2022, "Policy improvement by planning with Gumbel"). Inside
-the tree: a few candidates a node, chosen by completed Q-values.
+The root has K candidates and uses Sequential Halving (Danihelka et al. 2022, "Policy improvement by planning with
+Gumbel"). A node inside the tree has a few candidates, chosen by completed Q-values.
 
 The simulations of one round of Sequential Halving pass through *different* root actions, so their subtrees are
-disjoint, and Q is rescaled by each node's own range: they are independent. A round is therefore one batched model
-call: K=16, N=32 takes four calls (16, 8, 4 and 4 root actions) instead of 32.
+disjoint. Each node rescales Q by its own range. The simulations are therefore independent, and a round is one batched
+model call. With K=16 and N=32 the search takes four calls (16, 8, 4 and 4 root actions) instead of 32.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ class LatentModel(NamedTuple):
     """A model to plan with. ``state`` is any pytree of arrays with batch axes (B, M): M nodes of each of B roots."""
 
     step: Callable[[Any, Array], tuple[Any, Array, Array]]
-    """``step(state, action (B, M, A)) -> next state, reward (B, M), discount (B, M)``; discount 0: episode over."""
+    """``step(state, action (B, M, A)) -> next state, reward (B, M), discount (B, M)``. Discount 0 ends the episode."""
     predict: Callable[[Any], tuple[Array, Propose]]
-    """``predict(state) -> value (B, M), propose``; ``propose(key)`` gives the nodes' candidates, (B, M, I) of them.
-    It is not called where no node can be expanded any more."""
+    """``predict(state) -> value (B, M), propose``. The call ``propose(key)`` returns the nodes' candidates (B, M, I).
+    The search does not call it for nodes of the last round."""
 
 
 class SearchResult(NamedTuple):
-    """What a search returns, for B roots with K candidates each."""
+    """The result of a search, for B roots with K candidates each."""
 
     action: Float[Array, "batch action"]
-    """The best action found."""
+    """The best action found, among the candidates with the most visits."""
     actions: Float[Array, "batch K action"]
     """The root's candidates."""
     policy: Float[Array, "batch K"]
-    """The improved policy over them: softmax of prior logits and transformed, completed Q-values."""
+    """The improved policy over the candidates: softmax of prior logits plus transformed, completed Q-values."""
     q_values: Float[Array, "batch K"]
-    """Search value of each candidate; the mixed root value where it was never visited."""
+    """Search value of each candidate, or the mixed root value for a candidate without a visit."""
     value: Float[Array, " batch"]
     """Search value of the root: mean of the network's value and all simulations' returns."""
     visits: Int[Array, "batch K"]
     following: Float[Array, "batch action"]
-    """What the plan does after ``action``: the most visited action there, or the first candidate if none was."""
+    """The plan's action after ``action``: the most visited action below it, or ``action`` again if none was visited."""
 
 
 def rounds(actions: int, simulations: int) -> list[int]:
-    """Root actions visited in each round of Sequential Halving; sums to ``simulations``.
+    """Returns the number of root actions visited in each round of Sequential Halving. The sum is ``simulations``.
 
-    Each phase halves the survivors (never below 2) and gets an equal part of the simulations, at least one a
-    survivor. Known value: 16 actions, 32 simulations give [16, 8, 4, 4].
+    Each phase halves the survivors (never below 2). It gets an equal part of the simulations, at least one per
+    survivor. For example, 16 actions and 32 simulations give [16, 8, 4, 4].
     """
     if actions == 1:
         return [1] * simulations
@@ -80,9 +80,10 @@ def complete_q(
     raw_value: Float[Array, "*batch"],
     logits: Float[Array, "*batch K"],
 ) -> Float[Array, "*batch K"]:
-    """Give unvisited actions the mixed value (Danihelka et al. 2022, appendix D).
+    """Returns Q with the mixed value for unvisited actions (Danihelka et al. 2022, appendix D).
 
-    It is (V + N sum_a pi(a) q(a) / sum_a pi(a)) / (N + 1) with sums over the visited actions and N visits in all.
+    The mixed value is (V + N sum_a pi(a) q(a) / sum_a pi(a)) / (N + 1). Its sums go over the visited actions, and N is
+    the total number of visits.
     """
     seen = visits > 0
     prior = jnp.maximum(jax.nn.softmax(logits), jnp.finfo(q.dtype).tiny) * seen
@@ -98,7 +99,7 @@ def sigma(
     exists: Bool[Array, "*batch K"],
     config: PlannerConfig,
 ) -> Float[Array, "*batch K"]:
-    """(c_visit + max visits) c_scale q, with completed q rescaled to [0, 1] by the node's own range.
+    """Returns (c_visit + max visits) c_scale q, with completed q rescaled to [0, 1] by the node's own range.
 
     Slots without an action take no part in the range.
     """
@@ -109,13 +110,13 @@ def sigma(
 
 
 QTransform = Callable[[Array, Array, Array, PlannerConfig], Array]
-"""``(completed q, visits, exists, config) -> transformed q``, as :func:`sigma`."""
+"""A function ``(completed q, visits, exists, config) -> transformed q``, such as :func:`sigma`."""
 
 
 class _Subtrees(NamedTuple):
-    """The trees below M root actions of B roots; all have the same number of nodes V, in order of expansion.
+    """The trees below M root actions of B roots. Each has V nodes, in order of expansion.
 
-    Node 0 is where the root action leads. An edge's reward and discount are kept at the node it leads to.
+    Node 0 is the state after the root action. An edge's reward and discount are stored at the node it leads to.
     """
 
     state: Any  # (B, M, V, ...)
@@ -124,19 +125,19 @@ class _Subtrees(NamedTuple):
     visits: Array  # (B, M, V)
     reward: Array  # (B, M, V)
     discount: Array  # (B, M, V)
-    candidates: Candidates  # (B, M, V, I) proposed at the node; zeros behind the last round
-    child: Array  # (B, M, V, I) node index; -1: not expanded
+    candidates: Candidates  # (B, M, V, I) proposed at the node, empty at nodes of the last round
+    child: Array  # (B, M, V, I) node index, -1 if not expanded
 
     def pick(self, index: Int[Array, "batch M2"]) -> _Subtrees:
-        """The subtrees of fewer root actions."""
+        """Returns the subtrees of the root actions at ``index``."""
         rows = jnp.arange(index.shape[0])[:, None]
         return jax.tree.map(lambda x: x[rows, index], self)
 
 
 def _at(x: Array, index: Int[Array, "batch M"]) -> Array:
-    """Entry ``index`` of the third axis: (B, M, V, ...) -> (B, M, ...).
+    """Returns entry ``index`` of the third axis: (B, M, V, ...) -> (B, M, ...).
 
-    The axis is short: a masked sum compiles faster and runs faster than a gather.
+    The axis is short, so a masked sum compiles faster and runs faster than a gather.
     """
     if x.shape[2] == 1:
         return x[:, :, 0]
@@ -146,7 +147,7 @@ def _at(x: Array, index: Int[Array, "batch M"]) -> Array:
 
 
 class _Slots(NamedTuple):
-    """The candidates at one node of each subtree, (B, M, I), and what is known of them."""
+    """The candidates at one node of each subtree, (B, M, I), and the statistics of their children."""
 
     logits: Array
     child: Array
@@ -155,7 +156,7 @@ class _Slots(NamedTuple):
 
 
 def _slots(tree: _Subtrees, node: Array) -> _Slots:
-    """Look up the candidates of ``node`` (B, M) and their children."""
+    """Looks up the candidates of ``node`` (B, M) and their children."""
     child = _at(tree.child, node)
     is_child = jnp.arange(tree.value.shape[2]) == child[..., None]  # (B, M, I, V)
 
@@ -167,7 +168,8 @@ def _slots(tree: _Subtrees, node: Array) -> _Slots:
 
 
 class _Path(NamedTuple):
-    """Where the simulations of one round descend: one node per depth, and whether still descending."""
+    """The paths of one round's simulations: one node per depth, whether the simulation still descends, and the edge
+    to expand."""
 
     nodes: list[Array]
     active: list[Array]
@@ -176,9 +178,10 @@ class _Path(NamedTuple):
 
 
 def _descend(tree: _Subtrees, active: Array, transform: QTransform, config: PlannerConfig) -> _Path:
-    """Walk every active subtree from node 0 to the edge to expand.
+    """Walks every active subtree from node 0 to the edge to expand.
 
-    At each node the argmax of the improved policy minus each action's share of visits (Danihelka et al. 2022, section 5).
+    At each node it takes the argmax of the improved policy minus each action's share of visits (Danihelka et al. 2022,
+    section 5).
     """
     node = jnp.zeros(active.shape, jnp.int32)
     nodes, flags = [], []
@@ -187,7 +190,7 @@ def _descend(tree: _Subtrees, active: Array, transform: QTransform, config: Plan
         logits, child, visits, q = _slots(tree, node)
         completed = complete_q(q, visits, _at(tree.raw_value, node), logits)
         real = exists(logits)
-        # An empty slot's Q lies outside the node's range, so that its transform may be of any size.
+        # An empty slot's Q lies outside the node's range, so its transform may have any size.
         transformed = jnp.where(real, transform(completed, visits, real, config), 0.0)
         improved = jax.nn.softmax(logits + transformed)
         chosen = (improved - visits / (1 + visits.sum(-1, keepdims=True))).argmax(-1)
@@ -204,7 +207,10 @@ def _descend(tree: _Subtrees, active: Array, transform: QTransform, config: Plan
 def _expand(
     model: LatentModel, state: Any, action: Array, key: PRNGKeyArray | None, slots: int
 ) -> _Subtrees:
-    """One model call: the new nodes, as subtrees of a single node. Without a key, all their ``slots`` stay empty."""
+    """Calls the model once and returns the new nodes, as subtrees of a single node.
+
+    Without a key, all their ``slots`` stay empty.
+    """
     state, reward, discount = model.step(state, action)
     value, propose = model.predict(state)
     if key is None:
@@ -226,14 +232,14 @@ def _expand(
 
 
 def _backup(tree: _Subtrees, path: _Path, leaf: _Subtrees) -> _Subtrees:
-    """Hang the new nodes into the active trees and average their values into all nodes on the path."""
+    """Adds the new nodes to the active trees and averages their values into all nodes on the path."""
     size = tree.value.shape[2]
     grown: _Subtrees = jax.tree.map(lambda x, y: jnp.concatenate((x, y), axis=2), tree, leaf)
     is_parent = (jnp.arange(size + 1) == path.parent[..., None]) & path.active[0][..., None]
     is_slot = jnp.arange(tree.child.shape[-1]) == path.slot[..., None]
     child = jnp.where(is_parent[..., None] & is_slot[:, :, None], size, grown.child)
     value, visits = grown.value, grown.visits
-    # The return seen from each depth, from the leaf up: g <- reward + discount g along the edge below.
+    # The return from each depth, from the leaf up: g <- reward + discount g along the edge below.
     below = jnp.full(path.parent.shape, size)
     g = leaf.raw_value[:, :, 0]
     for node, active in zip(reversed(path.nodes), reversed(path.active), strict=True):
@@ -246,9 +252,9 @@ def _backup(tree: _Subtrees, path: _Path, leaf: _Subtrees) -> _Subtrees:
 
 
 def _schedule(counts: Sequence[int], most: int, simulations: int) -> np.ndarray:
-    """(most + 1, rounds) root actions visited in each round, by how many a root has to consider.
+    """Returns the number of root actions visited in each round, (most + 1, rounds). The row is the number considered.
 
-    A number that is not among ``counts`` has the rounds of the next larger one, without the missing actions.
+    A number that is not among ``counts`` has the rounds of the next larger number, without the missing actions.
     """
     known = sorted({min(count, most) for count in counts})
     sizes = {count: rounds(count, simulations) for count in known}
@@ -262,7 +268,7 @@ def _schedule(counts: Sequence[int], most: int, simulations: int) -> np.ndarray:
 def root_noise(
     key: PRNGKeyArray, root: Candidates, config: PlannerConfig
 ) -> Float[Array, "batch K"]:
-    """Gumbel noise of the root's candidates, as mctx draws it from the same key."""
+    """Returns the Gumbel noise of the root's candidates, as mctx draws it from the same key."""
     noise = jax.random.gumbel(jax.random.split(key)[1], root.logits.shape, root.logits.dtype)
     return config.gumbel_scale * noise
 
@@ -278,10 +284,10 @@ def gumbel_search(
     counts: Sequence[int] | None = None,
     transform: QTransform = sigma,
 ) -> SearchResult:
-    """Plan from ``state`` (batch axis B).
+    """Searches from the roots ``state`` (batch axis B).
 
-    Pure and jittable; everything has a fixed size. Root actions are ranked once a round, by noise + prior logit +
-    transformed Q.
+    The function is pure and jittable, and all its shapes are fixed. At most once a round, root actions are ranked by
+    noise + prior logit + transformed Q.
 
     Args:
         key: draws the candidates inside the tree, and the root's noise where ``config.gumbel_scale`` is not 0.
@@ -290,9 +296,9 @@ def gumbel_search(
         root: (B, K) candidates at the roots.
         value: the network's value of the roots.
         config: simulations, considered actions, noise, c_visit and c_scale.
-        counts: numbers of candidates that a root may have, where slots are padding in some of them; default: K. Each
-            adds rounds of its own: roots with fewer actions visit them more often. A root whose number is not
-            listed takes the rounds of the next larger one, and fewer simulations.
+        counts: possible numbers of candidates of a root, where some roots have padding slots. The default is K. Each
+            number has a schedule of rounds, in which roots with fewer actions visit them more often. A root whose
+            number is not listed takes the schedule of the next larger number, and fewer simulations.
         transform: of completed Q-values.
     """
     batch, num = root.logits.shape
@@ -312,7 +318,7 @@ def gumbel_search(
         transformed = transform(completed, visits, root.exists, config)
         return jnp.where(root.exists, noise + logits + transformed, NO_ACTION)
 
-    # Lanes are the root actions still visited, in index order, so that ties always fall to the first action.
+    # Lanes are the root actions still visited, in index order, so that the first action wins every tie.
     alive = jnp.broadcast_to(jnp.arange(num), (batch, num))
     running = root.exists
     rows = jnp.arange(batch)[:, None]
@@ -328,7 +334,7 @@ def gumbel_search(
             alive, running = alive[rows, best], running[rows, best]
             sizes = jnp.asarray(table)[considered, i][:, None]
             active = running & (rank < sizes)
-            # A root whose rounds are over keeps its lanes.
+            # A root without further rounds keeps its lanes.
             running = jnp.where(sizes > 0, active, running)
             tree = None if tree is None else tree.pick(best)
         next_key = keys[i] if i + 1 < len(widths) else None
@@ -361,7 +367,7 @@ def gumbel_search(
 
 
 def _following(tree: _Subtrees, is_chosen: Array, action: Array) -> Array:
-    """The most visited action below the chosen root action; ``action`` itself where the plan ends there."""
+    """Returns the most visited action below the chosen root action, or ``action`` itself if none was visited."""
     if tree.child.shape[-1] == 0:  # a single round
         return action
     rows, lane = jnp.arange(len(action)), is_chosen.argmax(-1)

@@ -1,11 +1,12 @@
 """Independent experience replay: one prioritised ring of rows per task (paper, section 4).
 
-An episode of L steps takes L + 1 rows: row t holds the observation o_t and, for t < L, the action a_t and reward
-r_t that follow it; the last row holds the final observation. A window that starts at row t never leaves the
-episode: past its last row (or past the newest row of an episode that still runs) that row is repeated and
-``length`` says how many transitions are real. The last row is a bootstrap unless the episode ``terminated`` there.
+An episode of L steps takes L + 1 rows. Row t holds the observation o_t and, for t < L, the action a_t and reward r_t
+that follow it. The last row holds the final observation. A window that starts at row t never leaves the episode. After
+the episode's last row, or the newest row of a running episode, that row is repeated. ``length`` says how many
+transitions are real. The last row is a bootstrap unless the episode ``terminated`` there.
 
-Here is what decides which rows are drawn and what they are; what they hold is in :mod:`ezm.replay.rows`.
+This module keeps priorities and the bounds of episodes, and decides which rows are drawn. The module
+:mod:`ezm.replay.rows` keeps the rows' contents.
 """
 
 from __future__ import annotations
@@ -21,37 +22,38 @@ from ezm.replay.sum_tree import SumTree
 
 
 class Batch(NamedTuple):
-    """B windows of W transitions, time first. Observations and searches after ``length`` transitions repeat the last row.
+    """B windows of W transitions, time first.
 
-    Observations, actions, rewards and searches are JAX's arrays where the replay's rows are on a device.
+    After ``length`` transitions, observations and searches repeat the last row. If the replay's rows are on a device,
+    observations, actions, rewards and searches are JAX arrays.
     """
 
     observation: Any
-    """(W + 1, B, O) float32, as recorded (not normalised)."""
+    """Observations, (W + 1, B, O) float32, as recorded (not normalised)."""
     action: Any
-    """(W, B, A) float32; 0 after ``length``."""
+    """Actions, (W, B, A) float32, 0 after ``length``."""
     reward: Any
-    """(W, B) float32; 0 after ``length``."""
+    """Rewards, (W, B) float32, 0 after ``length``."""
     length: Any
-    """(B,) int32, number of real transitions, 1 to W."""
+    """Number of real transitions, (B,) int32, 1 to W."""
     terminated: Any
-    """(B,) bool: the episode terminated (value 0) in the window's last real state."""
+    """Whether the episode terminated (value 0) in the window's last real state, (B,) bool."""
     task: Any
-    """(B,) int32."""
+    """Task index, (B,) int32."""
     weight: Any
-    """(B,) float32 importance weight in [0.1, 1]."""
+    """Importance weight in [0.1, 1], (B,) float32."""
     age: Any
-    """(B,) int32: rows of that task recorded since."""
+    """Number of rows that the task has recorded since, (B,) int32."""
     searches: Any
-    """:class:`ezm.replay.Searches`, stored with the first S states of each window, (S, B, ...); zeros where there are none yet."""
+    """:class:`ezm.replay.Searches` of the first S states of each window, (S, B, ...). Valid where ``searched``."""
     searched: Any
-    """(S, B) bool: whether there are."""
+    """Whether the state has a stored search, (S, B) bool."""
     renew: Any
-    """(N,) int32: which of the S * B states, states first, are to be searched anew."""
+    """Indices of the states to reanalyse, (N,) int32, among the S * B states, states first."""
 
 
 WHOLE = -1
-"""Stands for the batch axis of an array that has none."""
+"""Batch axis of an array that has none."""
 
 BATCH_AXIS = Batch(
     observation=1,
@@ -66,31 +68,31 @@ BATCH_AXIS = Batch(
     searched=1,
     renew=WHOLE,
 )
-"""The batch axis of each field's arrays; :data:`WHOLE` for indices into the whole batch."""
+"""The batch axis of each field's arrays, or :data:`WHOLE` for indices into the whole batch."""
 
 
 class Drawn(NamedTuple):
-    """Where a batch came from, to give priorities and searches back to."""
+    """Places of a batch in the replay, for writing back priorities and searches."""
 
     task: np.ndarray
-    """(B,) of the windows."""
+    """Tasks of the windows, (B,)."""
     slot: np.ndarray
-    """(B,) of the windows' first rows."""
+    """Slots of the windows' first rows, (B,)."""
     renewed: tuple[np.ndarray, np.ndarray]
-    """(N,) tasks and absolute rows of ``Batch.renew``."""
+    """Tasks and absolute rows of ``Batch.renew``, each (N,)."""
 
 
 class Replay:
-    """Rings of ``capacity`` rows for K tasks, with prioritised sampling inside each.
+    """Rings of ``capacity`` rows for K tasks, with prioritised sampling inside each ring.
 
     Args:
         num_tasks: K, of the suite.
         observation_size: O.
         action_size: A.
-        config: capacity, prioritisation, and where the rows are.
-        window: transitions per sample (unroll + n-step).
-        states: S, of a window, that have policy targets (unroll + 1).
-        root_actions: R, of each search that is kept.
+        config: capacity, prioritisation, and the memory that holds the rows.
+        window: W, transitions per sample (unroll + n-step).
+        states: S, number of a window's states that have policy targets (unroll + 1).
+        root_actions: R, number of root actions kept of each search.
     """
 
     def __init__(
@@ -107,11 +109,11 @@ class Replay:
         self.config, self.window, self.states = config, window, states
         self._content = _rows(*rows, RowSizes(observation_size, action_size, root_actions), config)
         self.terminated = np.zeros(rows, bool)
-        # Absolute index of the last row of the row's episode; -1 while that episode runs.
+        # Absolute index of the last row of the row's episode, -1 while that episode runs.
         self.end = np.full(rows, -1, np.int64)
         # Rows without a transition (an episode's last row) keep priority 0: no window starts there.
         self.priority = np.zeros(rows, np.float32)
-        # Updates of the learner that made the row's search; -1 where there is none.
+        # The learner's update count at the row's search, -1 where there is none.
         self.search_updates = np.full(rows, -1, np.int64)
         self.max_priority = np.ones(num_tasks, np.float32)
         self.rows = np.zeros(num_tasks, np.int64)  # rows ever written: the newest is rows - 1
@@ -125,13 +127,13 @@ class Replay:
 
     @property
     def nbytes(self) -> int:
-        """Bytes taken once all rows are filled; the system gives them out as rows are written."""
+        """Bytes of memory once all rows are filled. The system allocates them as rows are written."""
         places = sum(x.nbytes for x in self._arrays().values()) + self._tree.nbytes
         return places + self._content.nbytes
 
     @staticmethod
     def bytes_per_row(sizes: RowSizes) -> tuple[int, int]:
-        """What a row takes in the machine's memory whatever ``config.device`` says, and what its content takes."""
+        """Returns the bytes of a row's bookkeeping, always in the machine's memory, and the bytes of its content."""
         one, other = (
             Replay(1, *sizes[:2], ReplayConfig(capacity=rows), 1, 1, sizes.root_actions)
             for rows in (1, 1025)
@@ -142,10 +144,10 @@ class Replay:
         return {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
 
     def state(self) -> dict[str, Any]:
-        """All arrays by name, to be saved; :meth:`load` takes them back.
+        """Returns all arrays by name, to be saved, for :meth:`load`.
 
-        Of those with rows, a list with the rows that each task has filled, none so large that saving it takes a copy:
-        views, or, of what is on a device, :class:`ezm.replay.rows.Deferred`.
+        An array with rows is a list with the rows that each task has filled. These are views, or
+        :class:`ezm.replay.rows.Deferred` for rows on a device, so that saving makes no copy of the replay.
         """
         filled = np.clip(self.rows, 1, self.config.capacity)
         places = {
@@ -158,9 +160,9 @@ class Replay:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state` gave, of a smaller buffer too, where a run was given more steps.
+        """Loads what :meth:`state` returned. The saved buffer may have another capacity, as in a run given more steps.
 
-        ``state`` is emptied on the way, so that memory need not hold everything twice.
+        It empties ``state`` on the way, so that memory need not hold everything twice.
         """
         now, filled = self.config.capacity, state["rows"].copy()
         for name in list(state):
@@ -183,12 +185,12 @@ class Replay:
         self._tree = SumTree(self._mass(self.priority))
 
     def cut_episode(self, task: int) -> None:
-        """Close the running episode as truncated: its environment is gone (a resumed run)."""
+        """Closes the running episode as truncated, because its environment is gone (a resumed run)."""
         if self.rows[task] and self.end[task, (self.rows[task] - 1) % self.config.capacity] < 0:
             self._close_episode(task, terminated=False)
 
     def begin(self, task: int, observation: np.ndarray) -> None:
-        """Open an episode with its first observation."""
+        """Begins an episode with its first observation."""
         self._append_row(task, observation)
         self.episode_start[task] = self.rows[task] - 1
 
@@ -201,7 +203,7 @@ class Replay:
         terminated: bool,
         truncated: bool,
     ) -> None:
-        """Append the transition from the newest row; after an end, :meth:`begin` the next episode."""
+        """Appends the transition from the newest row. After the last one, call :meth:`begin` for the next episode."""
         slot = (self.rows[task] - 1) % self.config.capacity
         self._content.put_transition(task, slot, action, reward)
         self._set_priority(np.array([task]), np.array([slot]), self.max_priority[[task]])
@@ -229,16 +231,16 @@ class Replay:
     def sample(
         self, rng: np.random.Generator, batch_size: int, renew: int = 0, batches: int = 1
     ) -> tuple[Batch, Drawn]:
-        """A batch, and where it came from; or several, one behind the other along the batch axis.
+        """Draws batches, concatenated along the batch axis, and returns them with their places in the replay.
 
-        Every task gives ``batch_size / K`` samples (the remainder goes to tasks drawn at random), or, with
-        ``per_task`` off, as many as its share of all priorities.
+        Every task gives ``batch_size / K`` samples, and the remainder goes to tasks drawn at random. With ``per_task``
+        off, a task's number of samples is random, in proportion to its share of all priorities.
 
         Args:
-            rng: draws.
-            batch_size: B windows.
-            renew: N of all states, those whose searches are oldest, are marked to be searched anew.
-            batches: how many are drawn.
+            rng: draws the samples.
+            batch_size: B, windows in each batch.
+            renew: N, number of states to reanalyse in all batches. They are the states with the oldest searches.
+            batches: number of batches.
         """
         totals = self._tree.totals
         counts = [self._counts(rng, batch_size, totals) for _ in range(batches)]
@@ -249,7 +251,7 @@ class Replay:
         return self._gather(task, slot, weight, renew)
 
     def example(self, batch_size: int, renew: int = 0, batches: int = 1) -> tuple[Batch, Drawn]:
-        """What :meth:`sample` will return, of the same sizes and with made-up content, whatever is stored."""
+        """Returns made-up data with the shapes and dtypes of :meth:`sample`, whatever is stored."""
         config = replace(self.config, capacity=self.window + 2)
         observations, actions, root_actions = self._content.sizes
         sizes = (observations, actions, config, self.window, self.states, root_actions)
@@ -260,7 +262,7 @@ class Replay:
         return other.sample(np.random.default_rng(0), batch_size, renew, batches)
 
     def _counts(self, rng: np.random.Generator, batch_size: int, totals: np.ndarray) -> np.ndarray:
-        """How many windows of a batch each task gives."""
+        """Returns the number of windows that each task gives to a batch."""
         if not self.config.per_task:
             return rng.multinomial(batch_size, totals / totals.sum())
         counts = np.full(self.num_tasks, batch_size // self.num_tasks)
@@ -268,7 +270,7 @@ class Replay:
         return counts
 
     def _mass(self, priority: np.ndarray) -> np.ndarray:
-        """Unnormalised sampling probability, float64."""
+        """Returns the unnormalised sampling probability, float64."""
         if self.config.alpha == 0.0:
             return (priority > 0.0).astype(np.float64)
         return priority.astype(np.float64) ** self.config.alpha
@@ -325,13 +327,13 @@ class Replay:
         return batch, Drawn(task, slot, renewed)
 
     def store(self, task: np.ndarray, row: np.ndarray, searches: Searches, updates: int) -> None:
-        """Keep searches of (N,) states, for the batches that come.
+        """Stores searches of N states, for later batches.
 
         Args:
-            task: of each state.
-            row: absolute; one that the ring has since given to another state is left out, and so is -1.
-            searches: (N, ...); of a state that is named twice, the last one is kept.
-            updates: of the learner that made them.
+            task: of each state, (N,).
+            row: absolute row of each state, (N,). Rows that the ring has overwritten since, and -1, are left out.
+            searches: (N, ...). If a state occurs twice, its last search is kept.
+            updates: the learner's update count when it made the searches.
         """
         capacity = self.config.capacity
         slot = row % capacity
@@ -341,12 +343,12 @@ class Replay:
         self.search_updates[task[there], slot[there]] = updates
 
     def update_priorities(self, drawn: Drawn, priority: np.ndarray) -> None:
-        """Set the priorities |value - target| of a batch's first rows."""
+        """Sets the priorities |value - target| of a batch's first rows."""
         task, slot = drawn.task, drawn.slot
-        # Meanwhile the ring may have put a row without a transition there.
+        # The ring may have written a row without a transition there in the meantime.
         starts = self.priority[task, slot] > 0.0
         priority = np.where(starts, np.maximum(priority, 1e-6), 0.0).astype(np.float32)
-        # Of a row that was drawn twice the last priority counts, everywhere.
+        # If a row was drawn twice, its last priority counts, everywhere.
         rows, last = np.unique((task * self.config.capacity + slot)[::-1], return_index=True)
         task, slot = np.divmod(rows, self.config.capacity)
         priority = priority[::-1][last]

@@ -1,8 +1,8 @@
-"""A replay's rows in the memory of the device that learns, so that no batch travels to it.
+"""A replay's rows in the memory of the device that learns, so that no batch is copied to it.
 
-What acting appends gathers on the host, in arrays of a fixed size, and goes to the device in one program before it is read
-next. Batches are made there from their (B,) places, and searches that learning made are written there without the host.
-Programs write over the arrays that they are given, and their sizes never change: each is compiled once.
+New rows collect on the host, in arrays of a fixed size. One program writes them to the device before the next read. The
+device gathers batches from their (B,) places, and stores the learner's searches without the host. Programs overwrite
+their input arrays, and sizes never change, so each program is compiled once.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 from ezm.replay.rows import SEARCHES, Deferred, RowSizes, Searches, Windows, empty, windows
 
 _CHUNK = 4096
-"""Rows that saving and loading move at once."""
+"""Number of rows that saving and loading move at once."""
 
 
 class DeviceRows:
-    """Rows on the first device, all taken at once. See :class:`ezm.replay.rows.Rows`.
+    """Rows on the first device, allocated at once. It implements :class:`ezm.replay.rows.Rows`.
 
     Args:
         num_tasks: K.
@@ -33,7 +33,7 @@ class DeviceRows:
         self.sizes = sizes
         self._fields: dict[str, jax.Array] = empty(jnp, num_tasks, capacity, sizes)
         self._capacity = capacity
-        # A step appends a row to each task, and another where an episode begins.
+        # A step appends a row to each task, and another row where an episode begins.
         waiting = partial(_Waiting, 2 * num_tasks, capacity, sizes)
         self._waiting = [waiting(["observation"]), waiting(["action", "reward"])]
 
@@ -53,7 +53,7 @@ class DeviceRows:
         self._waiting[kind].put(task, slot, values)
 
     def _write(self) -> None:
-        """Bring what waits to the device."""
+        """Writes the waiting rows to the device."""
         if any(self._waiting):
             changes = [waiting.take() for waiting in self._waiting]
             names = ("observation", "action", "reward")
@@ -107,7 +107,7 @@ class DeviceRows:
 
 
 class _Waiting:
-    """New values of some fields, by row; always as many arrays' rows, those not used outside of the ring."""
+    """New values of some fields, by row, in arrays of a fixed size. Unused places have a slot outside of the ring."""
 
     def __init__(self, size: int, capacity: int, sizes: RowSizes, names: list[str]):
         self._size, self._capacity = size, capacity
@@ -115,7 +115,7 @@ class _Waiting:
         self._clear()
 
     def _clear(self) -> None:
-        # New arrays each time: the device may still read the old ones.
+        # New arrays each time, because the device may still read the old arrays.
         self._task = np.zeros(self._size, np.int32)
         self._slot = np.full(self._size, self._capacity, np.int32)
         self._values: dict[str, np.ndarray] = {
@@ -132,7 +132,7 @@ class _Waiting:
         return len(self._places) == self._size
 
     def put(self, task: int, slot: int, values: dict[str, Any]) -> None:
-        # A small ring may come round to a row that still waits: then the last values count.
+        # A small ring may come round to a row that still waits. Then the last values count.
         place = self._places.setdefault((int(task), int(slot)), len(self._places))
         self._task[place], self._slot[place] = task, slot
         for name, value in values.items():
@@ -150,7 +150,7 @@ def _index(x: np.ndarray) -> np.ndarray:
 
 @partial(jax.jit, donate_argnums=0)
 def _written(fields: dict[str, Any], changes: list[Any]) -> dict[str, Any]:
-    """The fields with new values in some rows; one outside of the ring is left out."""
+    """Returns the fields with new values in some rows. Rows outside of the ring are left out."""
     written = dict(fields)
     for place, values in changes:
         for name, value in values.items():
@@ -166,6 +166,6 @@ def _gathered(fields: dict[str, Any], task: Any, slot: Any, length: Any, *sizes:
 
 @partial(jax.jit, static_argnums=3)
 def _chunk(field: jax.Array, task: Any, first: Any, size: int) -> jax.Array:
-    """Some rows of a ring, in arrays of their own."""
+    """Returns ``size`` rows of a ring, from row ``first``."""
     begin = (task, first, *[np.int32(0)] * (field.ndim - 2))
     return jax.lax.dynamic_slice(field, begin, (1, size, *field.shape[2:]))[0]

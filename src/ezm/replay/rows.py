@@ -1,8 +1,8 @@
-"""What the rows of a replay hold: observations, actions, rewards and the searches made at them.
+"""Contents of a replay's rows: observations, actions, rewards and the searches made at them.
 
-It is most of the replay's memory, and all that learning reads of it. :class:`Rows` is what the replay needs of it;
-:class:`HostRows` keeps it in the machine's memory, :class:`ezm.replay.device_rows.DeviceRows` in that of the device which
-learns. Both give the same windows, bit for bit.
+The contents take most of the replay's memory. :class:`Rows` is their interface. The class :class:`HostRows` keeps them
+in the machine's memory, and :class:`ezm.replay.device_rows.DeviceRows` in the memory of the device that learns. Both
+give the same windows, bit for bit.
 """
 
 from __future__ import annotations
@@ -17,44 +17,47 @@ import numpy as np
 
 
 class Searches(NamedTuple):
-    """What searches found, for states of any batch shape: the targets of policy and search value."""
+    """Results of searches, for states of any batch shape: the targets of the policy and the search value."""
 
     actions: Any
-    """(*batch, R, A) root actions; the best one alone (R = 1) where only that is a target."""
+    """Root actions, (*batch, R, A). For the target "best_action", the best action alone (R = 1)."""
     weights: Any
-    """(*batch, R) how much the policy should imitate each; sums to 1."""
+    """Weights with which the policy imitates the actions, (*batch, R). They sum to 1."""
     value: Any
-    """(*batch,) of the root."""
+    """Search value of the root, (*batch,)."""
     q_spread: Any
-    """(*batch,) largest less smallest Q of the root's actions."""
+    """Largest minus smallest Q of the root's actions, (*batch,)."""
 
 
 class Windows(NamedTuple):
-    """What B windows of W transitions hold, time first. All but the transitions repeats the last row after ``length``."""
+    """Contents of B windows of W transitions, time first.
+
+    After ``length``, observations and searches repeat the last row.
+    """
 
     observation: Any
-    """(W + 1, B, O) float32."""
+    """Observations, (W + 1, B, O) float32."""
     action: Any
-    """(W, B, A) float32; 0 after ``length``."""
+    """Actions, (W, B, A) float32, 0 after ``length``."""
     reward: Any
-    """(W, B) float32; 0 after ``length``."""
+    """Rewards, (W, B) float32, 0 after ``length``."""
     searches: Searches
-    """With the first S states, (S, B, ...)."""
+    """Searches of the first S states, (S, B, ...)."""
 
 
 class RowSizes(NamedTuple):
-    """Sizes of what a row holds."""
+    """Sizes of a row's contents."""
 
     observation: int
     """O."""
     action: int
     """A."""
     root_actions: int
-    """R, of each search that is kept."""
+    """R, number of root actions kept of each search."""
 
     @property
     def fields(self) -> dict[str, tuple[tuple[int, ...], type]]:
-        """Shape and type of each field of a row, by the name it has in a checkpoint."""
+        """Shape and type of each field of a row, by its name in a checkpoint."""
         # Half precision is finer than the spread of any policy, and the searches are most of a row.
         return {
             "observation": ((self.observation,), np.float32),
@@ -80,7 +83,7 @@ SEARCHES = Searches("search_actions", "search_weights", "search_value", "search_
 
 @dataclass(frozen=True, eq=False)
 class Deferred:
-    """An array elsewhere, to be saved: whoever writes it brings it to the machine's memory, and need not keep it."""
+    """An array outside the machine's memory, to be saved. Calling ``read`` copies it there."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -102,41 +105,44 @@ class Deferred:
 
 
 class Rows(Protocol):
-    """K rings of C rows. Tasks and slots, the places in a ring, are indices; whoever calls knows what lies where."""
+    """Interface to K rings of C rows. A task and a slot are the indices of a ring and of a place in it.
+
+    The caller keeps track of which state lies in which slot.
+    """
 
     sizes: RowSizes
 
     @property
     def nbytes(self) -> int:
-        """Bytes taken once all rows are filled."""
+        """Bytes of memory once all rows are filled."""
         ...
 
     def put_state(self, task: int, slot: int, observation: np.ndarray) -> None:
-        """Write a row's observation."""
+        """Writes a row's observation."""
         ...
 
     def put_transition(self, task: int, slot: int, action: np.ndarray, reward: float) -> None:
-        """Write the action and the reward that follow it."""
+        """Writes the action and the reward that follow a row's observation."""
         ...
 
     def put_searches(
         self, task: np.ndarray, slot: np.ndarray, searches: Searches, there: np.ndarray
     ) -> None:
-        """Of (N, ...) searches write those with the indices ``there``, no two of which belong to one row."""
+        """Writes the searches with the indices ``there``, out of (N, ...). No two of them belong to one row."""
         ...
 
     def gather(
         self, task: np.ndarray, slot: np.ndarray, length: np.ndarray, window: int, states: int
     ) -> Windows:
-        """Windows of so many transitions, S with searches, from (B,) first rows on."""
+        """Returns windows of ``window`` transitions from the first rows (B,), with searches for ``states`` states."""
         ...
 
     def filled(self, name: str, task: int, count: int) -> np.ndarray | Deferred:
-        """A field of a ring's first rows, to be saved before anything is written: (count, ...)."""
+        """Returns a field of a ring's first rows, (count, ...). It must be saved before anything is written."""
         ...
 
     def fill(self, name: str, task: int, slots: np.ndarray, values: np.ndarray) -> None:
-        """Write a field of many rows of a ring, none of them twice."""
+        """Writes a field of many rows of a ring. No slot may occur twice."""
         ...
 
 
@@ -149,7 +155,7 @@ def windows(
     window: int,
     states: int,
 ) -> Windows:
-    """:meth:`Rows.gather` of arrays (K, C, ...), with numpy or with jax.numpy."""
+    """Implements :meth:`Rows.gather` for arrays (K, C, ...), with numpy or with jax.numpy."""
     capacity = fields["reward"].shape[1]
     rows = (slot + xp.minimum(xp.arange(window + 1)[:, None], length)) % capacity  # (W + 1, B)
     real = xp.arange(window)[:, None] < length
@@ -163,7 +169,7 @@ def windows(
 
 
 def empty(xp: ModuleType, num_tasks: int, capacity: int, sizes: RowSizes) -> dict[str, Any]:
-    """The fields of K rings of C rows, (K, C, ...) each, with numpy or with jax.numpy."""
+    """Returns zeros for the fields of K rings of C rows, (K, C, ...) each, with numpy or with jax.numpy."""
     return {
         name: xp.zeros((num_tasks, capacity, *shape), kind)
         for name, (shape, kind) in sizes.fields.items()
@@ -171,7 +177,7 @@ def empty(xp: ModuleType, num_tasks: int, capacity: int, sizes: RowSizes) -> dic
 
 
 class HostRows:
-    """Rows in the machine's memory. The system gives it out as rows are written.
+    """Rows in the machine's memory, which the system allocates as rows are written.
 
     Args:
         num_tasks: K.

@@ -8,10 +8,10 @@ _BRANCHES = 32
 
 
 class SumTree:
-    """Sums of groups of ``_BRANCHES`` rows, of groups of these, and so on, for K tasks with C rows each.
+    """Sums of groups of ``_BRANCHES`` rows, of groups of these groups, and so on, for K tasks with C rows each.
 
-    All draws of a batch go down level by level together. A sum is always added up anew from what lies below it, in
-    the same order, so that the tree depends on the present masses alone and not on the way there.
+    All draws of a batch descend together, level by level. Each sum is recomputed from the level below, in a fixed
+    order. The tree therefore depends on the present masses alone, and not on the history of changes.
 
     Args:
         mass: (K, C) float64, not negative.
@@ -25,20 +25,20 @@ class SumTree:
 
     @property
     def nbytes(self) -> int:
-        """Bytes taken."""
+        """Bytes of memory."""
         return sum(level.nbytes for level in self._levels)
 
     @property
     def totals(self) -> np.ndarray:
-        """(K,) the sum of each task's masses."""
+        """Sum of each task's masses, (K,)."""
         return self._levels[-1][:, 0]
 
     def mass(self, task: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """(B,) masses of rows."""
+        """Returns the masses of rows, (B,)."""
         return self._levels[0][task, row]
 
     def set(self, task: np.ndarray, row: np.ndarray, mass: np.ndarray) -> None:
-        """Change (B,) rows; of a row that is named twice, the last mass counts."""
+        """Sets the masses of rows, (B,). If a row occurs twice, its last mass counts."""
         self._levels[0][task, row] = mass
         for below, above in zip(self._levels, self._levels[1:], strict=False):
             row = row // _BRANCHES
@@ -46,14 +46,14 @@ class SumTree:
             above[task, row] = groups[task, row].sum(1)
 
     def draw(self, rng: np.random.Generator, task: np.ndarray) -> np.ndarray:
-        """(B,) a row for each of (B,) tasks, with probability proportional to its mass."""
+        """Draws a row for each of (B,) tasks, with probability proportional to its mass. Returns the rows, (B,)."""
         left = rng.random(len(task)) * self.totals[task]
         row = np.zeros(len(task), np.int64)
         each = np.arange(len(task))
         for level in reversed(self._levels[:-1]):
             masses = level.reshape(len(level), -1, _BRANCHES)[task, row]
             sums = np.cumsum(masses, axis=1)
-            # Rounding may ask for more than there is: then it is the last child with any mass.
+            # Rounding may ask for more than the total. Then the last child with any mass is taken.
             last = _BRANCHES - 1 - np.argmax(masses[:, ::-1] > 0.0, axis=1)
             child = np.minimum((sums <= left[:, None]).sum(1), last)
             left = left - np.where(child > 0, sums[each, child - 1], 0.0)
@@ -62,5 +62,5 @@ class SumTree:
 
 
 def _whole_groups(sums: np.ndarray) -> np.ndarray:
-    """With zeros behind it, up to a multiple of the branches."""
+    """Pads with zeros at the end, to a multiple of the branches."""
     return np.pad(sums, ((0, 0), (0, -sums.shape[1] % _BRANCHES)))

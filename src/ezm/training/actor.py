@@ -1,4 +1,4 @@
-"""From an agent's parameters to actions in the environments."""
+"""Actors: from an agent's parameters to actions in the environments."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ezm.replay import Searches
 from ezm.world_model import WorldModel
 
 ActingMode = Literal["search", "policy", "sample"]
-"""Acts on the search's best action, on the policy's mean, or on a sample of the policy."""
+"""Source of actions: the search's best action, the policy's mean, or a sample of the policy."""
 
 
 class Actor:
-    """Plans for a batch of observations; compiled once per batch size.
+    """Plans actions for a batch of observations, with programs that are compiled once per batch size.
 
     Args:
         learner: holds the suite's arrays and the planner's configuration.
@@ -34,7 +34,7 @@ class Actor:
         self._searches = learner.config.acting == "search"
         self._key = jax.random.key(seed)
         self.steps = 0
-        """Batches planned for; numbers the planner's samples, so a resumed run has to set it."""
+        """Number of batches planned so far. It numbers the planner's samples, so a resumed run must set it."""
 
         def choose(
             key: Array,
@@ -48,7 +48,7 @@ class Actor:
         ) -> Array:
             key = jax.random.fold_in(key, step)
             plan = learner.plan(key, model, normalizer, observation, task, config)
-            # Only what is returned is computed: the policy's mean needs no search.
+            # The compiler drops unused results: the policy's mean needs no search.
             return plan.search.action if mode == "search" else plan.policy.mode()
 
         def explore(
@@ -89,7 +89,7 @@ class Actor:
         self._programs: dict[tuple[str, int], Any] = {}  # by function and observations
 
     def reseed(self, seed: int) -> None:
-        """Go on as a new actor with this seed would; nothing is compiled again."""
+        """Resets the actor to a new one with this seed. It keeps the compiled programs."""
         self._key, self.steps = jax.random.key(seed), 0
 
     def compile(
@@ -101,7 +101,7 @@ class Actor:
         *,
         exploring: bool,
     ) -> None:
-        """Compile :meth:`explore`, or :meth:`act`, for batches of this size ahead of the first call."""
+        """Compiles :meth:`explore`, or :meth:`act`, for batches of this size ahead of the first call."""
         if exploring and not self._searches:
             self._program("sample", state.model, normalizer, observation, task)
         elif exploring:
@@ -118,7 +118,10 @@ class Actor:
         task: np.ndarray,
         mode: ActingMode = "search",
     ) -> np.ndarray:
-        """The search's best action, the policy's mean ("policy") or a sample of it, for each observation: (E, A)."""
+        """Returns an action for each observation, (E, A).
+
+        It is the search's best action ("search"), the policy's mean ("policy") or a sample of the policy ("sample").
+        """
         return np.asarray(self._run(mode, model, normalizer, observation, task))
 
     def explore(
@@ -128,9 +131,9 @@ class Actor:
         observation: np.ndarray,
         task: np.ndarray,
     ) -> tuple[Array, Searches | None]:
-        """Training's action for each observation (E, A), and what the replay stores of the searches (E, ...).
+        """Returns training's action for each observation, (E, A), and the searches for the replay to store, (E, ...).
 
-        Both may still be under way. Where training acts without search, there is nothing to store.
+        Both may still be under way. The searches are None if training acts without search.
         """
         if not self._searches:
             return self._run("sample", state.model, normalizer, observation, task), None
@@ -144,7 +147,7 @@ class Actor:
         return self._program(name, *arguments)(self._key, np.int32(self.steps), *arguments)
 
     def _program(self, name: str, *arguments: Any) -> Any:
-        """The compiled function of that name; ``arguments`` are those behind the step, the tasks last."""
+        """Returns the compiled function of that name. ``arguments`` follow key and step, with the tasks last."""
         size = name, len(arguments[-1])
         if size not in self._programs:
             function, of = self._functions[name], f"{name} {self._of}"
@@ -155,7 +158,7 @@ class Actor:
     def policy(
         self, model: WorldModel, normalizer: Normalizer, mode: ActingMode
     ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-        """``act(observation, task) -> action`` with fixed parameters."""
+        """Returns a function ``act(observation, task) -> action`` with fixed parameters."""
 
         def act(observation: np.ndarray, task: np.ndarray) -> np.ndarray:
             return self.act(model, normalizer, observation, task, mode)
@@ -164,22 +167,23 @@ class Actor:
 
 
 def _acting(state: LearnerState) -> tuple[WorldModel, Array, Array]:
-    """What acting needs of the learner: an update may write over the rest."""
+    """Returns the parts of the learner's state that acting reads. An update may overwrite the rest."""
     return state.model, state.q_range, state.updates
 
 
 def policy_for_episode(
     rng: np.random.Generator, task: int, bodies: Sequence[int], share: float
 ) -> int:
-    """The task whose policy acts in an episode of ``task``: its own, or now and then that of a task of the same body.
+    """Returns the task whose policy acts in an episode of ``task``: itself, or sometimes a task with the same body.
 
-    What one task can do, another then sees done, before its own value knows where reward is. Ours, not the paper's.
+    A task thereby gets data from another task's skills, before its own value function has found any reward. This is
+    ours, not the paper's.
 
     Args:
-        rng: decides.
+        rng: draws the task.
         task: index of the task.
         bodies: see :attr:`ezm.tasks.Suite.bodies`.
-        share: probability of another task's policy, where there is a task of the same body.
+        share: probability of another task's policy, if another task has the same body.
     """
     peers = [t for t, body in enumerate(bodies) if body == bodies[task] and t != task]
     if peers and rng.random() < share:

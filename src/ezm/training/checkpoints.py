@@ -1,16 +1,16 @@
-"""Checkpoints that are complete or not there, and that tell when they are damaged.
+"""Checkpoints that are either complete or absent, with checksums that reveal damage.
 
-::
+```text
+checkpoints/
+    000012000/            the state after 12,000 steps; the last two are kept
+        arrays/, meta/    as Orbax writes them
+        manifest.json     size and SHA-256 of every other file
+    000012500.1/          a step saved again; 000012500 is removed when this is complete
+    000013000.xyz.tmp/    a save in progress, or a killed save, which the next save removes
+```
 
-    checkpoints/
-        000012000/            the state after 12,000 steps; the last two are kept
-            arrays/, meta/    as Orbax writes them
-            manifest.json     size and SHA-256 of every other file
-        000012500.1/          the same step, saved once more; 000012500 goes when this is complete
-        000013000.xyz.tmp/    a save that runs, or that was killed: the next save removes it
-
-A checkpoint is written in full, with its manifest, and then renamed into place. Only then do older ones go, and
-they too are renamed before they are removed. So a kill at any moment loses nothing but the save that ran.
+A checkpoint is written in full, with its manifest, and then renamed into place. Only then are older checkpoints
+renamed, and then removed. So a kill at any moment loses nothing but the save in progress.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ KEPT_CHECKPOINTS = 2
 MANIFEST = "manifest.json"
 
 _TOGETHER = 2**26
-"""Bytes of deferred arrays that are in memory at once, and those of one array more."""
+"""Bytes of deferred arrays that are in memory at once, apart from one more array."""
 
 _FIXES = {
     errno.ENOSPC: "free space",
@@ -51,7 +51,7 @@ _FIXES = {
 
 
 class Checkpoint(NamedTuple):
-    """What :meth:`Checkpoints.latest` found."""
+    """A checkpoint that :meth:`Checkpoints.latest` has read."""
 
     step: int
     arrays: Any
@@ -60,7 +60,7 @@ class Checkpoint(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What :meth:`Checkpoints.save` wrote."""
+    """The size and duration of a save by :meth:`Checkpoints.save`."""
 
     step: int
     bytes: int
@@ -76,44 +76,44 @@ class _Folder(NamedTuple):
 
 
 class Damaged(Exception):
-    """A checkpoint does not match its manifest; the message names the first such file."""
+    """A checkpoint does not match its manifest. The message names the first such file."""
 
 
 class Checkpoints:
-    """The checkpoints of one run, in the folder `path`; one process at a time may save."""
+    """The checkpoints of one run, in the folder `path`. One process at a time may save."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._checkpointer: Any = None
 
     def steps(self) -> list[int]:
-        """Steps of the saved checkpoints, oldest first."""
+        """Returns the steps of the saved checkpoints, oldest first."""
         return sorted({folder.step for folder in self._folders()})
 
     def save(self, step: int, arrays: Any, meta: dict[str, Any]) -> Saved:
-        """Save a checkpoint and return once it is complete; the one before stays, older ones go.
+        """Saves a checkpoint and returns once it is complete.
 
-        A kill or an error half-way leaves the earlier checkpoints as they were.
+        The last checkpoint of an earlier step stays, and all others are removed. A kill or an error half-way leaves
+        the existing checkpoints as they were.
 
         Args:
-            step: environment steps per task so far; counts from 0. A checkpoint of the same step
-                is replaced.
+            step: environment steps per task so far, from 0. A checkpoint of the same step is replaced.
             arrays: nested dictionaries and lists with string keys, of numbers or of numpy or JAX
-                arrays. They come back bit for bit with their dtype and shape. Object arrays and
-                arrays without elements are a ValueError: Orbax cannot write them. Those that are
-                :class:`ezm.replay.rows.Deferred` come into memory a few at a time.
+                arrays. They are restored bit for bit with their dtype and shape. Object arrays and
+                arrays without elements are a ValueError, because Orbax cannot write them. Arrays of type
+                :class:`ezm.replay.rows.Deferred` are read into memory a few at a time.
             meta: plain values, as JSON can hold them.
 
         Raises:
-            UserError: the disk is full, or the folder cannot be written to; nothing is left of
+            UserError: the disk is full, or the folder cannot be written to. Nothing is left of
                 the checkpoint.
         """
         import jax
 
         start = time.monotonic()
-        # Numpy throughout: a checkpoint then restores without the devices that made it.
+        # Numpy arrays throughout, so that a checkpoint restores without the devices that made it.
         arrays = jax.tree.map(lambda x: x if isinstance(x, Deferred) else np.asarray(x), arrays)
-        for leaf in jax.tree.leaves(arrays):  # Orbax would fail too, and leave threads that wait
+        for leaf in jax.tree.leaves(arrays):  # Orbax would fail too, and leave waiting threads
             if leaf.dtype == object or not leaf.size:
                 raise ValueError(f"arrays of {leaf.dtype} and shape {leaf.shape} cannot be saved")
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
@@ -134,17 +134,17 @@ class Checkpoints:
         return Saved(step, written, time.monotonic() - start)
 
     def latest(self, wanted: Any = None) -> Checkpoint | None:
-        """The newest checkpoint that matches its manifest and can be read; None where none was saved.
+        """Returns the newest checkpoint that matches its manifest and can be read, or None where none was saved.
 
-        A broken one is passed over with a warning that names the damaged file. Checkpoints of
-        ezm 0.1 before manifests were introduced have none, and are read as they are.
+        A broken checkpoint is passed over with a warning that names the damaged file. Checkpoints of
+        ezm 0.1 before manifests were introduced have no manifest, and are read as they are.
 
         Args:
-            wanted: nested dictionaries that lead to the arrays to be read, with any number in place of each; None:
-                all of them.
+            wanted: nested dictionaries that lead to the wanted arrays, with any number in place of each. None reads
+                all arrays.
 
         Raises:
-            UserError: there are checkpoints and none can be read, or they may not be read.
+            UserError: there are checkpoints and none can be read, or permissions forbid reading.
         """
         import orbax.checkpoint as ocp
 
@@ -171,7 +171,7 @@ class Checkpoints:
         return None
 
     def _folders(self) -> list[_Folder]:
-        """All that was saved, oldest first."""
+        """Returns the folders of all checkpoints, oldest first."""
         try:
             paths = list(self.path.iterdir()) if self.path.is_dir() else []
         except OSError as error:
@@ -180,14 +180,14 @@ class Checkpoints:
         return sorted(_Folder(int(name[1]), int(name[2] or 0), p) for name, p in names if name)
 
     def _remove_leftovers(self) -> None:
-        """Remove what killed saves left, those of ezm without manifests too."""
+        """Removes what killed saves left, also those by an ezm without manifests."""
         for pattern in ("*.tmp", "*.orbax-checkpoint-tmp*"):
             for unfinished in self.path.glob(pattern):
                 shutil.rmtree(unfinished)
 
     @contextlib.contextmanager
     def _staging(self, step: int) -> Iterator[Path]:
-        # A name of its own each time: threads of a failed save may still write to the last one.
+        # A new name each time, because threads of a failed save may still write to the last folder.
         staging = Path(tempfile.mkdtemp(prefix=f"{step:09d}.", suffix=".tmp", dir=self.path))
         try:
             yield staging
@@ -197,7 +197,7 @@ class Checkpoints:
         shutil.rmtree(staging, ignore_errors=True)  # the checkpoint is complete by now
 
     def _write(self, path: Path, arrays: Any, meta: dict[str, Any]) -> int:
-        """Write a checkpoint and its manifest to the new folder `path`. Returns its size in bytes."""
+        """Writes a checkpoint and its manifest to the new folder `path`. Returns its size in bytes."""
         import orbax.checkpoint as ocp
 
         with _one_report():
@@ -216,7 +216,7 @@ class Checkpoints:
         _sync(self.path)
         earlier = [folder for folder in before if folder.step < step]
         for folder in before:
-            # Later steps belong to a future that was given up when the run went on from here.
+            # Later steps were abandoned when the run resumed from an earlier checkpoint.
             if folder not in earlier[1 - KEPT_CHECKPOINTS :]:
                 os.rename(folder.path, staging / folder.path.name)
 
@@ -234,19 +234,19 @@ class Checkpoints:
             import orbax.checkpoint as ocp
             from orbax.checkpoint import type_handlers
 
-            # A warning to who resumes that there are no metadata of jax.Array: all arrays are numpy's.
+            # Orbax would warn at a resume that jax.Array metadata is missing, but all arrays are numpy's.
             logging.getLogger("absl").addFilter(
                 lambda record: "ArrayMetadata persistence" not in record.getMessage()
             )
 
             class InPlace(type_handlers.NumpyHandler):
-                """Numpy arrays without a second copy of all of them, neither saved nor restored."""
+                """Saves and restores numpy arrays without a second copy of all of them."""
 
                 def __init__(self) -> None:
                     super().__init__(deepcopy_host_arrays=False)  # nothing changes meanwhile
 
                 async def deserialize(self, infos: Any, args: Any = None) -> list[np.ndarray]:
-                    # All at once, the files' contents would lie beside the arrays made of them.
+                    # Restored all at once, the files' contents and the arrays would be in memory together.
                     args = args or [ocp.RestoreArgs()] * len(infos)
                     one_by_one = []
                     for info, arg in zip(infos, args, strict=True):
@@ -254,7 +254,7 @@ class Checkpoints:
                     return one_by_one
 
             class PartByPart(InPlace):
-                """Deferred arrays, some brought here when those before are written."""
+                """Saves deferred arrays in parts. It reads the next part when the part before is written."""
 
                 async def _background_serialize(
                     self, values: Any, infos: Any, args: Any = None
@@ -263,13 +263,13 @@ class Checkpoints:
                     for number in np.unique(part):
                         here = np.flatnonzero(part == number)
                         rest = [infos[i] for i in here], [args[i] for i in here]
-                        # A name for the arrays would keep them while the next ones come.
+                        # A variable would keep these arrays alive while the next arrays are read.
                         await super()._background_serialize(
                             [np.asarray(values[i]) for i in here], *rest
                         )
 
             scalars = type_handlers.ScalarHandler()
-            # Weights and observations hardly compress; without it saving takes half the time.
+            # Weights and observations hardly compress, and saving without compression takes half the time.
             arrays = ocp.PyTreeCheckpointHandler(
                 use_ocdbt=True,
                 use_zarr3=True,
@@ -288,20 +288,20 @@ class Checkpoints:
 
 
 def packed(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Arrays of any type and size, texts and empty ones too, as bytes: (n,) uint8."""
+    """Packs arrays of any type and size, also texts and empty arrays, into bytes, (n,) uint8."""
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
     return np.frombuffer(file.getvalue(), np.uint8)
 
 
 def unpacked(content: np.ndarray) -> dict[str, np.ndarray]:
-    """The arrays that :func:`packed` took."""
+    """Returns the arrays that :func:`packed` packed."""
     with np.load(io.BytesIO(content.tobytes())) as file:
         return dict(file)
 
 
 def write_manifest(path: Path) -> int:
-    """Put sizes and checksums of all files below `path` into its manifest, everything on disk.
+    """Writes sizes and checksums of all files below `path` to its manifest, and flushes the manifest to disk.
 
     Returns:
         The size of the folder in bytes, the manifest included.
@@ -321,10 +321,10 @@ def write_manifest(path: Path) -> int:
 
 
 def verify(path: Path) -> None:
-    """Compare the files below `path` with its manifest; does nothing where it has none.
+    """Compares the files below `path` with its manifest, if it has one.
 
     Raises:
-        Damaged: a file is missing, has another size or another content.
+        Damaged: a file is missing, or has another size or content, or the manifest is damaged.
     """
     try:
         text = (path / MANIFEST).read_bytes()
@@ -337,7 +337,7 @@ def verify(path: Path) -> None:
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{MANIFEST} is damaged") from error
-    # All sizes first: reading takes a second for each gigabyte.
+    # All sizes first, because reading takes a second for each gigabyte.
     for file, (size, _) in expected.items():
         name = file.relative_to(path)
         if not file.is_file():
@@ -359,7 +359,7 @@ def _sha256(path: Path) -> str:
 
 
 def _sync(folder: Path) -> None:
-    """Have the names in `folder` on disk."""
+    """Flushes the names in `folder` to disk."""
     file = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -368,9 +368,9 @@ def _sync(folder: Path) -> None:
 
 
 def _remove_for_good(folder: Path) -> None:
-    """Remove a folder that tensorstore's threads may still write to, and make anew, after an error.
+    """Removes a folder that tensorstore's threads may still write to, and create again, after an error.
 
-    Done once it has been away for 0.2 s; after 5 s the rest is left to the next save.
+    Returns once the folder has been gone for 0.2 s. After 5 s it leaves the rest to the next save.
     """
     end = time.monotonic() + 5
     gone = time.monotonic()
@@ -383,7 +383,7 @@ def _remove_for_good(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _one_report() -> Iterator[None]:
-    """Keep Orbax from logging the tracebacks of its threads: it raises the error as well."""
+    """Keeps Orbax from logging the tracebacks of its threads, because it raises the error as well."""
     log = logging.getLogger("absl")
     before, log.disabled = log.disabled, True
     try:
@@ -393,7 +393,7 @@ def _one_report() -> Iterator[None]:
 
 
 def _os_error(error: BaseException | None) -> int | None:
-    """The errno that `error` stems from, or None; tensorstore has it in its message alone."""
+    """Returns the errno that caused `error`, or None. Tensorstore has it in its message alone."""
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
             return error.errno

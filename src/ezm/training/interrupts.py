@@ -1,4 +1,4 @@
-"""Ctrl-C and a request to end as a wish to stop, for what must not end in the middle of a step."""
+"""Signals as a request to stop, for loops that must not end in the middle of a step."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SIGNALS = tuple(
 
 @contextmanager
 def at_interrupt(stop: Callable[[], object]) -> Iterator[None]:
-    """Call ``stop`` at the first Ctrl-C, SIGTERM or SIGHUP; a second one interrupts at once.
+    """Calls ``stop`` at the first Ctrl-C, SIGTERM or SIGHUP. A second signal interrupts at once.
 
-    An exception could come while a library calls Python back, and be lost there. A SIGHUP that ``nohup`` ignores stays
-    ignored. Outside of the main thread nothing changes: whoever runs us handles the signals.
+    An exception instead could be raised in a library's callback to Python, and be lost there. A SIGHUP that ``nohup``
+    ignores stays ignored. Outside of the main thread nothing changes, and the caller handles the signals.
     """
     before: dict[int, Any] = {}
 

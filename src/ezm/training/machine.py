@@ -13,7 +13,7 @@ import jax
 
 
 def machine() -> dict[str, Any]:
-    """What the run is measured on."""
+    """Returns the processor, the platform, the versions and the device, as plain values."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -25,7 +25,7 @@ def machine() -> dict[str, Any]:
 
 
 def peak_memory() -> float:
-    """MiB that this process ever had resident at once."""
+    """Returns the peak resident memory of this process, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

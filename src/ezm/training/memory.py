@@ -1,4 +1,4 @@
-"""What a run will take of the machine's memory, told before it is taken."""
+"""Estimate of the memory that a run will take, announced before the run takes it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from typing import NamedTuple
 from ezm.errors import UserError
 
 _PROGRAMS = 1_000 * 2**20
-"""What compiling and the compiled programs add to a process that has built everything else: 0.6 to 1.1 GiB was
-measured for the presets' programs on a CPU, 0.4 GiB where they were found in the cache."""
+"""Bytes that compiling and the compiled programs add to a process that has built everything else. Measured for the
+presets' programs on a CPU: 0.6 to 1.1 GiB, or 0.4 GiB where they were found in the cache."""
 _COPIES = 6
-"""Parameters, EMA, two moments; parameters and EMA of the step before, for acting and the targets under way."""
+"""Copies of the parameters: the model, the EMA, two moments, and the model and EMA of the step before. Acting and the
+targets under way use the last two."""
 
 
 class Memory(NamedTuple):
-    """Bytes in the machine's memory, by what takes them; and the replay's on the device that learns."""
+    """Bytes in the machine's memory, by use, and the replay's bytes on the device that learns."""
 
     process: int
-    """Python, libraries and environments: what is resident by now."""
+    """Python, libraries and environments: the memory that is resident by now."""
     programs: int
     replay: int
     agent: int
     on_device: int = 0
-    """Rows of a replay that has them in a memory of the device's own; 0 where they are part of ``replay``."""
+    """Rows of a replay in the device's own memory. 0 where the rows are part of ``replay``."""
 
     @property
     def total(self) -> int:
-        """The peak to expect in the machine's memory."""
+        """Expected peak in the machine's memory."""
         return sum(self) - self.on_device
 
     def __str__(self) -> str:
@@ -39,20 +40,20 @@ class Memory(NamedTuple):
 
 
 def planned(replay: int, parameters: int, on_device: int = 0) -> Memory:
-    """What a run takes, with so many bytes of replay and so many parameters, once all is filled."""
+    """Returns the memory of a run with a full replay of ``replay`` bytes and a model of ``parameters`` parameters."""
     return Memory(resident(), _PROGRAMS, replay, 4 * _COPIES * parameters, on_device)
 
 
 def check_that_it_fits(memory: Memory, rows: int, tasks: int) -> None:
-    """Refuse a run that the machine cannot hold.
+    """Refuses a run that does not fit the machine's memory.
 
     Args:
-        memory: what the run takes.
+        memory: the run's needs.
         rows: of the replay, per task.
         tasks: K.
 
     Raises:
-        UserError: there is less, or less on the device; it says which capacity would do.
+        UserError: the machine or the device has less memory. The message says which capacity would fit.
     """
     free = available()
     needed = memory.total - memory.process
@@ -76,19 +77,19 @@ def check_that_it_fits(memory: Memory, rows: int, tasks: int) -> None:
 
 
 def _capacity(fits: int) -> str:
-    """What to do where so many rows fit; nothing where hardly any does."""
+    """Returns advice where ``fits`` rows fit, or no text where fewer than 1,000 fit."""
     return f"--replay.capacity {fits // 1000 * 1000} would do" if fits >= 1000 else ""
 
 
 def has_own_memory() -> bool:
-    """Whether the device that JAX computes on has a memory of its own."""
+    """Returns whether the device that JAX computes on has its own memory."""
     import jax
 
     return jax.default_backend() != "cpu"
 
 
 def available_on_device() -> int | None:
-    """Bytes that JAX may still take on the first device; None where the device does not say."""
+    """Returns the bytes that JAX may still take on the first device, or None where the device does not report them."""
     import jax
 
     found = jax.devices()[0].memory_stats() or {}
@@ -98,7 +99,7 @@ def available_on_device() -> int | None:
 
 
 def resident() -> int:
-    """Bytes that this process has resident now; 0 where the system does not say."""
+    """Returns the bytes that this process has resident now, or 0 where the system does not report them."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):
@@ -107,7 +108,10 @@ def resident() -> int:
 
 
 def available() -> int | None:
-    """Bytes that a process may still take, by the machine and by its control group; None where nothing says so."""
+    """Returns the bytes that a process may still take, or None where the system does not report them.
+
+    The limit is the smaller of the machine's free memory and the free memory of the control group.
+    """
     limits = [limit for limit in (_machine(), _control_group()) if limit is not None]
     return min(limits, default=None)
 
@@ -122,7 +126,7 @@ def _machine() -> int | None:
 
 
 def _control_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What is left below the limit of a container; its cache of files counts as free."""
+    """Returns the memory left below a container's limit. The container's inactive file cache counts as free."""
     try:
         limit = (folder / "memory.max").read_text().strip()
         used = int((folder / "memory.current").read_text())
@@ -137,7 +141,7 @@ def _control_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def size(count: int) -> str:
-    """Bytes as a person reads them."""
+    """Formats a number of bytes as MiB or GiB."""
     if count >= 2**30:
         return f"{count / 2**30:.1f} GiB"
     mib = count / 2**20

@@ -1,4 +1,4 @@
-"""What a run measured: metrics.jsonl, mirrored to TensorBoard and Weights & Biases.
+"""A run's metrics, in metrics.jsonl, mirrored to TensorBoard and Weights & Biases.
 
 metrics.jsonl holds one JSON object a line. Every row has
 
@@ -6,8 +6,8 @@ metrics.jsonl holds one JSON object a line. Every row has
 - ``step``: environment (agent) steps per task,
 - ``seconds``: wall clock since the run began, earlier sessions of a resumed run included,
 
-and the values of its kind; a number that is not finite is written as null. docs/metrics.md explains
-every column.
+and the values of its kind. A number that is not finite is written as null. The page
+docs/metrics.md explains every column.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from ezm.training.wandb import WandbMirror
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All rows of a metrics.jsonl, as :func:`stream_metrics` gives them."""
+    """Returns all rows of a metrics.jsonl, as :func:`stream_metrics` yields them."""
     return list(stream_metrics(path))
 
 
 def stream_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a metrics.jsonl, in the order they were written; none where there is no file.
+    """Yields the rows of a metrics.jsonl, in the order they were written, or none where there is no file.
 
     A last line that a kill cut short is skipped.
 
@@ -63,7 +63,7 @@ def stream_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class MetricsLogger:
-    """Appends rows to a run's metrics.jsonl and mirrors their numbers; closed by ``with``.
+    """Appends rows to a run's metrics.jsonl and mirrors their numbers. ``with`` closes it.
 
     One process at a time may hold a logger on a run: see :meth:`RunFolder.lock`.
     """
@@ -72,7 +72,7 @@ class MetricsLogger:
         """Args:
             run: where metrics.jsonl and tensorboard/ go.
             tensorboard: also write TensorBoard events.
-            wandb: also log to Weights & Biases; see :mod:`ezm.training.wandb`.
+            wandb: also log to Weights & Biases, see :mod:`ezm.training.wandb`.
 
         Raises:
             UserError: wandb is asked for and not installed, or the folder cannot be written to.
@@ -88,7 +88,7 @@ class MetricsLogger:
         except OSError as error:
             raise unwritable(run.metrics_path, error) from error
         self.rows = len(read_metrics(run.metrics_path))
-        """Rows in the file."""
+        """Number of rows in the file."""
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +102,7 @@ class MetricsLogger:
         self.close()
 
     def log(self, kind: str, step: int, seconds: float, **values: Any) -> None:
-        """Append one row; it is in the file when this returns.
+        """Appends one row, which is in the file when this returns.
 
         Args:
             kind: "start", "episode", "train", "eval" or "diagnostic".
@@ -126,13 +126,13 @@ class MetricsLogger:
             self._wandb.log(numbers, row["step"])
 
     def truncate(self, rows: int, step: int) -> int:
-        """Move all rows behind the first `rows` to metrics.dropped.jsonl, before a run goes on from `step`.
+        """Moves all rows after the first `rows` to metrics.dropped.jsonl, before a run resumes at `step`.
 
         They were measured after the checkpoint that the run resumes from, and will be measured
         again.
 
         Returns:
-            How many rows were moved.
+            The number of rows moved.
         """
         found = read_metrics(self._run.metrics_path)
         kept, dropped = found[:rows], found[rows:]
@@ -145,7 +145,7 @@ class MetricsLogger:
         return len(dropped)
 
     def close(self) -> None:
-        """Finish all outputs; a second call does nothing."""
+        """Finishes all outputs. A second call does nothing."""
         self._close_tensorboard()
         if self._wandb is not None:
             self._wandb.close()
@@ -165,12 +165,12 @@ class MetricsLogger:
             raise unwritable(self._run.tensorboard_path, error) from error
 
     def _open_tensorboard(self) -> Any:
-        # Not SummaryWriter: where the disk is full its thread dies, and then it blocks for ever.
+        # Not SummaryWriter: on a full disk its thread dies, and then it blocks for ever.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._run.tensorboard_path.mkdir(exist_ok=True)
-        # Event files are named by the second; two writers within one would share a file.
+        # Event files are named by the second, so two writers within one second would share a file.
         writer = EventsWriter(str(self._run.tensorboard_path / "events"), f".{time.time_ns()}")
         if self._purge_step is not None:
             start = SessionLog(status=SessionLog.START)
@@ -179,18 +179,18 @@ class MetricsLogger:
 
     def _close_tensorboard(self) -> None:
         if self._tensorboard is not None:
-            with contextlib.suppress(OSError):  # it was raised when the row was written
+            with contextlib.suppress(OSError):  # the error was raised when the row was written
                 self._tensorboard.close()
             self._tensorboard = None
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row by their TensorBoard tags.
+    """Returns the numbers of a row by their TensorBoard tags.
 
-    An evaluation gives ``eval_search/<task>`` (or ``eval_policy/<task>``), an episode that the task's
-    own policy acted ``episode_return/<task>`` and ``episode_length/<task>``, a diagnostic
-    ``diagnostic/<task>/<name>``; a training row keeps its names, under ``train/`` where they have
-    no group of their own.
+    - An evaluation gives ``eval_search/<task>`` (or another mode, such as ``eval_policy/<task>``).
+    - An episode acted by the task's own policy gives ``episode_return/<task>`` and ``episode_length/<task>``.
+    - A diagnostic gives ``diagnostic/<task>/<name>``.
+    - A training row keeps its names, under ``train/`` where a name has no group.
     """
     kind, task = row["kind"], row.get("task")
     if kind == "eval":
@@ -216,7 +216,7 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _mend_last_line(path: Path) -> None:
-    """Make the file end at the end of a line, so that the next row starts on one of its own."""
+    """Completes or removes an unfinished last line, so that the next row starts on a new line."""
     with open(path, "rb+") as file:
         content = file.read()
         start = content.rstrip(b"\n").rfind(b"\n") + 1
@@ -227,7 +227,7 @@ def _mend_last_line(path: Path) -> None:
 
 
 def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write all of `rows`, or nothing where the disk fills half-way."""
+    """Writes all of `rows`, or nothing where the disk fills half-way."""
     rest = memoryview(_lines(rows).encode())
     try:
         with open(path, "ab", buffering=0) as file:
@@ -243,7 +243,7 @@ def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """A row; None where a line is none, or lacks what every row has."""
+    """Returns the row in a line, or None if the line is damaged or lacks a value that every row has."""
     try:
         row = json.loads(line)
         whole = isinstance(row["kind"], str) and math.isfinite(row["step"] + row["seconds"])
@@ -257,7 +257,7 @@ def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it."""
+    """Converts `value` to plain values that JSON can hold."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,11 +1,11 @@
 """The learner's pipeline: the targets of the next batches are made while a step's batches are learned.
 
-All updates that a step of the environments owes are one program, and the targets of all their batches another. Making
-targets depends on the EMA parameters only. So a second thread makes those of the next step from the EMA as it was before
-this step's updates: one step late, whatever the speed of either thread. The result is the same on every run.
+All updates due at an environment step are one program, and the targets of all their batches are another program.
+Targets depend on the EMA parameters only. So a second thread makes the next step's targets from the EMA before this
+step's updates. The EMA is one step late, whatever the speed of either thread, so the result is the same on every run.
 
-Where the learner has several devices, batches go to them in parts; :attr:`Pipeline.state` is what the first one holds, so
-whoever acts, evaluates or saves has to do with one device.
+Where the learner has several devices, each gets a part of every batch. The property :attr:`Pipeline.state` is the first
+device's copy. So acting, evaluating and saving use one device.
 """
 
 from __future__ import annotations
@@ -29,42 +29,45 @@ from ezm.replay import Batch, Drawn, Replay
 
 
 class Updates(NamedTuple):
-    """The updates of a step, which may still be under way."""
+    """The batches, targets and results of a step's updates, which may still be under way."""
 
     batch: Batch
     targets: Targets
     figures: dict[str, jax.Array]
-    """Of each update."""
+    """Figures of each update, by name."""
     priority: jax.Array
     """|value - target| of the first state of each sample."""
 
     def value_errors(self, num_tasks: int) -> np.ndarray:
-        """(K,) mean |value - target| of each task's samples; nan where a task has none. Waits for the updates."""
+        """Returns the mean |value - target| of each task's samples, (K,), nan for a task without samples.
+
+        It waits for the updates.
+        """
         task, priority = np.asarray(self.batch.task), np.asarray(self.priority, np.float64)
         samples = np.bincount(task, minlength=num_tasks)
         with np.errstate(invalid="ignore"):
             return np.bincount(task, priority, num_tasks) / samples
 
     def write(self, path: Path) -> None:
-        """Write batches and targets to an .npz file, for who wants to know what went wrong."""
+        """Writes batches, targets, figures and priorities to an .npz file, to find the cause of a divergence."""
         named = jax.tree_util.tree_leaves_with_path(self._asdict())
         arrays = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in named}
         np.savez(path, allow_pickle=False, **arrays)
 
 
 _UPDATES: dict[str, Any] = {"donate_argnums": 0, "static_argnums": 5}
-"""How :func:`functions`' second one is compiled."""
+"""Options of ``jax.jit`` for the second of :func:`functions`."""
 
 
 def functions(learner: Learner, example: LearnerState) -> tuple[Any, Any]:
-    """``learner.make_targets`` and ``learner.updates`` on a state's leaves.
+    """Returns ``learner.make_targets`` and ``learner.updates`` as functions of a state's leaves.
 
-    Lists of arrays spare every step the taking apart of a hundred modules. The first function takes all leaves but the
-    optimizer's. The second takes these, to write over them, and the others, and returns all.
+    With lists of arrays, no step has to flatten a hundred modules. The first function takes all leaves but the
+    optimizer's leaves. The second takes the optimizer's leaves, to overwrite them, then the others, and returns all.
 
     Args:
         learner: the pure functions.
-        example: a state of the structure that all will have.
+        example: a state with the structure of all states.
     """
     whole_state = jax.tree.structure(example)
     without_optimizer = jax.tree.structure(replace(example, optimizer=None))
@@ -82,7 +85,7 @@ def functions(learner: Learner, example: LearnerState) -> tuple[Any, Any]:
 
 
 def programs(make_targets: Any, updates: Any, layout: Layout | None) -> tuple[Any, Any]:
-    """Both :func:`functions`, to be compiled for one device or for several."""
+    """Returns both :func:`functions` under ``jax.jit``, for one device or for several."""
     if layout is None:
         return jax.jit(make_targets), jax.jit(updates, **_UPDATES)
     whole, batch, targets, priority = layout
@@ -97,13 +100,13 @@ def programs(make_targets: Any, updates: Any, layout: Layout | None) -> tuple[An
 
 
 def _optimizer_place(state: LearnerState) -> slice:
-    """Of the optimizer's among the state's leaves."""
+    """Returns the positions of the optimizer's leaves among the state's leaves."""
     before = len(jax.tree.leaves((state.model, state.ema)))
     return slice(before, before + len(jax.tree.leaves(state.optimizer)))
 
 
 class _Ahead(NamedTuple):
-    """What is drawn for the next step."""
+    """The batches drawn for the next step, and their targets under way."""
 
     updates: int
     batch: Batch
@@ -112,16 +115,16 @@ class _Ahead(NamedTuple):
 
 
 class Pipeline:
-    """Samples, makes targets, updates, and returns searches and priorities to the replay.
+    """Samples batches, makes targets, updates the learner, and writes searches and priorities to the replay.
 
     Args:
         learner: the pure functions.
-        state: the learner's state, which is this object's from now on; :attr:`state` is the latest.
-        replay: where batches come from.
+        state: the learner's state. The pipeline owns and overwrites its arrays. :attr:`state` is the latest state.
+        replay: source of the batches.
         rng: draws the batches.
 
     Raises:
-        UserError: JAX has fewer devices than the learner is to use.
+        UserError: JAX has fewer devices than the learner should use.
     """
 
     def __init__(
@@ -133,7 +136,7 @@ class Pipeline:
         self._renewed = learner.config.loss.renewed(self._batch_size)
         devices = learner.config.devices
         self._layout = layout(devices) if devices > 1 else None
-        # Programs of several devices wait for each other: all devices have to begin them in the same order.
+        # Programs of several devices wait for each other, so all devices must start them in the same order.
         self._in_order: AbstractContextManager[Any] = Lock() if self._layout else nullcontext()
         self._functions = functions(learner, state)
         self._make_targets, self._updates = programs(*self._functions, self._layout)
@@ -144,20 +147,20 @@ class Pipeline:
             leaves if self._layout is None else jax.device_put(leaves, self._layout.whole)
         )
         self._optimizer_place = _optimizer_place(state)
-        self._compiled: dict[int, tuple[Any, Any]] = {}  # by updates a step
+        self._compiled: dict[int, tuple[Any, Any]] = {}  # by updates per step
         self._prioritised = replay.config.alpha > 0.0
         self._thread = ThreadPoolExecutor(1, "ezm-targets")
         self._next: _Ahead | None = None
         self.updates = int(state.updates)
-        """Updates done, counted here so that asking does not wait for the device."""
+        """Number of updates done, counted on the host so that reading it does not wait for the device."""
         self._drawn = self.updates
         self._last: Updates | None = None
         self.diverged: Updates | None = None
-        """The updates of which one was not finite, once there is one."""
+        """The updates in which a loss or gradient was not finite, or None before that."""
 
     @property
     def compiled(self) -> bool:
-        """Whether :meth:`compile` was called."""
+        """Whether :meth:`compile` has been called."""
         return bool(self._compiled)
 
     @property
@@ -169,15 +172,14 @@ class Pipeline:
 
     @property
     def _parts(self) -> tuple[list[jax.Array], list[jax.Array]]:
-        """The optimizer's leaves of the state, and the others."""
+        """The optimizer's leaves of the state, and the other leaves."""
         leaves, place = self._leaves, self._optimizer_place
         return leaves[place], leaves[: place.start] + leaves[place.stop :]
 
     def compile(self, normalizer: Normalizer, updates: int = 1) -> int:
-        """Compile both programs side by side, for so many updates a step, ahead of the first.
+        """Compiles both programs in parallel, for ``updates`` updates per step, ahead of the first step.
 
-        Returns their working memory in bytes: what the batches of a step need while they are learned, beside the
-        parameters, on each device.
+        Returns their working memory in bytes on each device: the temporary arrays and the results.
         """
         batch, _ = self._example(updates)
         optimizer, rest = self._parts
@@ -201,15 +203,15 @@ class Pipeline:
         return Prepared(lowered.out_info, lowered.compile)
 
     def step(self, normalizer: Normalizer, updates: int = 1, then: int | None = None) -> Updates:
-        """Some updates, which may still be under way when this returns.
+        """Starts a step's updates, which may still be under way when this returns.
 
         Args:
             normalizer: of observations.
-            updates: how many, unless some were drawn in the step before.
-            then: how many are drawn for the next step; None: as many.
+            updates: number of updates. If the step before has drawn batches, their number counts instead.
+            then: number of updates to draw batches for in the next step. None means the same number.
 
         Raises:
-            Diverged: as :meth:`settle`, of the step before.
+            Diverged: the step before diverged, see :meth:`settle`.
         """
         if self._next is None:
             self._next = self._draw(normalizer, updates)
@@ -232,11 +234,11 @@ class Pipeline:
         return self._last
 
     def settle(self) -> None:
-        """Wait for the last updates and check them.
+        """Waits for the last updates and checks them.
 
         Raises:
-            Diverged: a loss or gradient is not finite. :attr:`state` is that before these updates, and
-                :attr:`diverged` has them.
+            Diverged: a loss or gradient is not finite. :attr:`state` is then the state before these updates, and
+                :attr:`diverged` has the updates.
         """
         last, self._last = self._last, None
         if last is None:
@@ -265,7 +267,7 @@ class Pipeline:
         return compiled[1](*arguments) if compiled else self._updates(*arguments, updates)
 
     def _sizes(self, updates: int) -> tuple[int, int, int]:
-        """Samples of a batch, states to be searched anew in all batches, and batches."""
+        """Returns the number of samples in a batch, of states to reanalyse in all batches, and of batches."""
         batches = -(-updates // self._batch_uses)
         return self._batch_size, batches * self._renewed, batches
 
@@ -290,7 +292,7 @@ class Pipeline:
         return _Ahead(updates, batch, drawn, self._thread.submit(work))
 
     def pending(self) -> dict[str, np.ndarray]:
-        """The batch that was drawn ahead and its targets, as arrays to be saved; empty before the first update."""
+        """Returns the batches drawn ahead and their targets, as arrays to save. Empty before the first update."""
         if self._next is None:
             return {}
         updates, batch, drawn, making = self._next
@@ -298,7 +300,7 @@ class Pipeline:
         return {f"{i:03d}": leaf for i, leaf in enumerate([np.asarray(updates), *leaves])}
 
     def resume(self, pending: dict[str, np.ndarray], normalizer: Normalizer) -> None:
-        """Go on with what :meth:`pending` saved."""
+        """Restores the batches and targets that :meth:`pending` returned."""
         if not pending:
             return
         number, *leaves = (pending[name] for name in sorted(pending))
@@ -318,5 +320,5 @@ class Pipeline:
         self._drawn += updates
 
     def close(self) -> None:
-        """Wait for the targets under way and stop the thread."""
+        """Waits for the targets under way and stops the thread."""
         self._thread.shutdown()

@@ -1,8 +1,8 @@
-"""Where the time of training goes: the parts of a run's loop, timed one by one.
+"""Profile of training: the time that each part of a run's loop takes.
 
-JAX returns before its results are there. So a part that is timed is waited for, and its seconds are its own; but what
-otherwise runs beside the last update then waits for it too. Therefore the loop runs as ever for half of the time, which
-gives its rates, and with every part timed for the other half, which gives their shares.
+JAX returns before its results are ready. So the profile waits for each timed part, to attribute its seconds to it. This
+stops other work from running during an update. Therefore the loop runs unchanged for half of the time, which gives its
+rates. It runs with every part timed for the other half, which gives the parts' shares.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from ezm.training.runs import as_trained, suite_of
 from ezm.training.trainer import EVALUATED, Trainer
 from ezm.validation import check
 
-_WARM_UP = 3  # updates before the clock starts, behind which everything is compiled
-_TARGETS = "targets"  # made in a thread of their own
+_WARM_UP = 3  # updates before the clock starts, after which everything is compiled
+_TARGETS = "targets"  # made in a separate thread
 _BOUNDS = {
     "gradient step": "the learner: {share:.0%} of the time is the gradient step; targets run beside it",
     "waiting for targets": "the targets: {share:.0%} of the time is waiting for them",
@@ -46,26 +46,26 @@ _BOUNDS = {
 
 @dataclass(frozen=True)
 class Part:
-    """What the calls of one part came to."""
+    """Total seconds and number of the calls of one part."""
 
     seconds: float = 0.0
     calls: int = 0
 
 
 class Stopwatch:
-    """Seconds and calls of a program's parts, which must not lie within each other.
+    """Measures seconds and calls of a program's parts, which must not be nested.
 
     Args:
-        clock: gives seconds.
+        clock: returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.parts: dict[str, Part] = {}
-        """By name, once they were called."""
+        """The parts that were called, by name."""
         self._clock = clock
 
     def watch(self, name: str, owner: object, method: str) -> None:
-        """From now on ``owner.method`` counts as the part ``name``, each call until its results are there."""
+        """Counts calls of ``owner.method`` as the part ``name`` from now on, each until its results are ready."""
         function = getattr(owner, method)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -81,11 +81,11 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Pace:
-    """A stretch of the loop."""
+    """Duration, environment steps and updates of a stretch of the loop."""
 
     seconds: float
     env_steps: int
-    """Of all tasks together."""
+    """Environment steps of all tasks together."""
     updates: int
 
     @property
@@ -99,36 +99,36 @@ class Pace:
 
 @dataclass(frozen=True)
 class Occasion:
-    """What the run does now and then."""
+    """A periodic task of the run, such as an evaluation or a checkpoint."""
 
     seconds: float
-    """One time."""
+    """Duration of one occasion."""
     every: int
-    """Environment steps per task in between."""
+    """Environment steps per task between two occasions."""
     share: float
-    """What all times add to the loop's time, as a part of it."""
+    """Time that all occasions add to the loop, as a fraction of the loop's time."""
     mib: float | None = None
-    """What is written."""
+    """MiB written, if any."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the time goes."""
+    """Rates of a run, and the time that its parts take."""
 
     suite: str
     preset: str
     pace: Pace
-    """As training is."""
+    """The loop as in training."""
     timed: Pace
-    """With every part timed: :attr:`parts` and :attr:`unattributed` make up its seconds."""
+    """The loop with every part timed. Its seconds are the sum of :attr:`parts` and :attr:`unattributed`."""
     parts: dict[str, Part]
-    """Of the loop, one after the other; those that were called, the longest first."""
+    """Sequential parts of the loop that were called, the longest first."""
     beside: dict[str, Part]
-    """Of other threads."""
+    """Parts that run in other threads."""
     evaluation: Occasion
     checkpoint: Occasion
     peak_memory_mib: float
-    """Resident memory of the process, compilation included."""
+    """Peak resident memory of the process, compilation included."""
 
     @property
     def unattributed(self) -> float:
@@ -137,13 +137,13 @@ class Profile:
 
     @property
     def bound(self) -> str:
-        """What bounds the run: the longest part of the loop."""
+        """Text that names the bottleneck: the longest part of the loop."""
         name, part = max(self.parts.items(), key=lambda item: item[1].seconds)
         text = _BOUNDS.get(name, "{name}: {share:.0%} of the time")
         return text.format(name=name, share=part.seconds / self.timed.seconds)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Returns the profile as plain values, for JSON."""
         return {
             **asdict(self),
             "unattributed": self.unattributed,
@@ -160,17 +160,17 @@ def profile(
     resumed: Path | None = None,
     note: Callable[[str], None] = print,
 ) -> Profile:
-    """Train for so many seconds in a temporary folder, and find where they went.
+    """Trains for ``seconds`` seconds in a temporary folder, and returns the time that each part took.
 
     Args:
         config: of the run. Its random phase is cut short.
-        seconds: of training, without compilation, evaluation and checkpoint; at least two updates.
-        out: where the temporary folder is, so that the checkpoint goes to this disk.
-        resumed: a run whose latest checkpoint is gone on from; it stays as it is.
-        note: takes a line of what is being done.
+        seconds: of training, without compilation, evaluation and checkpoint. At least two updates are made.
+        out: folder of the temporary folder, so that the checkpoint goes to this disk.
+        resumed: a run whose latest checkpoint is the start. The run is not changed.
+        note: receives a line about each stage.
 
     Raises:
-        UserError: the configuration, the suite or a folder will not do.
+        UserError: the configuration, the suite or a folder is unusable.
     """
     suite = suite_of(config)
     check(config, suite.num_tasks)
@@ -202,7 +202,7 @@ def profile(
 
 
 def write_profile(found: Profile, out: Path) -> list[Path]:
-    """Write profile.json and profile.png to a folder; returns their paths.
+    """Writes profile.json and profile.png to a folder, and returns their paths.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -236,7 +236,7 @@ class _Profiled(Trainer):
     """A run that is timed instead of finished."""
 
     def profile(self, asked: TrainConfig, seconds: float, note: Callable[[str], None]) -> Profile:
-        """See :func:`profile`; ``asked`` says how often there are evaluations and checkpoints."""
+        """Runs :func:`profile`. ``asked`` gives the steps between evaluations and between checkpoints."""
         self._started = time.monotonic()
         with ExitStack() as stack:
             self._open(stack)
@@ -270,11 +270,11 @@ class _Profiled(Trainer):
             )
 
     def _evaluate(self, episodes: int, modes: tuple[Mode, ...]) -> None:
-        if modes != ("random",):  # that of the beginning, of which nobody would see the result
+        if modes != ("random",):  # the evaluation at the beginning, whose result is not used here
             super()._evaluate(episodes, modes)
 
     def _pace(self, seconds: float) -> Pace:
-        """Train so long, and for one update at least."""
+        """Trains for ``seconds`` seconds, and for at least one update."""
         step, updates = self.step, self._pipeline.updates
         start = time.perf_counter()
         while self._pipeline.updates == updates or time.perf_counter() < start + seconds:
@@ -285,7 +285,7 @@ class _Profiled(Trainer):
         return Pace(taken, env_steps, self._pipeline.updates - updates)
 
     def _watched(self) -> Stopwatch:
-        """A stopwatch on every part of the loop."""
+        """Returns a stopwatch on every part of the loop."""
         watch = Stopwatch()
         for name, owner, *methods in (
             ("environments", self._environments, "step"),
@@ -306,14 +306,14 @@ class _Profiled(Trainer):
         return watch
 
     def _seconds_to_save(self) -> float:
-        import orbax.checkpoint  # noqa: F401 - importing it is no part of saving
+        import orbax.checkpoint  # noqa: F401 - its import must not count as saving
 
         start = time.perf_counter()
         self.save()
         return time.perf_counter() - start
 
     def _saved(self) -> float:
-        """MiB of all checkpoints."""
+        """Returns the size of all checkpoints in MiB."""
         files = self.run.checkpoints_path.rglob("*")
         return sum(file.stat().st_size for file in files if file.is_file()) / 2**20
 

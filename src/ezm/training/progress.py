@@ -1,6 +1,6 @@
-"""What a training run shows while it runs: a live page, or plain lines where there is no terminal.
+"""Progress of a training run: a live page, or plain lines where there is no terminal.
 
-The page is drawn by a thread of its own, once a second; the training loop only hands over numbers.
+A separate thread draws the page once a second. The training loop only hands over numbers.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ RATE_WINDOW = 20.0
 """Seconds over which rates are averaged."""
 
 LEFT_WINDOW = 600.0
-"""Seconds over which the rate behind the time left is: evaluations and checkpoints have their part in it."""
+"""Seconds over which the rate for the time left is averaged. They are enough to include evaluations and checkpoints."""
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.-=+*%#"
-"""Where the terminal's encoding has no others."""
+"""Blocks for terminals whose encoding is ASCII."""
 
 _FRAMES_PER_SECOND = 1.0
-_PAGE_SECONDS = 5.0  # that a page of tasks is shown where not all fit
+_PAGE_SECONDS = 5.0  # duration of a page of tasks where not all fit
 _NUMBER = 7  # columns of a return
 _NAME = 24  # columns of a task's name, at most
-_TABLE_WIDTH = 58  # columns below which there is no place for two curves a task
+_TABLE_WIDTH = 58  # columns that two curves per task need
 _CELL = 29  # columns of a task in the compact form, at least
 
 
 def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:
-    """A curve of at most `width` characters, from the lowest value to the highest.
+    """Returns a curve of at most `width` characters, scaled from the lowest value to the highest.
 
-    More values than columns are averaged in groups of neighbours, so that the whole history is
-    there. What is not finite is a space; a curve that never changes runs at half height.
+    More values than columns are averaged in groups of neighbours, so that the curve shows the whole
+    history. A value that is not finite is a space. A constant curve runs at half height.
     """
     columns = min(width, len(values))
     edges = [len(values) * edge // columns for edge in range(columns + 1)] if columns else []
@@ -75,21 +75,21 @@ def _mean(values: Sequence[float]) -> float:
 
 
 class History:
-    """A growing list of returns in bounded memory: at most ``2 * size`` means of equally many each.
+    """A growing list of returns in bounded memory: at most ``2 * size`` means over equally many returns.
 
-    The last one may be of fewer.
+    The last mean may be over fewer returns.
     """
 
     def __init__(self, size: int = 64) -> None:
         self._size = size
-        self._each = 1  # returns of a mean
+        self._each = 1  # number of returns in a mean
         self._means: list[float] = []
         self.count = 0
-        """Returns so far."""
+        """Number of returns so far."""
         self.last = self.best = math.nan
 
     def add(self, value: float) -> None:
-        """Append a return."""
+        """Appends a return."""
         self.last = value
         if value > self.best or math.isnan(self.best):
             self.best = value
@@ -100,26 +100,26 @@ class History:
             self._means.append(value)
         self.count += 1
         if len(self._means) == 2 * self._size and self.count % self._each == 0:
-            # A new list, since the thread that draws may be reading the old one.
+            # A new list, because the thread that draws may be reading the old list.
             self._means = [_mean(pair) for pair in zip(self._means[::2], self._means[1::2])]
             self._each *= 2
 
     @property
     def means(self) -> list[float]:
-        """Oldest first; a copy."""
+        """A copy of the means, oldest first."""
         return list(self._means)
 
 
 class Pace:
-    """How fast a run was over its last `window` seconds; at least over its last two positions."""
+    """Rates of a run over its last `window` seconds, or at least over its last two positions."""
 
     def __init__(self, window: float) -> None:
         self._window = window
-        # (step, updates, seconds), oldest first, a hundred to the window; the last one is where it is.
+        # (step, updates, seconds), oldest first, a hundred per window. The last mark is the present position.
         self._marks: deque[tuple[int, int, float]] = deque()
 
     def add(self, position: tuple[int, int, float]) -> None:
-        """The run is here now: environment steps per task, updates, seconds."""
+        """Adds the run's present position: environment steps per task, updates, seconds."""
         marks, seconds = self._marks, position[2]
         if len(marks) > 1 and marks[-1][2] - marks[-2][2] < self._window / 100:
             marks[-1] = position
@@ -129,7 +129,7 @@ class Pace:
             marks.popleft()
 
     def rates(self) -> tuple[float, float]:
-        """Environment steps per task, and updates, per second; 0 where there are no two positions."""
+        """Returns environment steps per task and updates per second, or 0 before there are two positions."""
         if len(self._marks) < 2:
             return 0.0, 0.0
         (step, updates, start), (last_step, last_updates, end) = self._marks[0], self._marks[-1]
@@ -138,7 +138,7 @@ class Pace:
 
 
 class TrainingProgress:
-    """Per-task returns, rates, time left and memory, within ``with``."""
+    """A display of returns per task, rates, time left and memory. ``with`` starts and stops it."""
 
     def __init__(
         self,
@@ -150,8 +150,8 @@ class TrainingProgress:
         """Args:
         task_names: the suite's tasks, in order.
         total_steps: environment steps per task of the whole run.
-        console: where to; default: standard output.
-        folder: of the run, to be shown.
+        console: receives the output. The default is standard output.
+        folder: the run's folder, to be shown.
         """
         self._console = console or Console(file=cast(TextIO, Lenient(sys.stdout)))
         self._total = total_steps
@@ -190,7 +190,7 @@ class TrainingProgress:
             self._print_line()
 
     def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take over what an earlier part of the run measured: the rows of its metrics.jsonl."""
+        """Restores the history of an earlier part of the run from the rows of its metrics.jsonl."""
         step, updates, seconds = self._position
         for row in rows:
             step, updates, seconds = row["step"], row.get("updates", updates), row["seconds"]
@@ -206,12 +206,12 @@ class TrainingProgress:
         self._position = (step, updates, seconds)
 
     def announce(self, memory: Memory) -> None:
-        """Print what the run is going to take of memory; the page shows how much of it is taken."""
+        """Prints the memory that the run will take. From then on, the page shows how much of it is taken."""
         self._memory = memory
         self.message(str(memory))
 
     def update(self, step: int, updates: int, seconds: float) -> None:
-        """Report where the run is: environment steps per task, learner updates, seconds so far."""
+        """Reports the run's position: environment steps per task, learner updates, seconds so far."""
         self._position = (step, updates, seconds)
         self._lately.add(self._position)
         self._for_long.add(self._position)
@@ -219,31 +219,31 @@ class TrainingProgress:
             self._print_line()
 
     def episode(self, task: str, episode_return: float) -> None:
-        """Report a finished training episode."""
+        """Reports a finished training episode."""
         self._episodes[task].add(float(episode_return))
 
     def evaluation(self, task: str, mean: float) -> None:
-        """Report the mean return of an evaluation."""
+        """Reports the mean return of an evaluation."""
         self._evaluations[task].add(float(mean))
 
     def message(self, text: str) -> None:
-        """Print a line of its own, above the page."""
+        """Prints a line, above the page."""
         # A line in a file or a pipe stays one line.
         whole = self._live is None
         self._console.print(text, highlight=False, markup=False, soft_wrap=whole)
 
     def rates(self) -> tuple[float, float]:
-        """Environment steps of all tasks, and learner updates, per second of late; 0 if unknown."""
+        """Returns the recent environment steps of all tasks and learner updates per second, or 0 if unknown."""
         steps, updates = self._lately.rates()
         return steps * len(self._tasks), updates
 
     def forget_rates(self) -> None:
-        """Begin to measure anew: what comes takes another time than what was."""
-        # New ones, since the thread that draws may be reading the old ones.
+        """Discards past rates, because the coming steps take another time than the past ones."""
+        # New objects, because the thread that draws may be reading the old objects.
         self._lately, self._for_long = Pace(RATE_WINDOW), Pace(LEFT_WINDOW)
 
     def seconds_left(self) -> float | None:
-        """Time to the last step at the rate of the last minutes; None while it is unknown."""
+        """Returns the seconds to the last step at the rate of the last minutes, or None while it is unknown."""
         rate = self._for_long.rates()[0]
         return (self._total - self._position[0]) / rate if rate > 0 else None
 
@@ -273,7 +273,7 @@ class TrainingProgress:
         self.message(" · ".join([*self._status(), *([returns] if returns else [])]))
 
     def _latest(self, task: str) -> History:
-        """Of a task's evaluations; of its training episodes while there is none."""
+        """Returns the history of a task's evaluations, or of its training episodes before the first evaluation."""
         return (self._evaluations if self._evaluations[task].count else self._episodes)[task]
 
     # -- the page --------------------------------------------------------------------------
@@ -281,14 +281,14 @@ class TrainingProgress:
     def _render(self) -> RenderableType:
         width, height = self._console.size
         below: list[RenderableType] = [self._bar(width), *self._lines_below(width)]
-        room = max(1, height - len(below) - 1)  # a line stays free for what is printed above
+        room = max(1, height - len(below) - 1)  # a line stays free for messages above the page
         blocks = ASCII_BLOCKS if self._console.options.ascii_only else BLOCKS
         if width >= _TABLE_WIDTH and len(self._tasks) < room:
             return Group(*self._table(width, blocks), *below)
         return Group(*self._compact(width, room, blocks), *below)
 
     def _table(self, width: int, blocks: str) -> list[Text]:
-        """A line for each task: the curves of its training episodes and of its evaluations."""
+        """Returns a line for each task, with the curves of its training episodes and its evaluations."""
         name = min(max(map(cell_len, [*self._tasks, "task"])), _NAME, width // 3)
         # Two spaces before each curve, one before each number.
         curves = width - name - 4 - 3 * (_NUMBER + 1)
@@ -314,7 +314,7 @@ class TrainingProgress:
         return lines
 
     def _compact(self, width: int, room: int, blocks: str) -> list[Text]:
-        """Several tasks a line, each with the curve of its evaluations; pages, where not all fit."""
+        """Returns lines of several tasks, each with the curve of its evaluations. Pages alternate if not all fit."""
         rows = max(1, room - 1)  # below the heading
         columns = min(max(1, (width + 2) // (_CELL + 2)), -(-len(self._tasks) // rows))
         pages = -(-len(self._tasks) // (rows * columns))
@@ -366,7 +366,7 @@ class TrainingProgress:
 
 
 def packed(pieces: Sequence[str], width: int, between: str = " · ") -> list[str]:
-    """Pieces in as few lines as fit the width; a piece is never broken, only cut where it alone is too long."""
+    """Packs pieces into as few lines as fit the width. A piece is never broken, only cut where it alone is too long."""
     lines: list[str] = []
     for piece in (_fit(piece, width) if cell_len(piece) > width else piece for piece in pieces):
         if lines and cell_len(lines[-1] + between + piece) <= width:
@@ -377,7 +377,7 @@ def packed(pieces: Sequence[str], width: int, between: str = " · ") -> list[str
 
 
 def _fit(text: str, width: int, end: bool = False) -> str:
-    """Text padded or cut to so many columns; `end`: its end stays, and it is not padded."""
+    """Pads or cuts text to `width` columns. With `end`, it keeps the text's end when it cuts, and does not pad."""
     if cell_len(text) <= width:
         return text if end else set_cell_size(text, width)
     if not end:
@@ -397,7 +397,7 @@ def _number(value: float) -> str:
 
 
 def _short(path: Path) -> str:
-    """As seen from the current folder, where that is shorter."""
+    """Returns the path relative to the current folder, if that is shorter."""
     try:
         return min(os.path.relpath(path), str(path), key=len)
     except FileNotFoundError:  # the current folder is gone
@@ -405,7 +405,7 @@ def _short(path: Path) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
+    """Formats seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,19 +1,20 @@
-"""The run folder: everything one training run leaves on disk.
+"""The run folder: all files of one training run.
 
-::
+```text
+runs/<name>/
+    config.json           the configuration, the tasks at the start, and the version of this layout
+    metrics.jsonl         metrics, one JSON object a line
+    checkpoints/<step>/   parameters, optimiser, replay and counters; see checkpoints.py
+    tensorboard/          the same figures for TensorBoard
+    wandb.json, wandb/    the run at Weights & Biases, if requested
+    films/                a film of each task, if `ezm watch` made them
+    eval.json, eval.csv   evaluations by `ezm eval`, if any
+    report.html           made from all of these
+    lock                  held by the process that writes to the folder
+```
 
-    runs/<name>/
-        config.json           the configuration, the tasks as they were, and the version of this layout
-        metrics.jsonl         what was measured, one JSON object a line
-        checkpoints/<step>/   parameters, optimiser, replay and counters; see checkpoints.py
-        tensorboard/          the same figures for TensorBoard
-        wandb.json, wandb/    the run at Weights & Biases, where that was asked for
-        films/                a film of each task, where `ezm watch` made them
-        report.html           made from all of these
-        lock                  held by the process that writes to the folder
-
-Files are replaced, never edited in place, so that a kill at any moment leaves either the old
-content or the new.
+Files are replaced, never edited in place, so that a kill at any moment leaves either the old content or the new. The
+exception is metrics.jsonl, which is appended to. A last line that a kill cut short is skipped there.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ezm.output import note
 from ezm.training.checkpoints import Checkpoint, Checkpoints, Saved
 
 FORMAT = 1
-"""Version of the layout; raised when an older ezm could no longer read a run."""
+"""Version of the layout. It increases when an older ezm can no longer read a run."""
 
 
 def new_run_path(root: Path, suite: str, preset: str, seed: int) -> Path:
@@ -60,10 +61,10 @@ def new_run_path(root: Path, suite: str, preset: str, seed: int) -> Path:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace the content of `path` by `text` in one step.
+    """Replaces the content of `path` by `text` in one step.
 
     Raises:
-        UserError: the place cannot be written to.
+        UserError: the path cannot be written to.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -81,24 +82,24 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 class RunFolder:
-    """One run on disk; made by :meth:`create` or :meth:`open`."""
+    """One run on disk. :meth:`create` and :meth:`open` make it."""
 
     def __init__(self, path: Path, config: dict[str, Any], tasks: Sequence[Any] = ()) -> None:
         self.path = path
         self.config = config
-        """The configuration as it was given to :meth:`create`, plain values."""
+        """The configuration as plain values, from :meth:`create` or :meth:`replace_config`."""
         self.tasks = tasks
-        """The tasks likewise; none in runs of ezm 0.1 before they were written down."""
+        """The tasks as plain values. Empty in runs of an early ezm 0.1, which did not write them."""
         self._checkpoints = Checkpoints(path / "checkpoints")
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any], tasks: Sequence[Any] = ()) -> RunFolder:
-        """Make a new run folder, with its parents.
+        """Makes a new run folder, with its parents.
 
         Args:
             path: a folder that does not exist yet or is empty.
             config: nested plain values, as JSON can hold them.
-            tasks: what is to be known of the tasks when the run goes on, plain values too.
+            tasks: descriptions of the tasks for a resume, also plain values.
 
         Raises:
             UserError: the path is a run already, holds other files, or cannot be written to.
@@ -119,10 +120,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Open an existing run folder.
+        """Opens an existing run folder.
 
         Raises:
-            UserError: not a run folder, written by a newer ezm, or its config.json is damaged.
+            UserError: the path is not a run folder, a newer ezm wrote it, or its config.json is damaged or unreadable.
         """
         path = _place(path)
         file = path / "config.json"
@@ -149,7 +150,7 @@ class RunFolder:
         return cls(path, config, tasks)
 
     def replace_config(self, config: dict[str, Any]) -> None:
-        """Change the configuration, as where a run is given more steps; hold the lock meanwhile.
+        """Replaces the configuration, for example when a run is given more steps. The caller must hold the lock.
 
         Raises:
             UserError: the folder cannot be written to.
@@ -183,9 +184,9 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep every other process from writing here; the system frees it when this one ends.
+        """Locks the folder, so that no other process writes to it. The system frees the lock when this process ends.
 
-        Where the system has no locks, a line says so, and the run goes on without.
+        Where the system has no locks, it prints a line and goes on without a lock.
 
         Raises:
             UserError: another process holds the run (the message names it).
@@ -213,23 +214,23 @@ class RunFolder:
             os.close(file)
 
     def save_checkpoint(self, step: int, arrays: Any, meta: dict[str, Any]) -> Saved:
-        """Save a checkpoint; see :meth:`Checkpoints.save`."""
+        """Saves a checkpoint, see :meth:`Checkpoints.save`."""
         return self._checkpoints.save(step, arrays, meta)
 
     def latest_checkpoint(self, wanted: Any = None) -> Checkpoint | None:
-        """The newest checkpoint that can be read, or some of its arrays; see :meth:`Checkpoints.latest`."""
+        """Returns the newest readable checkpoint, or some of its arrays, see :meth:`Checkpoints.latest`."""
         return self._checkpoints.latest(wanted)
 
     def checkpoint_steps(self) -> list[int]:
-        """Steps of the saved checkpoints, oldest first."""
+        """Returns the steps of the saved checkpoints, oldest first."""
         return self._checkpoints.steps()
 
 
 def _place(path: Path) -> Path:
-    """The whole path, where it can be written.
+    """Returns the absolute path.
 
     Raises:
-        UserError: its name cannot be written under this locale, or the current folder is gone.
+        UserError: its name cannot be encoded in this locale, or the current folder is gone.
     """
     try:
         path = Path(path).absolute()
@@ -251,7 +252,7 @@ def _write_config(path: Path, config: dict[str, Any], tasks: Sequence[Any]) -> N
 
 
 def unwritable(path: Path, error: OSError) -> UserError:
-    """The error to raise where writing to `path` failed with `error`."""
+    """Returns the error to raise when writing to `path` failed with `error`."""
     return UserError(
         f"cannot write to {path} ({error.strerror}): free the place or choose another folder"
     )

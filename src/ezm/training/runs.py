@@ -1,4 +1,4 @@
-"""Runs as a user sees them: start one, go on with one, take its agent."""
+"""Functions that start a run, resume a run, and load a run's agent."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ezm.training.trainer import Trainer, memory_of, replay_rows, take_over
 from ezm.validation import check
 
 _LARGEST_REWARD = 1e6
-"""Bounds of bins beyond it leave float32 too few digits for the differences between actions."""
+"""Largest bound of bins. Beyond it float32 has too few digits for the differences between actions."""
 
 
 def suite_of(config: TrainConfig) -> Suite:
-    """The suite that a run trains on, as its tasks are now.
+    """Returns the suite that a run trains on, with the present versions of its tasks.
 
     Raises:
         UserError: as :func:`ezm.tasks.load_suite`.
@@ -42,12 +42,12 @@ def suite_of(config: TrainConfig) -> Suite:
 
 
 def as_trained(suite: Suite, run: RunFolder) -> Suite:
-    """The suite with the bounds of rewards and the lengths of episodes that the run began with.
+    """Returns the suite with the reward bounds and the episode lengths that the run began with.
 
-    Values and discounts are made of them. A line on standard error says where a task has others now.
+    The supports and discounts depend on them. A line on standard error names each task that has others now.
 
     Raises:
-        UserError: a task has other sizes now.
+        UserError: a task now has another observation or action size.
     """
     names = [field.name for field in fields(TaskSpec) if field.default is MISSING]
     before = {task.name: task for task in (read(TaskSpec, each, names) for each in run.tasks)}
@@ -71,10 +71,10 @@ def as_trained(suite: Suite, run: RunFolder) -> Suite:
 
 
 def train(config: TrainConfig, path: Path, *, wandb: bool = False) -> bool:
-    """Start a run in the new folder ``path``. Returns False where Ctrl-C stopped it.
+    """Trains a new run in the folder ``path``. Returns False if Ctrl-C stopped it.
 
     Raises:
-        UserError: the configuration, the suite or the folder will not do.
+        UserError: the configuration, the suite or the folder is unusable.
     """
     suite = suite_of(config)
     config = config.for_tasks(suite.num_tasks)
@@ -91,17 +91,17 @@ def resume(
     replay_on_device: bool | None = None,
     wandb: bool = False,
 ) -> bool:
-    """Go on with the run in ``path`` from its latest checkpoint.
+    """Resumes the run in ``path`` from its latest checkpoint. Returns False if Ctrl-C stopped it.
 
     Args:
         path: the run's folder.
-        steps: a new number of steps per task for the run; None: as it was.
-        devices: a new number of devices for the learner; None: as it was.
-        replay_on_device: whether the replay's rows are on the learner's device; None: as it was.
+        steps: a new number of steps per task for the run. None keeps the number.
+        devices: a new number of devices for the learner. None keeps the number.
+        replay_on_device: whether the replay's rows are on the learner's device. None keeps the setting.
         wandb: also log to Weights & Biases.
 
     Raises:
-        UserError: ``path`` is no run, or another process works on it, or there are fewer devices.
+        UserError: ``path`` is not a run, another process works on it, or there are fewer devices.
     """
     run = RunFolder.open(path)
     config: TrainConfig = from_dict(run.config)
@@ -115,10 +115,12 @@ def resume(
 
 
 def announced(config: TrainConfig) -> tuple[Memory, int, int]:
-    """What a run would take of memory, its replay's rows per task, and its tasks; no array is made.
+    """Returns the memory that a run would take, its replay's rows per task, and its number of tasks.
+
+    It allocates no array.
 
     Raises:
-        UserError: the suite will not do.
+        UserError: the suite is unusable.
     """
     suite = suite_of(config)
     return _memory(config, suite), replay_rows(config, suite), suite.num_tasks
@@ -133,7 +135,7 @@ def _memory(config: TrainConfig, suite: Suite) -> Memory:
 
 
 def _check(config: TrainConfig, suite: Suite) -> None:
-    """Refuse a run that cannot be trained here before anything is written."""
+    """Refuses a run that cannot be trained on this machine, before anything is written."""
     check(config, suite.num_tasks)
     mesh(config.devices)
     for task in suite.tasks:
@@ -166,12 +168,12 @@ def _run(run: RunFolder, config: TrainConfig, suite: Suite, wandb: bool) -> bool
 
 
 def load_agent(run: RunFolder) -> tuple[Agent, int]:
-    """The agent of a run's latest checkpoint, to act with, and its environment steps per task.
+    """Returns the agent of a run's latest checkpoint, to act with, and its environment steps per task.
 
-    Of the checkpoint, model and statistics are read; replay, slow copy and optimizer are not.
+    It reads the model and the statistics from the checkpoint, but not the replay, the EMA copy and the optimizer.
 
     Raises:
-        UserError: the run has no checkpoint yet, or it is from another version.
+        UserError: the run has no checkpoint yet, or its networks or tasks differ from the present ones.
     """
     config: TrainConfig = from_dict(run.config)
     suite = as_trained(suite_of(config), run)

@@ -31,9 +31,9 @@ from ezm.training.progress import TrainingProgress
 from ezm.training.run_folder import Checkpoint, RunFolder
 from ezm.world_model.policy import MAX_ACTION
 
-_NORMALIZER_EVERY = 25  # steps per task between two refreshes of the observation statistics
+_NORMALIZER_EVERY = 25  # steps per task between two refreshes of the normaliser
 EVALUATED: tuple[Mode, ...] = ("search", "policy")
-"""How an agent acts in evaluations: both ways, so that what the search adds to the policy is seen."""
+"""Modes of acting in evaluations. The difference shows what the search adds to the policy."""
 _LOG_EVERY = 50  # steps per task between two rows of losses
 
 
@@ -42,10 +42,10 @@ class Trainer:
 
     Args:
         config: the whole configuration.
-        suite: what it trains on.
-        run: the (locked) folder that records it.
-        metrics: where figures go.
-        progress: what the person at the terminal sees.
+        suite: the tasks to train on.
+        run: the (locked) folder that records the run.
+        metrics: logs the figures.
+        progress: shows progress at the terminal.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Trainer:
         self.agent = build(config, suite)
         rows = replay_rows(config, suite)
         self.memory = memory_of(config, suite, self.agent.state.model.num_parameters())
-        """What the run is going to take."""
+        """Memory that the run will take."""
         self.replay = Replay(
             suite.num_tasks,
             suite.observation_size,
@@ -78,19 +78,19 @@ class Trainer:
         self._ready = False
         """Whether all programs are compiled."""
         self._checkpoint: Checkpoint | None = None
-        """What the run goes on from, until it does."""
+        """The checkpoint to resume from, until the run has resumed."""
 
     # -- the run ---------------------------------------------------------------------------
 
     def train(self) -> bool:
-        """Go on to the configured number of steps. Returns False where Ctrl-C stopped it earlier.
+        """Trains to the configured number of steps. Returns False if Ctrl-C stopped the run earlier.
 
-        Whatever ends the run, its state is saved first; that of the environments too, unless the end came in the
-        middle of a step: then a resumed run begins new episodes.
+        Whatever ends the loop, the run's state is saved first. An exception may come in the middle of a step, so the
+        environments are then not saved, and a resumed run begins new episodes.
 
         Raises:
-            UserError: an environment failed, or there is no place for a checkpoint.
-            Diverged: the learner failed. What is saved is its state before.
+            UserError: an environment failed, or a checkpoint cannot be written.
+            Diverged: a loss, a gradient or an action is not finite. The saved state is the last finite state.
         """
         self._started = time.monotonic()
         with ExitStack() as stack:
@@ -119,10 +119,10 @@ class Trainer:
         self._pipeline = Pipeline(self.agent.learner, self.agent.state, self.replay, self.rng)
         self.agent.state = self._pipeline.state
         self._normalizer = self.agent.statistics.normalizer()
-        # Compiling goes on beside the making of environments and the random steps.
+        # Compiling runs in parallel with the creation of environments and the random steps.
         thread = stack.enter_context(ThreadPoolExecutor(1, "ezm-compile"))
         self._compiling = thread.submit(self._compile)
-        # An environment that cannot be restored begins a new episode, not the first one again.
+        # With this seed, an environment that cannot be restored does not repeat its first episode.
         seed = config.seed + 1_000_003 * self.step
         self._environments = ParallelTasks(
             self.suite,
@@ -156,11 +156,11 @@ class Trainer:
             self._advance()
 
     def _advance(self) -> None:
-        """One step of every task, the updates owed for it, and what is due after so many steps."""
+        """Makes one step of every task and the updates due for it, and the evaluations and saves due after it."""
         config = self.config
         if not self._ready and self.step >= config.random_steps:
             self._get_ready()
-        # Both begin with the same parameters. A device takes up what it is given in that order, so the search comes first.
+        # Both use the same parameters. A device runs programs in the order of submission, so the search comes first.
         searching = self._search()
         learned = self._learn()
         self._act(searching)
@@ -178,7 +178,7 @@ class Trainer:
             self.save()
 
     def _compile(self) -> int:
-        """Compile what learning, acting and evaluating need, beside the random steps; returns the learner's memory."""
+        """Compiles the programs of learning, acting and evaluating. Returns the learner's working memory in bytes."""
         config, agent, tasks = self.config, self.agent, self.suite.num_tasks
         updates = max(1, config.updates_by(config.random_steps + 1))
         memory = self._pipeline.compile(self._normalizer, updates)
@@ -192,18 +192,18 @@ class Trainer:
         return memory
 
     def _get_ready(self) -> None:
-        """Wait until the programs are compiled."""
+        """Waits until the programs are compiled."""
         if not self._compiling.done():
             self.progress.message("compiling (once; cached for later runs)")
         memory = self._compiling.result()
         self.progress.message(f"learning takes {size(memory)} more")
-        self.progress.forget_rates()  # random actions are behind
+        self.progress.forget_rates()  # the rates so far were with random actions
         self._ready = True
 
     # -- one step --------------------------------------------------------------------------
 
     def _learn(self) -> Updates | None:
-        """The updates that the fixed ratio owes for the coming step."""
+        """Starts the updates due for the coming step, and returns the last of them. None before learning begins."""
         if self.step < self.config.random_steps:
             return None
         pipeline, config = self._pipeline, self.config
@@ -216,14 +216,14 @@ class Trainer:
         return learned
 
     def _search(self) -> tuple[Any, Searches | None] | None:
-        """Begin the choice of the next action of every task; None while actions are random."""
+        """Starts the search for every task's next action. Returns None while actions are random."""
         if self.step < self.config.random_steps:
             return None
         observation = self._environments.observation
         return self._actor.explore(self.agent.state, self._normalizer, observation, self._acting_as)
 
     def _act(self, searching: tuple[Any, Searches | None] | None) -> None:
-        """One step of every task, recorded."""
+        """Makes one step of every task and records it."""
         environments = self._environments
         tasks = environments.task_ids
         if searching is None:
@@ -236,7 +236,7 @@ class Trainer:
                 self._pipeline.settle()
                 raise Diverged(f"the agent's action is {action[~np.isfinite(action)][0]}")
             if searches is not None:
-                # What was searched for another task is no target of this one.
+                # A search for another task is no target for this task.
                 row = np.where(self._acting_as == tasks, self.replay.rows[tasks] - 1, -1)
                 self.replay.store(tasks, row, searches, self._pipeline.updates)
             if self.config.noise:
@@ -274,7 +274,7 @@ class Trainer:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of training, evaluations and earlier parts of the run included."""
+        """Wall-clock seconds of training, including evaluations and earlier parts of the run."""
         return self._seconds_before + time.monotonic() - self._started
 
     def _describe(self) -> None:
@@ -354,14 +354,14 @@ class Trainer:
     # -- keeping ---------------------------------------------------------------------------
 
     def save(self, *, environments: bool = True) -> None:
-        """Write a checkpoint of all that decides how the run goes on.
+        """Writes a checkpoint of the run's whole state.
 
         Args:
-            environments: with their state; without, a resumed run begins new episodes.
+            environments: whether to save their state. Without it, a resumed run begins new episodes.
 
         Raises:
             Diverged: the last update was not finite.
-            UserError: there is no place for it.
+            UserError: the checkpoint cannot be written.
         """
         self._pipeline.settle()
         self.agent.state = self._pipeline.state
@@ -389,7 +389,7 @@ class Trainer:
         self.progress.message(f"checkpoint: {size(saved.bytes)} in {saved.seconds:.1f} s")
 
     def _keep_what_was_finite(self, error: Diverged) -> Diverged:
-        """Save the learner as it was before the update that failed, and that update's batch."""
+        """Saves the learner as it was before the failed updates, and the batches of these updates."""
         kept = f"the agent before it is kept at step {self.step:,}"
         if (update := self._pipeline.diverged) is not None:
             batch = self.run.path / "diverged.npz"
@@ -402,7 +402,7 @@ class Trainer:
         )
 
     def _go_on(self, checkpoint: Checkpoint) -> list[int]:
-        """Take over what lives only while the run does; returns the tasks whose environments begin anew."""
+        """Restores the state of actors, pipeline and environments. Returns the tasks whose environments start again."""
         saved, meta = checkpoint.arrays, checkpoint.meta
         self._actor.steps, self._evaluation_actor.steps = meta["acted"], meta["evaluated"]
         self._acting_as[:] = saved["acting_as"]
@@ -421,7 +421,7 @@ class Trainer:
         return anew
 
     def restore(self) -> None:
-        """Go back to the run's latest checkpoint, or to its beginning where it has none."""
+        """Restores the run's latest checkpoint, or its beginning where it has none."""
         checkpoint = self.run.latest_checkpoint()
         if checkpoint is None:
             self.metrics.truncate(0, -1)
@@ -440,10 +440,10 @@ class Trainer:
 
 
 def take_over(agent: Agent, checkpoint: Checkpoint) -> None:
-    """Give an agent what a checkpoint of its configuration holds.
+    """Loads a checkpoint of the same configuration into an agent.
 
     Raises:
-        UserError: its networks are others.
+        UserError: the checkpoint's networks differ.
     """
     try:
         agent.load(checkpoint.arrays["agent"])
@@ -455,13 +455,16 @@ def take_over(agent: Agent, checkpoint: Checkpoint) -> None:
 
 
 def replay_rows(config: TrainConfig, suite: Suite) -> int:
-    """Rows of each task's replay: no more than the run can fill, a step each and one for each episode's end."""
+    """Returns the rows of each task's replay: the capacity, or fewer if the run cannot fill it.
+
+    A run fills a row for each step, and another row at the end of each episode.
+    """
     shortest = min(task.episode_steps or 1 for task in suite.tasks)
     return min(config.replay.capacity, config.steps + config.steps // shortest + 2)
 
 
 def memory_of(config: TrainConfig, suite: Suite, parameters: int) -> Memory:
-    """What a run with a model of so many parameters takes."""
+    """Returns the memory that a run with a model of ``parameters`` parameters takes."""
     sizes = RowSizes(suite.observation_size, suite.action_size, config.kept_actions)
     rows = suite.num_tasks * replay_rows(config, suite)
     places, content = (rows * size for size in Replay.bytes_per_row(sizes))

@@ -1,8 +1,8 @@
-"""A run's numbers at Weights & Biases, beside metrics.jsonl. What fails there stops no training.
+"""A mirror of a run's numbers at Weights & Biases, in addition to metrics.jsonl. Its failures stop no training.
 
-Environment variables of wandb's own decide where they go: ``WANDB_PROJECT`` (default: ezm),
-``WANDB_ENTITY``, ``WANDB_NAME`` (default: the run folder's), ``WANDB_MODE=offline``. The run's
-identity is kept in its folder as wandb.json, so that a resumed run goes on there too.
+wandb's environment variables decide where the numbers go: ``WANDB_PROJECT`` (default: ezm),
+``WANDB_ENTITY``, ``WANDB_NAME`` (default: the run folder's), ``WANDB_MODE=offline``. The file
+wandb.json in the run's folder keeps the run's identity, so that a resumed run goes on there too.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 from ezm.errors import UserError
 from ezm.training.run_folder import RunFolder, write_atomically
 
-_INIT_SECONDS = 30.0  # until a run that gets no answer is kept on disk
-_FINISH_SECONDS = 120.0  # for what is not sent yet when the run ends
+_INIT_SECONDS = 30.0  # without an answer, after which the run is kept on disk
+_FINISH_SECONDS = 120.0  # for sending the rest when the run ends
 
 
 class WandbMirror:
-    """Sends the numbers of one run."""
+    """Sends the numbers of one run to Weights & Biases."""
 
     def __init__(self, run: RunFolder, note: Callable[[str], None] = print) -> None:
         """Args:
-            run: what is sent; wandb's own files go to its folder.
-            note: takes a line for the person at the terminal.
+            run: the run to send. wandb's own files go to its folder.
+            note: shows a line at the terminal.
 
         Raises:
             UserError: wandb is not installed.
@@ -34,11 +34,11 @@ class WandbMirror:
         self._note = note
         self._folder = run.path / "wandb"
         self._session = self._begin(run)
-        # What an earlier part of the run sent is there already, and the same.
+        # An earlier part of the run has sent the same numbers already.
         self._next_step = 0 if self._session is None else int(self._session.step)
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Send numbers by their names, measured at so many environment steps per task."""
+        """Sends numbers by their names, measured at ``step`` environment steps per task."""
         if self._session is None or step < self._next_step:
             return
         try:
@@ -47,7 +47,7 @@ class WandbMirror:
             self._give_up(error)
 
     def close(self) -> None:
-        """Wait until all is sent, but not for ever; a second call does nothing."""
+        """Waits until all is sent, for a limited time. A second call does nothing."""
         session, self._session = self._session, None
         if session is None:
             return
@@ -65,7 +65,7 @@ class WandbMirror:
                 "pip install 'ezm-rl[wandb]', or leave the option out"
             ) from error
         try:
-            # Its own lines would tear the live page apart; what matters is said in ours.
+            # wandb's own lines would break the live page. Our lines say what matters.
             wandb.setup(wandb.Settings(silent=True))
             try:
                 session = _init(wandb, run, os.environ.get("WANDB_MODE"))
@@ -99,7 +99,7 @@ class WandbMirror:
 
 
 def _init(wandb: Any, run: RunFolder, mode: str | None) -> Any:
-    """wandb's session: of the run that wandb.json names, or of a new one."""
+    """Returns wandb's session, for the run that wandb.json names or for a new run."""
     environment, file = os.environ.get, run.path / "wandb.json"
     identity = (
         json.loads(file.read_text(encoding="utf-8"))
@@ -117,7 +117,7 @@ def _init(wandb: Any, run: RunFolder, mode: str | None) -> Any:
         dir=str(run.path),
         config=run.config,
         mode=mode,
-        # Not what is printed: that would be the live page, over and over.
+        # No console capture: it would record the live page, over and over.
         settings=wandb.Settings(
             silent=True, console="off", init_timeout=_INIT_SECONDS, finish_timeout=_FINISH_SECONDS
         ),

@@ -1,4 +1,4 @@
-"""A trained model in the layout that plans fastest for one robot: the same function, other arrays."""
+"""Conversion of a trained model into the layout that plans fastest for one robot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ezm.world_model.model import WorldModel
 
 
 def for_one_robot(model: WorldModel, key: PRNGKeyArray) -> WorldModel:
-    """With two value heads, drawn once, their arrays apart."""
+    """Returns the model with two value heads, drawn once, whose arrays are separate."""
     model = model.with_two_heads(key)
     if not isinstance(model.value_heads, Ensemble):
         return model

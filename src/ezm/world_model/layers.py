@@ -1,4 +1,4 @@
-"""The few layers that the world model is made of. All act on the last axis of any batch shape."""
+"""The layers of the world model. All act on the last axis, with any batch shape before it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Norm = Literal["layer", "unit"]
 
 @jax.custom_vjp
 def layer_norm(x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
-    """LayerNorm without scale and bias: the linear layer that follows has its own."""
+    """LayerNorm without scale and bias, because the linear layer that follows has its own."""
     return _normalized(x)[0]
 
 
@@ -29,7 +29,7 @@ def _normalized(x: Array) -> tuple[Array, tuple[Array, Array]]:
 
 
 def _normalized_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array]:
-    # Two means of the incoming gradient; what jax.grad makes of the above takes more passes.
+    # This takes two means of the incoming gradient. The derivative by jax.grad takes more passes.
     y, scale = saved
     along = (g * y).mean(-1, keepdims=True)
     return (scale * (g - g.mean(-1, keepdims=True) - y * along),)
@@ -42,7 +42,7 @@ layer_norm.defvjp(_normalized, _normalized_backward)
 def matmul(
     x: Float[Array, "*batch inputs"], weight: Float[Array, "inputs outputs"], precision: Any
 ) -> Float[Array, "*batch outputs"]:
-    """x @ weight with factors of a precision, forward and backward, and sums in float32."""
+    """Returns x @ weight. Forward and backward, the factors have ``precision`` and the sums are float32."""
     return _dot(x.astype(precision), weight.astype(precision))
 
 
@@ -69,7 +69,10 @@ def _matmul_backward(precision: Any, saved: tuple[Array, Array], out: Array) -> 
 
 
 def _rows_by_rows(x: Array, y: Array) -> Array:
-    """x.T @ y with x.T laid out row by row: XLA's bfloat16 product of a CPU is four times as fast so (JAX 0.10)."""
+    """Returns x.T @ y with x.T laid out row by row.
+
+    This layout makes XLA's bfloat16 product on a CPU four times as fast (JAX 0.10).
+    """
     transposed = jax.lax.optimization_barrier(x.T)
     return _dot(with_layout_constraint(transposed, Layout((0, 1))), y)
 
@@ -78,10 +81,10 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 class Linear(eqx.Module):
-    """x @ weight + bias, truncated-normal weights of variance 1 / fan-in (or zeros), zero bias.
+    """Linear layer x @ weight + bias, with truncated-normal weights of variance 1 / fan-in (or zeros) and zero bias.
 
-    With ``unit`` the weights of each output are scaled to norm 1 before the product, so that an update's effect does not
-    shrink as they grow (SimbaV2, Lee et al. 2025; FlashSAC).
+    With ``unit`` the weights of each output are scaled to norm 1 before the product. An update's effect then does not
+    shrink as the weights grow (SimbaV2, Lee et al. 2025, and FlashSAC).
     """
 
     weight: Float[Array, "inputs outputs"]
@@ -104,7 +107,7 @@ class Linear(eqx.Module):
 
     @property
     def matrix(self) -> Float[Array, "inputs outputs"]:
-        """The matrix that the input is multiplied by."""
+        """The matrix that multiplies the input: the weight, scaled if ``unit``."""
         if not self.unit:
             return self.weight
         norm = jnp.linalg.norm(self.weight, axis=0, keepdims=True)
@@ -115,7 +118,7 @@ class Linear(eqx.Module):
 
 
 class Rounded(eqx.Module):
-    """A :class:`Linear` whose product has factors of another precision than its weight."""
+    """A :class:`Linear` whose product rounds its factors to another precision. The weight keeps its own."""
 
     linear: Linear
     precision: Precision = eqx.field(static=True)
@@ -139,15 +142,15 @@ class Residual(eqx.Module):
 
 
 def rms_norm(x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
-    """x divided by the root of its mean square."""
+    """Returns x divided by the root of its mean square."""
     return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-5)
 
 
 class MLP(eqx.Module):
-    """Hidden layers, then a linear output.
+    """Multilayer perceptron: hidden layers, then a linear output.
 
-    A hidden layer is linear, LayerNorm, relu (``norm`` "layer"), or a linear layer of unit weights, relu,
-    RMSNorm ("unit").
+    With ``norm`` "layer", a hidden layer is a linear layer, LayerNorm and relu. With "unit", it is a linear layer of
+    unit weights, relu and RMSNorm.
     """
 
     hidden: tuple[Linear, ...]
@@ -183,44 +186,44 @@ class MLP(eqx.Module):
 
 
 def residual_blocks(num: int, size: int, key: PRNGKeyArray) -> tuple[Residual, ...]:
-    """``num`` blocks of one width."""
+    """Returns ``num`` residual blocks of width ``size``."""
     return tuple(Residual(size, k) for k in jax.random.split(key, num)) if num else ()
 
 
 class Ensemble(eqx.Module):
     """Several MLPs of one shape on the same input."""
 
-    stacked: MLP  # its arrays carry a leading axis of members
+    stacked: MLP  # its arrays have a leading axis of members
 
     @property
     def members(self) -> int:
-        """How many there are."""
+        """Number of MLPs."""
         leaf: Array = jax.tree.leaves(self.stacked)[0]
         return leaf.shape[0]
 
     def pick(self, index: Int[Array, " picked"]) -> Ensemble:
-        """Some of the members."""
+        """Returns the ensemble of the members at ``index``."""
         return Ensemble(jax.tree.map(lambda x: x[index], self.stacked))
 
     def separate(self) -> Separate:
-        """The same function, one call for each member."""
+        """Returns the same function with a separate MLP for each member."""
         return Separate(
             tuple(jax.tree.map(lambda x, i=i: x[i], self.stacked) for i in range(self.members))
         )
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "members *batch outputs"]:
-        # A product each: XLA's batched ones are slower on a CPU, their gradients most of all.
+        # One product per member: XLA's batched products are slower on a CPU, their gradients most of all.
         return self.separate()(x)
 
 
 class Separate(eqx.Module):
-    """An :class:`Ensemble` whose members' arrays are apart, so that no call has to slice them."""
+    """An :class:`Ensemble` whose members have separate arrays, so that no call has to slice them."""
 
     parts: tuple[MLP, ...]
 
     @property
     def members(self) -> int:
-        """How many there are."""
+        """Number of MLPs."""
         return len(self.parts)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "members *batch outputs"]:

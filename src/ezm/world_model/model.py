@@ -1,8 +1,11 @@
 """The world model: one set of networks for all tasks, conditioned on a task embedding (paper, section 2).
 
-    representation h(o, e) -> s      dynamics g(s, e, a) -> s'      reward r(s, e, a)
-    prediction f(s, e) -> values, policy           Q(s, e, a), ours, optional
-    projector, predictor (temporal consistency)
+- representation h(o, e) -> s
+- dynamics g(s, e, a) -> s'
+- reward r(s, e, a)
+- prediction f(s, e) -> values, policy
+- Q(s, e, a), ours, optional
+- projector, predictor (temporal consistency)
 
 All methods take any leading batch shape. ``task`` is an integer array of that batch shape.
 """
@@ -31,18 +34,18 @@ from ezm.world_model.layers import (
 from ezm.world_model.policy import MAX_ACTION, Gaussian
 from ezm.world_model.scalars import Support
 
-# Keeps tanh(mean) out of its flat ends, where no gradient leads back.
+# Keeps tanh(mean) away from its flat ends, where the gradient vanishes.
 _LARGEST_MEAN = 3.0
 
 
 def unbounded_mean(action: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """What the policy head has to say so that the policy's mode is ``action``, kept within the largest action."""
+    """Returns the output of the policy head for which the policy's mode is ``action``, clipped to +-MAX_ACTION."""
     action = np.clip(action, -MAX_ACTION, MAX_ACTION)
     return _LARGEST_MEAN * np.arctanh(np.arctanh(action) / _LARGEST_MEAN)
 
 
 class Context(eqx.Module):
-    """What the networks know of the task: its embedding, its action mask, and where its policy's mean begins."""
+    """The task's inputs to the networks: its embedding, its action mask, and the offset of its policy's mean."""
 
     embedding: Float[Array, "*batch embedding"]
     action_mask: Float[Array, "*batch action"]
@@ -53,8 +56,10 @@ class Context(eqx.Module):
 
 
 class Transition(eqx.Module):
-    """Trunk over (s, e, action code), used by the dynamics and by the reward: an MLP of the inputs added
-    to s, then residual blocks."""
+    """Trunk over (s, e, action code) of the dynamics and of the reward.
+
+    It adds an MLP of the inputs to s, and then applies residual blocks.
+    """
 
     first: Linear
     second: Linear
@@ -74,7 +79,10 @@ class Transition(eqx.Module):
 
 
 class WorldModel(eqx.Module):
-    """Parameters and forward passes. Build with ``WorldModel(config, suite sizes, supports, key=key)``."""
+    """The world model's parameters and forward passes.
+
+    Build it with ``WorldModel(config, suite sizes, supports, key=key)``.
+    """
 
     task_embedding: Float[Array, "tasks embedding"]
     observation_in: Linear
@@ -89,8 +97,8 @@ class WorldModel(eqx.Module):
     policy_head: MLP
     q_heads: Ensemble | None
     policy_offset: Float[Array, "tasks action"] | None
-    """A constant that each task adds to its policy's mean, before the bound. Beside the head's bias a trained one would
-    double the step that Adam takes."""
+    """A constant that each task adds to its policy's mean, before the bound. It is not trained: together with the
+    head's bias, a trained offset would double the step that Adam takes."""
     projector: MLP | None
     predictor: MLP | None
     value_support: Support
@@ -155,7 +163,7 @@ class WorldModel(eqx.Module):
             self.policy_offset = jnp.asarray(unbounded_mean(neutral_action), jnp.float32)
         self.q_heads = None
         if config.q_heads:
-            # Keys of their own: a model without Q heads draws the same numbers.
+            # A separate key, so that a model without Q heads draws the same numbers.
             q_keys = jax.random.split(jax.random.fold_in(key, 1), config.q_heads)
             self.q_heads = critics(q_keys, inputs)
         self.projector = self.predictor = None
@@ -166,7 +174,7 @@ class WorldModel(eqx.Module):
     def context(
         self, task: Int[Array, "*batch"], action_masks: Float[Array, "tasks action"]
     ) -> Context:
-        """The embedding of each task, its norm at most 1, and its action mask."""
+        """Returns the context of each task. The embedding has norm at most 1, and is 0 without task embeddings."""
         embedding = self.config.task_embedding_scale * self.task_embedding
         norm = jnp.linalg.norm(embedding, axis=-1, keepdims=True)
         embedding = embedding / jnp.maximum(norm, 1.0)
@@ -183,7 +191,7 @@ class WorldModel(eqx.Module):
     def represent(
         self, observation: Float[Array, "*batch observation"], context: Context
     ) -> Float[Array, "*batch latent"]:
-        """h: a (normalised) observation to the latent state s."""
+        """Returns the latent state s = h(o, e) of a (normalised) observation."""
         x = self.observation_in(jnp.concatenate((observation, context.embedding), axis=-1))
         x = jnp.tanh(layer_norm(x))
         for block in self.representation:
@@ -196,14 +204,14 @@ class WorldModel(eqx.Module):
         action: Float[Array, "*batch action"],
         context: Context,
     ) -> tuple[Float[Array, "*batch latent"], Float[Array, "*batch bins"]]:
-        """g and r: the next latent state, and the logits of the reward on the way there."""
+        """Returns the next latent state g(s, e, a), and the logits of the reward r(s, e, a)."""
         code = self.code(action, context)
         return self.next(latent, code, context), self.reward_logits(latent, code, context)
 
     def code(
         self, action: Float[Array, "*batch action"], context: Context
     ) -> Float[Array, "*batch code"]:
-        """What dynamics and reward see of an action."""
+        """Returns the action's code, the input of the dynamics, the reward and Q."""
         action = action * context.action_mask
         return jnp.tanh(self.action_in(jnp.concatenate((action, context.embedding), axis=-1)))
 
@@ -213,7 +221,7 @@ class WorldModel(eqx.Module):
         code: Float[Array, "*batch code"],
         context: Context,
     ) -> Float[Array, "*batch latent"]:
-        """g: the latent state after an action, see :meth:`code`."""
+        """Returns the latent state g(s, e, a) after the action with this :meth:`code`."""
         return self._latent(self.dynamics(latent, context.embedding, code))
 
     def reward_logits(
@@ -222,7 +230,7 @@ class WorldModel(eqx.Module):
         code: Float[Array, "*batch code"],
         context: Context,
     ) -> Float[Array, "*batch bins"]:
-        """r: the logits of the reward of an action in a latent state."""
+        """Returns the logits of the reward r(s, e, a) for the action with this :meth:`code`."""
         return self.reward_head(self.reward_trunk(latent, context.embedding, code))
 
     def _trunk(self, latent: Array, context: Context) -> Array:
@@ -235,7 +243,7 @@ class WorldModel(eqx.Module):
     def predict(
         self, latent: Float[Array, "*batch latent"], context: Context
     ) -> tuple[Float[Array, "heads *batch bins"], Gaussian]:
-        """f: the logits of every value head, and the policy."""
+        """Returns the logits of every value head, and the policy: f(s, e)."""
         x = self._trunk(latent, context)
         values = self.value_heads(x)
         mean, spread = jnp.split(self.policy_head(x), 2, axis=-1)
@@ -253,7 +261,7 @@ class WorldModel(eqx.Module):
         code: Float[Array, "*batch code"],
         context: Context,
     ) -> Float[Array, "heads *batch bins"]:
-        """The logits of every head of Q(s, a); only of a model that has them."""
+        """Returns the logits of every head of Q(s, a). The model must have Q heads."""
         assert self.q_heads is not None
         inputs = (layer_norm(latent), context.embedding, code)
         return self.q_heads(jnp.concatenate(inputs, axis=-1))
@@ -264,11 +272,11 @@ class WorldModel(eqx.Module):
         action: Float[Array, "*batch action"],
         context: Context,
     ) -> Float[Array, "*batch"]:
-        """The pessimistic Q(s, a): the minimum over the heads."""
+        """Returns the pessimistic Q(s, a): the minimum over the heads."""
         return self.value(self.q_logits(latent, self.code(action, context), context))
 
     def with_two_heads(self, key: PRNGKeyArray) -> WorldModel:
-        """The same model with only two of its value heads, drawn at random; itself, if it has no more.
+        """Returns the model with two of its value heads, drawn at random, or itself if it has no more than two.
 
         The minimum of both is the value in search and targets (paper, section 2).
         """
@@ -279,13 +287,13 @@ class WorldModel(eqx.Module):
         return eqx.tree_at(lambda m: m.value_heads, self, two)
 
     def value(self, logits: Float[Array, "heads *batch bins"]) -> Float[Array, "*batch"]:
-        """The pessimistic value: the minimum of the given heads, see :meth:`with_two_heads`."""
+        """Returns the pessimistic value: the minimum of the given heads, see :meth:`with_two_heads`."""
         return self.value_support.mean(logits).min(0)
 
     def reward(self, logits: Float[Array, "*batch bins"]) -> Float[Array, "*batch"]:
-        """The scalar reward."""
+        """Returns the scalar reward."""
         return self.reward_support.mean(logits)
 
     def num_parameters(self) -> int:
-        """Number of trained scalars."""
+        """Returns the number of floating-point scalars in the model."""
         return sum(x.size for x in jax.tree.leaves(eqx.filter(self, eqx.is_inexact_array)))

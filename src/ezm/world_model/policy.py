@@ -10,25 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-# Closest that an action may come to +-1: beyond it the inverse of tanh has no float32 precision.
+# The largest absolute value of an action: beyond it the inverse of tanh has no float32 precision.
 MAX_ACTION = 0.99
 
 
 class Moments(NamedTuple):
-    """All that the likelihood of weighted actions depends on, besides the policy: see :func:`moments`."""
+    """Sufficient statistics of weighted actions for their log-likelihood, see :func:`moments`."""
 
     weight: Float[Array, "*batch 1"]
     """Sum of the weights."""
     mean: Float[Array, "*batch action"]
     """Weighted mean of the actions before the tanh."""
     variance: Float[Array, "*batch action"]
-    """Weighted sum of squared distances to it."""
+    """Weighted sum of squared distances to the mean."""
     squash: Float[Array, "*batch action"]
     """Weighted sum of log(1 - a^2), the logarithm of tanh's slope."""
 
 
 def moments(actions: Float[Array, "*batch R action"], weights: Float[Array, "*batch R"]) -> Moments:
-    """Of squashed actions with weights, for :meth:`Gaussian.mean_log_prob`."""
+    """Returns the moments of weighted squashed actions, for :meth:`Gaussian.mean_log_prob`."""
     actions = jnp.clip(actions, -MAX_ACTION, MAX_ACTION)
     raw, share = jnp.arctanh(actions), weights[..., None]
     total = weights.sum(-1)[..., None]
@@ -39,24 +39,27 @@ def moments(actions: Float[Array, "*batch R action"], weights: Float[Array, "*ba
 
 
 class Gaussian(eqx.Module):
-    """Mean and log standard deviation before the tanh; ``mask`` is 1 on the task's own dimensions."""
+    """A tanh-squashed Gaussian. ``mean`` and ``log_std`` apply before the tanh.
+
+    ``mask`` is 1 on the task's own dimensions.
+    """
 
     mean: Float[Array, "*batch action"]
     log_std: Float[Array, "*batch action"]
     mask: Float[Array, "*batch action"]
 
     def mode(self) -> Float[Array, "*batch action"]:
-        """The squashed mean: the deterministic action."""
+        """Returns the squashed mean, the deterministic action."""
         return self.squash(self.mean)
 
     def squash(self, x: Float[Array, "*samples action"]) -> Float[Array, "*samples action"]:
-        """tanh, kept off the borders, with padded dimensions at 0."""
+        """Returns tanh(x), clipped away from +-1, with 0 in padded dimensions."""
         return jnp.clip(jnp.tanh(x), -MAX_ACTION, MAX_ACTION) * self.mask
 
     def sample(
         self, key: PRNGKeyArray, num: int, spread: float | Float[Array, " num"] = 1.0
     ) -> Float[Array, "*batch num action"]:
-        """``num`` actions, the standard deviation multiplied by ``spread`` (one, or one per sample)."""
+        """Samples ``num`` actions. ``spread``, a scalar or one number per sample, multiplies the standard deviation."""
         shape = (*self.mean.shape[:-1], num, self.mean.shape[-1])
         noise = (
             jax.random.normal(key, shape) * jnp.broadcast_to(jnp.asarray(spread), (num,))[:, None]
@@ -65,11 +68,11 @@ class Gaussian(eqx.Module):
         return jnp.clip(jnp.tanh(raw), -MAX_ACTION, MAX_ACTION) * self.mask[..., None, :]
 
     def one(self, key: PRNGKeyArray) -> Float[Array, "*batch action"]:
-        """One action, through which gradients reach mean and standard deviation."""
+        """Samples one action, through which gradients reach the mean and the standard deviation."""
         return self.sample(key, 1)[..., 0, :]
 
     def log_prob(self, action: Float[Array, "*batch action"]) -> Float[Array, "*batch"]:
-        """Log density of a squashed action over the task's own dimensions."""
+        """Returns the log density of a squashed action over the task's own dimensions."""
         action = jnp.clip(action, -MAX_ACTION, MAX_ACTION)
         raw = jnp.arctanh(action)
         normal = -0.5 * (
@@ -80,9 +83,9 @@ class Gaussian(eqx.Module):
         return ((normal - jnp.log1p(-jnp.square(action))) * self.mask).sum(-1)
 
     def mean_log_prob(self, actions: Moments) -> Float[Array, "*batch"]:
-        """sum_k w_k log_prob(a_k), from the moments of the actions.
+        """Returns sum_k w_k log_prob(a_k), from the moments of the actions.
 
-        They are known before the policy is, so a gradient need not pass through R densities.
+        The moments do not depend on the policy, so its gradient need not pass through R densities.
         """
         weight, mean, variance, squash = actions
         distance = (variance + weight * jnp.square(mean - self.mean)) * jnp.exp(-2.0 * self.log_std)
@@ -90,6 +93,6 @@ class Gaussian(eqx.Module):
         return ((normal - squash) * self.mask).sum(-1)
 
     def entropy(self) -> Float[Array, "*batch"]:
-        """Entropy of the Gaussian before the tanh, over the task's own dimensions."""
+        """Returns the entropy of the Gaussian before the tanh, over the task's own dimensions."""
         per_dimension = self.log_std + 0.5 * np.log(2.0 * np.pi * np.e)
         return (per_dimension * self.mask).sum(-1)

@@ -1,4 +1,4 @@
-"""Lower precision: of the products that training computes, or of the weights that a planner reads."""
+"""Lower precision for the products that training computes, or for the weights that a planner reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from ezm.world_model.model import WorldModel
 
 
 def fast_precision(precision: Precision | Literal["auto"]) -> Precision:
-    """What "auto" stands for here: bfloat16 on accelerators and on processors that multiply its matrices in hardware."""
+    """Returns the precision that "auto" stands for on this machine, or ``precision`` itself.
+
+    "auto" is bfloat16 on accelerators, and on processors that multiply bfloat16 matrices in hardware (AMX).
+    """
     if precision != "auto":
         return precision
     if jax.default_backend() != "cpu":
@@ -26,7 +29,7 @@ def fast_precision(precision: Precision | Literal["auto"]) -> Precision:
 
 
 def with_products(model: WorldModel, precision: Precision) -> WorldModel:
-    """The factors of all matrix products in another precision, forward and backward.
+    """Returns the model with the factors of all matrix products in ``precision``, forward and backward.
 
     Weights, their gradients, sums, biases and activations stay float32.
     """
@@ -36,7 +39,10 @@ def with_products(model: WorldModel, precision: Precision) -> WorldModel:
 
 
 def with_weights(model: WorldModel, precision: Precision) -> WorldModel:
-    """The weight matrices in another precision, and so the products' factors; not to be trained any more."""
+    """Returns the model with its weight matrices, and so the products' factors, in ``precision``.
+
+    Such a model must not be trained.
+    """
     return _each_linear(
         model, lambda x: eqx.tree_at(lambda y: y.weight, x, x.weight.astype(precision))
     )

@@ -1,7 +1,7 @@
 """Scalars as categorical distributions: two-hot targets over transformed bins (paper, section 2).
 
-A reward or value x is spread over the two bins next to h(x); a network's logits are read back as the
-inverse transform of their mean. h(x) = sign(x)(sqrt(|x| + 1) - 1) + eps x (Pohlen et al. 2018).
+The target of a reward or value x has its mass on the two bins next to h(x). A network's logits become a scalar by the
+inverse transform of their mean. The transform is h(x) = sign(x)(sqrt(|x| + 1) - 1) + eps x (Pohlen et al. 2018).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ EPSILON = 0.001
 
 
 def h(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Compress large magnitudes: sign(x)(sqrt(|x| + 1) - 1) + eps x."""
+    """Compresses large magnitudes: sign(x)(sqrt(|x| + 1) - 1) + eps x."""
     return jnp.sign(x) * (jnp.sqrt(jnp.abs(x) + 1.0) - 1.0) + EPSILON * x
 
 
 def h_inverse(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Inverse of :func:`h`, in the form that keeps float32 precision.
+    """Inverts :func:`h`, in the form that keeps float32 precision.
 
     The textbook form ((sqrt(1 + 4 eps y) - 1) / (2 eps))^2 - 1 with y = |x| + 1 + eps subtracts two nearly
-    equal numbers; multiplied out it is (2 y / (sqrt(1 + 4 eps y) + 1))^2 - 1.
+    equal numbers. The equivalent form (2 y / (sqrt(1 + 4 eps y) + 1))^2 - 1 does not.
     """
     y = jnp.abs(x) + 1.0 + EPSILON
     root = 2.0 * y / (jnp.sqrt(1.0 + 4.0 * EPSILON * y) + 1.0)
@@ -53,30 +53,30 @@ class Support(eqx.Module):
         return jnp.linspace(low, high, self.bins)
 
     def position(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Where x falls, in bins from 0 to bins - 1; values outside the range are clipped."""
+        """Returns the position of x in units of bins, clipped to [0, bins - 1]."""
         centers = self.centers
         width = (centers[-1] - centers[0]) / (self.bins - 1)
         return jnp.clip((self._forward(x) - centers[0]) / width, 0.0, self.bins - 1.0)
 
     def two_hot(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape bins"]:
-        """Probabilities on the two bins next to x, weighted so that their mean is x."""
+        """Returns probabilities on the two bins next to x, whose :meth:`expectation` is x (clipped to the range)."""
         distance = self.position(x)[..., None] - jnp.arange(self.bins)
         return jnp.maximum(0.0, 1.0 - jnp.abs(distance))
 
     def mean(self, logits: Float[Array, "*shape bins"]) -> Float[Array, "*shape"]:
-        """The scalar that a categorical prediction stands for."""
+        """Returns the scalar that the logits predict."""
         return self.expectation(jax.nn.softmax(logits))
 
     def expectation(self, probabilities: Float[Array, "*shape bins"]) -> Float[Array, "*shape"]:
-        """The same of probabilities."""
+        """Returns the scalar that the probabilities predict."""
         return self._inverse(probabilities @ self.centers)
 
     def neutral_logits(self) -> Float[Array, " bins"]:
-        """Logits concentrated around 0, so that an untrained head predicts about nothing.
+        """Returns logits concentrated around 0, so that an untrained head predicts about 0.
 
-        With zero logits an asymmetric support would start at its middle: a large value everywhere. The slope is
-        bounded, because a far bin must be within a gradient step's reach: with logits of -80 there, values stopped
-        at half of their support (docs/lab-notes.md).
+        With zero logits an asymmetric support would start at its middle, a large value everywhere. The logits stop at
+        -10, because gradient steps must be able to reach a far bin. With logits of -80 there, values stopped at half
+        of their support (docs/lab-notes.md).
         """
         distance = jnp.abs(jnp.arange(self.bins) - self.position(jnp.float32(0.0)))
         return -jnp.minimum(distance, 10.0)
@@ -85,5 +85,5 @@ class Support(eqx.Module):
 def cross_entropy(
     target: Float[Array, "*shape bins"], logits: Float[Array, "*shape bins"]
 ) -> Float[Array, "*shape"]:
-    """-sum target log softmax(logits)."""
+    """Returns -sum target log softmax(logits)."""
     return -(target * jax.nn.log_softmax(logits)).sum(-1)
