@@ -38,10 +38,11 @@ test: $(STAMP) ## all tests but the slow ones
 test-slow: $(STAMP) ## the slow tests alone: they train agents, so one at a time
 	@$(BIN)/python -m pytest -q -m slow
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(STAMP) ## ruff, mypy and the prose rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python .ci/prose.py
 
 format: $(STAMP) ## let ruff rewrite the code
 	@$(BIN)/ruff check --fix .

@@ -2,10 +2,8 @@
 
 ``python .ci/prose.py [FILE ...]`` prints each one with its place, and exits with 1 if there are any. A sentence has at
 most 25 words. It makes one claim, so it has no semicolon. It begins with its subject, so neither with "Of" nor with
-"What", unless it is a question. Some phrases make a reader look back: no sentence uses them.
+"What", unless it is a question. Some phrases make a reader look back, so no sentence uses them.
 """
-
-from __future__ import annotations
 
 import ast
 import io
@@ -17,14 +15,11 @@ from pathlib import Path
 
 MOST_WORDS = 25
 BEGINNINGS = re.compile(r"(Of|What)\b[^?]*$")
-PHRASES = re.compile(
-    r"\b(that of|those of|anew|whoever|so many|so much|one that|ones that|the same as that|"
-    r"told of|what is (?!not\b)\w+ (?:of|by)|beside one another|in turn behind)\b",
-    re.IGNORECASE,
-)
+PHRASES = re.compile(r"(?i)\b(that of|those of|anew|whoever|so many|so much|ones? that|told of)\b")
 # A sentence ends at . ! ? before a blank and a capital, a figure or a mark; "e.g. x" does not end one.
 END = re.compile(r"(?<=[.!?])[)\"*_”]*\s+(?=[\"(*_`“]*[A-Z0-9])")
-NOT_PROSE = re.compile(r"\s*(\||>>>|!\[|<|\$\$|#|:::|--8<--)")
+NOT_PROSE = re.compile(r"\s*(\||>>>|!\[|<|\$\$|#|:::)")  # tables, pictures, formulas
+ITEM = re.compile(r"^\s*([-*]\s+|\d+\.\s+|\w+(, \w+)*: (?=\S))")
 
 
 def blocks(text: str) -> Iterator[tuple[int, str]]:
@@ -32,16 +27,14 @@ def blocks(text: str) -> Iterator[tuple[int, str]]:
     fenced, start, lines = False, 0, list[str]()
     for number, line in enumerate([*text.splitlines(), ""], 1):
         fence = line.lstrip().startswith(("```", "$$"))
-        item = re.match(r"\s*([-*]|\d+\.)\s+|\s*\w+(, \w+)*: (?=\S)", line)
-        if fence or fenced or not line.strip() or NOT_PROSE.match(line) or item:
-            if lines:
-                yield start, " ".join(lines)
+        prose = not (fence or fenced or not line.strip() or NOT_PROSE.match(line))
+        if lines and (not prose or ITEM.match(line)):
+            yield start, " ".join(lines)
             lines = []
-        if fence:
-            fenced = not fenced
-        elif not fenced and line.strip() and not NOT_PROSE.match(line):
+        if prose:
             start = start if lines else number
-            lines.append(line.strip() if not item else line[item.end() :].strip())
+            lines.append(ITEM.sub("", line, count=1).strip())
+        fenced ^= fence
 
 
 def faults(text: str) -> Iterator[tuple[int, str, str]]:
@@ -61,7 +54,7 @@ def faults(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers and texts to read in a file: all of a page; docstrings and comments of a module."""
+    """Line numbers and texts to read in a file: all of a page, or docstrings and comments of a module."""
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".py":
         yield 1, text
@@ -75,17 +68,12 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
             yield token.start[0], token.string.lstrip("# ")
 
 
-def main(names: list[str]) -> int:
-    """Checks the named files, or all; returns the exit status."""
+if __name__ == "__main__":
     pages = [*Path().glob("*.md"), *Path("docs").glob("*.md"), *Path("src").rglob("*.py")]
     found = 0
-    for path in map(Path, names) if names else sorted(pages):
+    for path in map(Path, sys.argv[1:] or sorted(pages)):
         for first, text in prose(path):
-            for line, fault, sentence in faults(text):
+            for line, *fault in faults(text):
                 found += 1
-                print(f"{path}:{first + line - 1}: {fault}: {sentence}")
-    return min(found, 1)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+                print(f"{path}:{first + line - 1}", *fault, sep=": ")
+    sys.exit(min(found, 1))

@@ -25,9 +25,10 @@ STEPS = 25
 
 _HEAD = """# HumanoidBench: the 23 tasks
 
-Drawn by `python -m benchmarks.gallery`. What a task pays for stands in a line (factors in [0, 1], multiplied where there is
-an x); the formulas are in `src/ezm/tasks/humanoid_bench/rewards.py`. The bar is the return of an episode of 1,000 steps
-from which HumanoidBench counts it as solved. How to train, evaluate and use them from Gymnasium: [tasks](tasks.md#humanoidbench).
+`python -m benchmarks.gallery` draws this page. Each row sums up the reward of a step. An x multiplies factors that lie
+in [0, 1]. `src/ezm/tasks/humanoid_bench/rewards.py` has the formulas. The bar is HumanoidBench's success bar: an episode of 1,000
+steps counts as solved from this return on. [HumanoidBench](humanoid-bench.md) shows how to train, evaluate and use the
+tasks from Gymnasium.
 """
 
 
