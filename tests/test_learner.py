@@ -97,8 +97,10 @@ class Trained(NamedTuple):
     """The states before the first update and after each of the first few."""
 
 
-def run(updates: int, keep: int, *, compiled: bool = False) -> Trained:
-    agent, replay = experience()
+def run(
+    updates: int, keep: int, *, compiled: bool = False, config: TrainConfig = CONFIG
+) -> Trained:
+    agent, replay = experience(config)
     normalizer = agent.statistics.normalizer()
     pipeline = Pipeline(agent.learner, agent.state, replay, np.random.default_rng(1))
     if compiled:
@@ -189,6 +191,25 @@ def test_open_loop_error_is_small(imagined: Imagined, steps: int, bound: float) 
     error = np.square(imagined.open_loop[steps] - truth).mean()
     spread = np.square(truth - truth.mean(0)).mean()
     assert error < bound * spread
+
+
+def test_heads_with_batch_normalisation_act_by_statistics_that_follow_the_data() -> None:
+    config = replace(CONFIG, model=replace(CONFIG.model, head_norm="batch"))
+    agent, normalizer, _ = run(200, keep=0, config=config)
+    ema, task = agent.state.ema, jnp.zeros(1, jnp.int32)
+    context = ema.context(task, agent.learner.suite.action_mask)
+    rng = np.random.default_rng(7)
+    states, actions, rewards = episode(rng, 400)
+    predicted = [
+        ema.reward(
+            ema.step(ema.represent(normalizer(s[None], task), context), a[None], context)[1]
+        )[0]
+        for s, a in zip(states[:-1], actions, strict=True)
+    ]
+    # One state at a time: batch statistics would make every prediction the same.
+    assert unexplained(np.array(predicted), rewards) < 0.3
+    layer = ema.reward_head.norms[0]
+    assert np.abs(layer.mean).max() > 0.01 and not np.allclose(layer.variance, 1.0, atol=0.01)
 
 
 # -- mechanics of an update --------------------------------------------------------------

@@ -100,9 +100,9 @@ def test_a_policys_spread_begins_where_it_is_told_to() -> None:
 # -- critics -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", ["layer", "unit"])
+@pytest.mark.parametrize("norm", ["layer", "unit", "batch"])
 def test_critics_have_a_width_of_their_own(norm: Any) -> None:
-    config = replace(SMALL, q_heads=3, critic_size=12, critic_norm=norm)
+    config = replace(SMALL, q_heads=3, critic_size=12, head_norm=norm)
     model = untrained(config)
     context = model.context(jnp.arange(2), jnp.ones((2, 2)))
     latent = model.represent(jnp.ones((2, 3)), context)

@@ -106,6 +106,21 @@ class Slope(NamedTuple):
         return 3.0 * action[..., 0] - action[..., 1]
 
 
+def test_the_second_half_of_the_samples_inside_the_tree_is_wider(model: WorldModel) -> None:
+    latent = jnp.zeros((1, 1, 16))
+    of_task_0 = context(model)[:1]
+
+    def samples(**changes: Any) -> np.ndarray:
+        config = PlannerConfig(interior_actions=2_000, **changes)
+        propose = planner.latent_model(model, of_task_0, jnp.ones(1), config).predict(latent)[1]
+        return np.arctanh(propose(jax.random.key(1)).actions[0, 0])
+
+    plain, wide = samples(), samples(interior_spread=3.0)
+    np.testing.assert_allclose(wide[:1_000], plain[:1_000], rtol=1e-4)
+    ratio = wide[1_000:].std(0) / plain[1_000:].std(0)
+    assert np.all((ratio > 1.5) & (ratio < 3.01))  # samples stop at the largest action
+
+
 def test_refined_actions_climb_by_one_standard_deviation_a_dimension() -> None:
     """Known direction (3, -1) times the slope of tanh at 0, of root mean square length 1 in both dimensions."""
     mask = jnp.array([[1.0, 1.0, 0.0]])

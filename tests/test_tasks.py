@@ -271,6 +271,17 @@ def test_another_limit_shortens_or_lengthens_the_episode(steps: int) -> None:
     ]
 
 
+def test_episodes_may_be_cut_earlier_and_the_cut_may_be_lifted_within_an_episode() -> None:
+    task = padded(Counter(limit=20), action_repeat=4, episode_steps=5)
+    task.cut_after = 2
+    task.reset()
+    assert [task.step(np.zeros(4)).truncated for _ in range(2)] == [False, True]
+    task.reset()
+    task.step(np.zeros(4))
+    task.cut_after = None
+    assert [task.step(np.zeros(4)).truncated for _ in range(4)] == [False, False, False, True]
+
+
 def test_a_termination_ends_the_repeat_early_and_is_no_truncation() -> None:
     task = padded(Counter(limit=6, ends_at=6), action_repeat=4, episode_steps=2)
     task.reset()

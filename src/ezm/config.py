@@ -31,9 +31,12 @@ class ModelConfig:
     """Hidden layers of the reward, value, Q and policy heads, latent_size wide unless critic_size differs."""
     critic_size: int | None = None
     """Width of the hidden layers of the value heads and Q heads. None means latent_size."""
-    critic_norm: Literal["layer", "unit"] = "layer"
-    """Normalisation in the hidden layers of the value heads and Q heads.
-    layer: LayerNorm before the relu. unit: weights of norm 1 for each output, and RMSNorm after the relu."""
+    head_norm: Literal["layer", "unit", "batch"] = "layer"
+    """Normalisation in the hidden layers of the reward, value, Q and policy heads. layer: LayerNorm before the relu.
+    unit: weights of norm 1 for each output, and RMSNorm after the relu. batch: BatchNorm before the relu."""
+    trunk: Literal["projected", "concatenated"] = "projected"
+    """Input of the trunk of value and policy. projected: a linear layer of latent state and task embedding.
+    concatenated: both as they are, so that the trunk is wider by the embedding."""
     projector_size: int = 1024
     """Hidden width of the projector and predictor, which "cosine" consistency needs. 0 leaves them out."""
     latent_norm: bool = False
@@ -84,6 +87,8 @@ class PlannerConfig:
     """Replace the first sampled action by the policy's mean, at the root and inside the tree."""
     interior_actions: int = 2
     """Actions sampled at each node inside the tree."""
+    interior_spread: float = 1.0
+    """Factor on the policy's standard deviation for the second half of the samples at each node inside the tree."""
     mppi_rounds: int = 0
     """Rounds of MPPI that move the root's policy before the root's actions are drawn from it."""
     mppi_samples: int = 64
@@ -270,6 +275,8 @@ class TrainConfig:
     """Source of training's actions: the search's best action, or a sample of the policy without any search."""
     noise: float = 0.0
     """Largest standard deviation of noise on training's actions. Each episode draws its own, uniformly."""
+    early_episode_steps: int | None = None
+    """Agent steps that training's episodes last at most in the first two fifths of the run. None sets no such limit."""
     borrowed_episodes: float = 0.0
     """Fraction of training episodes in which a task acts with the policy of another task of the same body."""
     action_repeat: int | None = None

@@ -32,6 +32,8 @@ def check(config: TrainConfig, num_tasks: int) -> None:
         "planner.considered-actions": config.planner.considered(config.planner.root_actions),
         "planner.interior-actions": config.planner.interior_actions,
         "planner.spread": config.planner.spread,
+        "planner.interior-spread": config.planner.interior_spread,
+        "early-episode-steps": optional(config.early_episode_steps),
         "replay.capacity": config.replay.capacity,
         "loss.n-step": config.loss.n_step,
         "optimizer.batch-size": config.optimizer.batch_size,

@@ -37,13 +37,10 @@ def completion(arguments: Sequence[str], commands: Mapping[str, type[Any]]) -> i
     """Runs ``ezm completion``, with the options of every command, and returns the exit code."""
     shell = parse(Completion, "completion", arguments).shell
     named = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items()]
+    any_command: Any = functools.reduce(operator.or_, named)
     script = io.StringIO()
     with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
-        tyro.cli(
-            functools.reduce(operator.or_, named),
-            prog="ezm",
-            args=["--tyro-print-completion", shell],
-        )
+        tyro.cli(any_command, prog="ezm", args=["--tyro-print-completion", shell])
     # Without -o default bash would complete no folder of a run.
     print(script.getvalue().replace("complete -F", "complete -o default -F"))
     return 0

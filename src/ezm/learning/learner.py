@@ -25,6 +25,7 @@ from ezm.learning.targets import (
 from ezm.planning import Plan, imagined_value, log_importance, plan
 from ezm.replay import BATCH_AXIS, WHOLE, Batch, Searches
 from ezm.world_model import Context, Support, WorldModel, moments
+from ezm.world_model.batch_norm import training, with_statistics, without_statistics
 from ezm.world_model.precision import fast_precision, with_products
 
 if TYPE_CHECKING:
@@ -324,8 +325,10 @@ class Learner:
         log_temperature = state.log_temperature
         temperature = None if log_temperature is None else jnp.exp(log_temperature)
 
+        batch_norm = config.model.head_norm == "batch"
+
         def loss(model: WorldModel) -> Any:
-            model = with_products(model, precision)
+            model = with_products(training(model) if batch_norm else model, precision)
             return unrolled_loss(
                 model,
                 observation,
@@ -339,9 +342,14 @@ class Learner:
             )
 
         (_, told), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(state.model)
+        slope = gradient
+        if batch_norm:
+            gradient = without_statistics(gradient)
         trained = eqx.filter(state.model, eqx.is_inexact_array)
         change, optimizer = self.optimizer.update(gradient, state.optimizer, trained)
         model = eqx.apply_updates(state.model, change)
+        if batch_norm:
+            model = with_statistics(model, state.model, slope)
         ema = optax.incremental_update(model, state.ema, config.optimizer.ema)
         # A plain mean over the first updates, then a moving average.
         rate = jnp.maximum(1.0 / (state.updates + 1), _Q_RANGE_RATE)

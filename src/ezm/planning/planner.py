@@ -54,7 +54,11 @@ def latent_model(
 
         def propose(key: PRNGKeyArray) -> Candidates:
             num, include_mean = config.interior_actions, config.include_mean
-            return sampled(key, first, num, include_mean=include_mean)
+            spread: Any = 1.0
+            if config.interior_spread != 1.0:
+                plain = jnp.arange(num) < (num + 1) // 2
+                spread = jnp.where(plain, 1.0, config.interior_spread)
+            return sampled(key, first, num, spread, include_mean=include_mean)
 
         policy = first
         total, factor = jnp.zeros(latent.shape[:2]), jnp.ones(())

@@ -173,6 +173,11 @@ class ParallelTasks:
         self.observation = batch.observation
         return batch
 
+    def cut_episodes(self, after: int | None) -> None:
+        """Truncates episodes after ``after`` agent steps at the latest. None leaves the tasks' own limits."""
+        for task in self.tasks:
+            task.cut_after = after
+
     def state(self) -> dict[str, np.ndarray]:
         """Returns all that determines the environments' future, for :meth:`load`. ``numpy.savez`` can write it."""
         return {**self._own_state(), **state.pack_all(self.tasks)}

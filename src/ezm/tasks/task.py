@@ -52,6 +52,8 @@ class Task:
         self._simulator_steps = 0
         self._steps = 0
         self._running = False
+        self.cut_after: int | None = None
+        """Agent steps after which an episode is truncated, in addition to the task's own limit."""
 
     @property
     def can_restore(self) -> bool:
@@ -121,6 +123,7 @@ class Task:
         observation = self._padded(raw.observation)
         self._simulator_steps += repeat
         timed_out = self._limit is not None and self._simulator_steps >= self._limit
+        timed_out |= self.cut_after is not None and self._steps >= self.cut_after
         terminated = raw.terminated
         truncated = (raw.truncated or timed_out) and not terminated
         self._running = not (terminated or truncated)

@@ -34,6 +34,7 @@ from ezm.world_model.policy import MAX_ACTION
 _NORMALIZER_EVERY = 25  # steps per task between two refreshes of the normaliser
 EVALUATED: tuple[Mode, ...] = ("search", "policy")
 """Modes of acting in evaluations. The difference shows what the search adds to the policy."""
+_EARLY_SHARE = 0.4  # of the run, in which ``early_episode_steps`` cuts episodes (the authors' code)
 _LOG_EVERY = 50  # steps per task between two rows of losses
 
 
@@ -245,6 +246,9 @@ class Trainer:
                 )
                 action = np.clip(action + noise, -MAX_ACTION, MAX_ACTION)
                 action *= self.suite.action_mask[tasks]
+        if self.config.early_episode_steps is not None:
+            early = self.step < _EARLY_SHARE * self.config.steps
+            environments.cut_episodes(self.config.early_episode_steps if early else None)
         result = environments.step(action)
         for e, task in enumerate(tasks):
             terminated, truncated = bool(result.terminated[e]), bool(result.truncated[e])

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ezm.world_model.batch_norm import BatchNorm, batch_norm
+
 Precision = Literal["float32", "bfloat16"]
-Norm = Literal["layer", "unit"]
+Norm = Literal["layer", "unit", "batch"]
 
 
 @jax.custom_vjp
@@ -150,11 +152,12 @@ class MLP(eqx.Module):
     """Multilayer perceptron: hidden layers, then a linear output.
 
     With ``norm`` "layer", a hidden layer is a linear layer, LayerNorm and relu. With "unit", it is a linear layer of
-    unit weights, relu and RMSNorm.
+    unit weights, relu and RMSNorm. With "batch", it is a linear layer, BatchNorm and relu.
     """
 
     hidden: tuple[Linear, ...]
     output: Linear
+    norms: tuple[BatchNorm, ...]
     norm: Norm = eqx.field(static=True)
 
     def __init__(
@@ -177,11 +180,15 @@ class MLP(eqx.Module):
             for size, k in zip(sizes[:-1], keys[:-1], strict=True)
         )
         self.output = Linear(sizes[-1], outputs, keys[-1], zero=zero)
+        self.norms = tuple(batch_norm(hidden) for _ in self.hidden) if norm == "batch" else ()
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        for layer in self.hidden:
+        for i, layer in enumerate(self.hidden):
             y = layer(x)
-            x = jax.nn.relu(layer_norm(y)) if self.norm == "layer" else rms_norm(jax.nn.relu(y))
+            if self.norm == "unit":
+                x = rms_norm(jax.nn.relu(y))
+            else:
+                x = jax.nn.relu(self.norms[i](y) if self.norm == "batch" else layer_norm(y))
         return self.output(x)
 
 

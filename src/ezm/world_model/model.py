@@ -25,7 +25,6 @@ from ezm.world_model.layers import (
     MLP,
     Ensemble,
     Linear,
-    Norm,
     Residual,
     Separate,
     layer_norm,
@@ -91,7 +90,8 @@ class WorldModel(eqx.Module):
     dynamics: Transition
     reward_trunk: Transition
     reward_head: MLP
-    prediction_in: Linear
+    prediction_in: Linear | None
+    """None where the trunk takes latent state and task embedding as they are."""
     prediction: tuple[Residual, ...]
     value_heads: Ensemble | Separate
     policy_head: MLP
@@ -131,24 +131,27 @@ class WorldModel(eqx.Module):
         inputs = size + embedding + code
         self.dynamics = Transition(inputs, size, config.blocks, next(keys))
         self.reward_trunk = Transition(inputs, size, config.reward_blocks, next(keys))
-        self.prediction_in = Linear(size + embedding, size, next(keys))
-        self.prediction = residual_blocks(config.blocks, size, next(keys))
+        k_in, k_trunk = next(keys), next(keys)
+        concatenated = config.trunk == "concatenated"
+        trunk = size + embedding if concatenated else size
+        self.prediction_in = None if concatenated else Linear(size + embedding, size, k_in)
+        self.prediction = residual_blocks(config.blocks, trunk, k_trunk)
 
-        def scalar_head(
-            support: Support, k: PRNGKeyArray, inputs: int, hidden: int, norm: Norm
-        ) -> MLP:
+        norm = config.head_norm
+
+        def scalar_head(support: Support, k: PRNGKeyArray, inputs: int, hidden: int) -> MLP:
             head = MLP(inputs, hidden, config.head_layers, support.bins, k, zero=True, norm=norm)
             return eqx.tree_at(lambda m: m.output.bias, head, support.neutral_logits())
 
         def critics(keys: PRNGKeyArray, inputs: int) -> Ensemble:
-            hidden, norm = config.critic_size or size, config.critic_norm
-            make = eqx.filter_vmap(lambda k: scalar_head(value_support, k, inputs, hidden, norm))
+            hidden = config.critic_size or size
+            make = eqx.filter_vmap(lambda k: scalar_head(value_support, k, inputs, hidden))
             return Ensemble(make(keys))
 
-        self.reward_head = scalar_head(reward_support, next(keys), size, size, "layer")
-        self.value_heads = critics(jax.random.split(next(keys), config.value_heads), size)
+        self.reward_head = scalar_head(reward_support, next(keys), size, size)
+        self.value_heads = critics(jax.random.split(next(keys), config.value_heads), trunk)
         self.policy_head = MLP(
-            size, size, config.head_layers, 2 * action_size, next(keys), zero=True
+            trunk, size, config.head_layers, 2 * action_size, next(keys), zero=True, norm=norm
         )
         if config.initial_log_std is not None:
             low, high = config.log_std_range
@@ -234,8 +237,9 @@ class WorldModel(eqx.Module):
         return self.reward_head(self.reward_trunk(latent, context.embedding, code))
 
     def _trunk(self, latent: Array, context: Context) -> Array:
-        x = self.prediction_in(jnp.concatenate((latent, context.embedding), axis=-1))
-        x = jax.nn.relu(layer_norm(x))
+        x = jnp.concatenate((latent, context.embedding), axis=-1)
+        if self.prediction_in is not None:
+            x = jax.nn.relu(layer_norm(self.prediction_in(x)))
         for block in self.prediction:
             x = block(x)
         return layer_norm(x)
