@@ -16,9 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import tyro
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 import ezm.cli
 from ezm import platform
@@ -282,3 +285,24 @@ def test_every_module_has_a_place_in_the_reference(hooks: Any) -> None:
             assert path.stem in known | {"__init__"} or path.stem in hooks.API, path.name
     named = "\n".join(hooks._reference(name) for name in hooks.API)
     assert "::: ezm.planning.search\n" in named and "::: ezm.tasks.sources.factory" in named
+
+
+# -- pictures ----------------------------------------------------------------------------------
+
+
+def test_the_words_of_the_data_flow_stay_in_their_boxes() -> None:
+    """By the widths of DejaVu Sans, the widest font that browsers take for system-ui."""
+    namespace = {"svg": "http://www.w3.org/2000/svg"}
+    picture = ElementTree.parse(ROOT / "docs/data-flow.svg").getroot()
+    boxes = [
+        (float(box.get("x", 0)), float(box.get("x", 0)) + float(box.get("width", 0)))
+        for box in picture.findall("svg:g[@class='boxes']/svg:rect", namespace)
+    ]
+    words = picture.findall("svg:g[@class='inside']/svg:text", namespace)
+    assert len(words) == 2 * len(boxes) > 0
+    for word in words:
+        font = FontProperties(size=float(word.get("font-size", 14)), weight="bold")
+        half = TextPath((0, 0), word.text, prop=font).get_extents().width / 2
+        middle = float(word.get("x", 0))
+        left, right = next(box for box in boxes if box[0] < middle < box[1])
+        assert left + 4 < middle - half and middle + half < right - 4, word.text
