@@ -184,10 +184,10 @@ def test_masks_when_the_last_unrolled_state_is_terminal() -> None:
 
 
 def test_policy_loss_of_the_best_action_is_its_log_likelihood() -> None:
-    zero, one = np.zeros((1, 1, 2), np.float32), np.ones((1, 1, 2), np.float32)
+    zero, one = jnp.zeros((1, 1, 2)), jnp.ones((1, 1, 2))
     policy = Gaussian(zero, zero, one)
-    actions = np.float32([[[[0.1, 0.2], [-0.5, 0.3]]]])
-    loss = jax.jit(policy_loss)(policy, moments(actions, np.float32([[[0.0, 1.0]]])))
+    actions = jnp.array([[[[0.1, 0.2], [-0.5, 0.3]]]])
+    loss = jax.jit(policy_loss)(policy, moments(actions, jnp.array([[[0.0, 1.0]]])))
     expected = -jax.jit(Gaussian.log_prob)(policy, actions[:, :, 1])
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 

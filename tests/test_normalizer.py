@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,13 +40,13 @@ def test_no_scaled_return_leaves_the_support(rewards: np.ndarray, discount: floa
 
 
 def test_task_units_and_back() -> None:
-    scale = np.float32([2.0, 10.0])
-    normalizer = Normalizer(np.zeros((2, 1)), np.ones((2, 1)), scale)
-    value, task = np.float32([[4.0, 5.0, 2.0]]), np.array([0, 1, 0])
+    scale = jnp.array([2.0, 10.0])
+    normalizer = Normalizer(jnp.zeros((2, 1)), jnp.ones((2, 1)), scale)
+    value, task = jnp.array([[4.0, 5.0, 2.0]]), jnp.array([0, 1, 0])
     scaled = normalizer.scaled(value, task)
     np.testing.assert_allclose(scaled, [[2.0, 0.5, 1.0]])
     np.testing.assert_allclose(normalizer.in_task_units(scaled, task), value)
-    plain = Normalizer(np.zeros((2, 1)), np.ones((2, 1)))
+    plain = Normalizer(jnp.zeros((2, 1)), jnp.ones((2, 1)))
     assert plain.scaled(value, task) is value and plain.in_task_units(value, task) is value
 
 

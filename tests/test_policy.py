@@ -1,6 +1,7 @@
 """Rung 2 of the ladder: the squashed Gaussian is a density, and padded dimensions do not exist."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,8 +11,8 @@ from ezm.world_model.policy import MAX_ACTION
 
 def gaussian(mean: list[float], log_std: list[float], mask: list[float]) -> Gaussian:
     """As the model builds it: mean and log-std are 0 in padded dimensions."""
-    m = np.array(mask, np.float32)
-    return Gaussian(np.float32(mean) * m, np.float32(log_std) * m, m)  # type: ignore[arg-type]
+    m = jnp.array(mask)
+    return Gaussian(jnp.array(mean) * m, jnp.array(log_std) * m, m)
 
 
 log_prob = jax.jit(Gaussian.log_prob)

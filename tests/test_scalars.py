@@ -113,7 +113,9 @@ def test_a_head_reaches_values_far_from_zero(share: float) -> None:
 
     @jax.jit
     def update(head: Any, state: Any) -> Any:
-        gradient = jax.grad(lambda h: cross_entropy(support.two_hot(target), predicted(h)))(head)
+        gradient = jax.grad(
+            lambda h: cross_entropy(support.two_hot(jnp.asarray(target)), predicted(h))
+        )(head)
         change, state = optimizer.update(gradient, state)
         return optax.apply_updates(head, change), state
 

@@ -149,7 +149,7 @@ class Replay:
         An array with rows is a list with the rows that each task has filled. These are views, or
         :class:`ezm.replay.rows.Deferred` for rows on a device, so that saving makes no copy of the replay.
         """
-        filled = np.clip(self.rows, 1, self.config.capacity)
+        filled = np.clip(self.rows, 1, self.config.capacity).tolist()
         places = {
             name: value if value.ndim == 1 else [ring[:n] for ring, n in zip(value, filled)]
             for name, value in self._arrays().items()
@@ -204,7 +204,7 @@ class Replay:
         truncated: bool,
     ) -> None:
         """Appends the transition from the newest row. After the last one, call :meth:`begin` for the next episode."""
-        slot = (self.rows[task] - 1) % self.config.capacity
+        slot = int(self.rows[task] - 1) % self.config.capacity
         self._content.put_transition(task, slot, action, reward)
         self._set_priority(np.array([task]), np.array([slot]), self.max_priority[[task]])
         self._append_row(task, next_observation)
@@ -219,7 +219,7 @@ class Replay:
         self.terminated[task, last % capacity] = terminated
 
     def _append_row(self, task: int, observation: np.ndarray) -> None:
-        slot = self.rows[task] % self.config.capacity
+        slot = int(self.rows[task]) % self.config.capacity
         self._content.put_state(task, slot, observation)
         if self.priority[task, slot]:
             self._set_priority(np.array([task]), np.array([slot]), np.zeros(1, np.float32))

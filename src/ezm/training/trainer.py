@@ -250,7 +250,7 @@ class Trainer:
             early = self.step < _EARLY_SHARE * self.config.steps
             environments.cut_episodes(self.config.early_episode_steps if early else None)
         result = environments.step(action)
-        for e, task in enumerate(tasks):
+        for e, task in enumerate(tasks.tolist()):
             terminated, truncated = bool(result.terminated[e]), bool(result.truncated[e])
             next_observation = result.next_observation[e]
             self.replay.add(

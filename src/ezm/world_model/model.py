@@ -18,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from ezm.config import ModelConfig
 from ezm.world_model.layers import (
@@ -143,7 +143,7 @@ class WorldModel(eqx.Module):
             head = MLP(inputs, hidden, config.head_layers, support.bins, k, zero=True, norm=norm)
             return eqx.tree_at(lambda m: m.output.bias, head, support.neutral_logits())
 
-        def critics(keys: PRNGKeyArray, inputs: int) -> Ensemble:
+        def critics(keys: Key[Array, " heads"], inputs: int) -> Ensemble:
             hidden = config.critic_size or size
             make = eqx.filter_vmap(lambda k: scalar_head(value_support, k, inputs, hidden))
             return Ensemble(make(keys))

@@ -83,7 +83,7 @@ class Support(eqx.Module):
 
 
 def cross_entropy(
-    target: Float[Array, "*shape bins"], logits: Float[Array, "*shape bins"]
-) -> Float[Array, "*shape"]:
-    """Returns -sum target log softmax(logits)."""
+    target: Float[Array, "*#shape bins"], logits: Float[Array, "*#shape bins"]
+) -> Array:
+    """Returns -sum target log softmax(logits), of the shape to which both broadcast."""
     return -(target * jax.nn.log_softmax(logits)).sum(-1)
