@@ -160,7 +160,7 @@ def test_a_page_compares_variants(
     for seed, value in enumerate((900.0, 1000.0)):
         run(tmp_path / f"a{seed}", seed, returns={"cartpole-balance": value})
     run(tmp_path / "b", loss=replace(cpu.loss, consistency="off"))
-    assert ezm.cli.main(["report", "--compare", "a0", "a1", "b", "b"]) == 0
+    assert ezm.cli.main(["report", "a0", "a1", "b", "b"]) == 0
     assert capsys.readouterr().out == "comparison.html\n"
     page = Path("comparison.html").read_text()
     # Half the width of Student's interval of two values: 12.7 times half their distance.
@@ -204,8 +204,9 @@ def test_mistakes_are_one_line(
     walker = run(tmp_path / "walker", suite="walker", tasks=("walker-walk",))
     assert "Missing from ezm report: RUN" in error(capsys)
     assert "nothing is not a run folder, it does not exist" in error(capsys, one, "nothing")
-    assert "is one run, a comparison needs two or more" in error(capsys, "--compare", one)
-    assert "is one run" in error(capsys, one, tmp_path / "new" / ".." / "one")
+    assert "is one run, a comparison needs two or more" in error(
+        capsys, one, tmp_path / "new" / ".." / "one"
+    )
     assert "new has no evaluation yet" in error(
         capsys, new, run(tmp_path / "too", 1, evaluations=())
     )
