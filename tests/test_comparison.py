@@ -18,7 +18,6 @@ from ezm.commands.run_options import config_of, parse_run
 from ezm.commands.train import Train
 from ezm.config import TrainConfig, from_dict, to_dict
 from ezm.evaluation.command import train_command
-from ezm.evaluation.comparison import write_comparison
 from ezm.evaluation.curves import variant_curves
 from ezm.evaluation.record import Record
 from ezm.evaluation.report import write_report
@@ -182,7 +181,7 @@ def test_a_page_compares_variants(
 def test_runs_of_two_suites_are_compared_in_what_they_share(tmp_path: Path) -> None:
     one = run(tmp_path / "one")
     other = run(tmp_path / "other", suite="mixed", tasks=("cartpole-swingup", "finger-spin"))
-    page = write_comparison([one, other], tmp_path / "page.html").read_text()
+    page = write_report([one, other], tmp_path / "page.html").read_text()
     assert "Compared in what all runs share, cartpole-swingup; " in page
     assert "left out: cartpole-balance, finger-spin." in page
     assert cells(page, "cartpole-swingup") == ["10", "500", "500"]
@@ -191,7 +190,7 @@ def test_runs_of_two_suites_are_compared_in_what_they_share(tmp_path: Path) -> N
 
 def test_a_run_without_an_evaluation_is_left_out(tmp_path: Path) -> None:
     paths = [run(tmp_path / "done"), run(tmp_path / "new", 1, evaluations=())]
-    page = write_comparison(paths, tmp_path / "page.html").read_text()
+    page = write_report(paths, tmp_path / "page.html").read_text()
     assert "Without an evaluation yet, and left out: new." in page
     assert cells(page, "seeds") == ["", "1"]
 
@@ -234,8 +233,8 @@ def test_a_page_of_one_run_goes_where_it_is_wanted(
 
 def test_pages_of_long_runs_stay_small(tmp_path: Path) -> None:
     paths = [invent(tmp_path / f"{seed}", seed, rows=10_000) for seed in range(2)]
-    assert write_comparison(paths, tmp_path / "page.html").stat().st_size < 1_000_000
-    assert write_report(paths[0]).stat().st_size < 1_000_000
+    assert write_report(paths, tmp_path / "page.html").stat().st_size < 1_000_000
+    assert write_report([paths[0]]).stat().st_size < 1_000_000
 
 
 # -- the command -------------------------------------------------------------------------------

@@ -23,12 +23,11 @@ def print_results(path: Path) -> None:
         UserError: not a run folder.
     """
     from ezm.evaluation.record import Record
-    from ezm.evaluation.report import COLUMNS, result_table
+    from ezm.evaluation.report import results, shown
     from ezm.evaluation.statistics import format_return
 
-    rows = result_table(Record.read(path))
-    headings = {"task": "task", **COLUMNS}
-    shown = [key for key in headings if any(row[key] is not None for row in rows)]
+    run = shown([Record.read(path)])
+    columns = {"task": run.tasks, **results(run)}
 
     def cell(value: Any) -> str:
         if value is None:
@@ -36,8 +35,8 @@ def print_results(path: Path) -> None:
         return format_return(value) if isinstance(value, float) else str(value)
 
     print_table(
-        [headings[key] for key in shown],
-        [[cell(row[key]) for key in shown] for row in rows],
+        list(columns),
+        [[cell(value) for value in row] for row in zip(*columns.values(), strict=True)],
         "return per episode; mean and 95 % interval of the last evaluation",
     )
 

@@ -37,12 +37,7 @@ def report(arguments: Sequence[str]) -> int:
 
     if not options.runs:
         raise UserError("Missing from ezm report: RUN; name the folder of a run, such as runs/NAME")
-    if len(options.runs) > 1:
-        from ezm.evaluation.comparison import write_comparison
-
-        print(write_comparison(options.runs, options.out))
-        return 0
     from ezm.evaluation.report import write_report
 
-    print(write_report(options.runs[0], options.out))
+    print(write_report(options.runs, options.out))
     return 0

@@ -39,14 +39,15 @@ _BINS = 200
 _FEW_BINS = 40  # where lines of many tasks overlap
 
 
-def training_names(record: Record, *, losses: bool) -> list[str]:
-    """Returns the training values that have their own panel: the losses, or all others."""
-    return [
-        name
+def training_names(records: Sequence[Record], *, losses: bool) -> dict[str, str]:
+    """Returns the training values that have their own panel -> titles: the losses, or all others."""
+    return {
+        name: name
+        for record in records
         for name in record.training
         if name != "updates" and name not in HEALTH and not name.startswith(PRIORITY)
         if name.startswith("loss/") == losses
-    ]
+    }
 
 
 def training_panels(variants: Sequence[Variant], names: Mapping[str, str]) -> list[Panel]:

@@ -249,15 +249,10 @@ def svg(panel: Panel, salt: str, size: tuple[float, float] = (4.2, 2.5)) -> str:
         salt: unique for each picture of a page, so that no two share an identifier.
         size: in inches.
     """
-    made, axes = figure(size)
-    draw(panel, axes)
-    return to_svg(made, salt)
-
-
-def to_svg(made: Figure, salt: str) -> str:
-    """Returns a figure as inline SVG, see :func:`svg`."""
     import matplotlib
 
+    made, axes = figure(size)
+    draw(panel, axes)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         made.savefig(

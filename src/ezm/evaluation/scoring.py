@@ -1,4 +1,4 @@
-"""The part of a page that shows the scores over all tasks."""
+"""The part of the report that shows the scores over all tasks."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ezm.errors import UserError
-from ezm.evaluation import page
 from ezm.evaluation.aggregates import Estimate, interquartile_mean, interval, mean_score
 from ezm.evaluation.figures import interval_panel, profile_panel
+from ezm.evaluation.page import Part
 from ezm.evaluation.scores import normalised
 from ezm.tasks import sources
 from ezm.tasks.suites import parse
 
 _RESAMPLES = 2_000
 _STATISTICS = {"interquartile mean": interquartile_mean, "mean": mean_score}
+NOTE = (
+    "Scores are normalised: HumanoidBench 0 for random actions and 1 for the success bar, dm_control the share of the "
+    "largest possible return; tasks without such a scale are left out. The profile is the share of all scores above "
+    "each threshold; the interquartile mean is that of their middle half. Bands and intervals are 95 % bootstrap "
+    "intervals, drawn for each task apart (Agarwal et al. 2021, arXiv 2108.13264)."
+)
 
 
 def score_matrix(suite: str, returns: Mapping[str, Sequence[float]]) -> np.ndarray | None:
@@ -40,44 +46,43 @@ def score_matrix(suite: str, returns: Mapping[str, Sequence[float]]) -> np.ndarr
     return np.stack([column[:rows] for column in known], axis=1)
 
 
-def scores(pictures: page.Pictures, matrices: Mapping[str, np.ndarray], what: str) -> str:
+def scores(
+    groups: Mapping[str, tuple[str, Mapping[str, Sequence[float]]]], what: str
+) -> list[Part]:
     """Returns the performance profile, the estimates with their intervals, and a table of the estimates.
 
     Args:
-        pictures: of the page.
-        matrices: name -> (R, K) scores.
+        groups: name -> its suite, and task -> (R,) returns. A group without returns in some task is left out.
         what: plural noun for what R counts.
     """
+    matrices = {
+        name: matrix
+        for name, (suite, returns) in groups.items()
+        if all(returns.values()) and (matrix := score_matrix(suite, returns)) is not None
+    }
     if not matrices:
-        return ""
-    panels = [profile_panel(matrices)]
-    estimates: dict[str, dict[str, Estimate]] = {}
-    for title, statistic in _STATISTICS.items():
-        estimates[title] = {
+        return []
+    estimates = {
+        title: {
             name: interval(each, statistic, resamples=_RESAMPLES) for name, each in matrices.items()
         }
-        panels.append(interval_panel(title, estimates[title]))
+        for title, statistic in _STATISTICS.items()
+    }
+    panels = [interval_panel(title, each) for title, each in estimates.items()]
     rows = [
         [
             name,
-            f"{matrix.shape[0]} × {matrix.shape[1]}",
-            *(_show(estimates[t][name]) for t in _STATISTICS),
+            " × ".join(map(str, each.shape)),
+            *(_show(found[name]) for found in estimates.values()),
         ]
-        for name, matrix in matrices.items()
+        for name, each in matrices.items()
     ]
     head = ["", f"{what} × tasks", *_STATISTICS]
-    return pictures.panels(panels, "small") + page.table(head, rows)
+    pictures = Part(panels=[profile_panel(matrices), *panels], size="small")
+    return [pictures, Part(rows=rows, head=head)]
 
 
 def _show(estimate: Estimate) -> str:
     if not np.isfinite(estimate.low):
         return f"{estimate.value:.3f}"
     return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
-
-
-NOTE = (
-    "Scores are normalised: HumanoidBench 0 for random actions and 1 for the success bar, dm_control the share of the "
-    "largest possible return; tasks without such a scale are left out. The profile is the share of all scores above "
-    "each threshold; the interquartile mean is that of their middle half. Bands and intervals are 95 % bootstrap "
-    "intervals, drawn for each task apart (Agarwal et al. 2021, arXiv 2108.13264)."
-)
