@@ -18,7 +18,7 @@ from ezm.commands.run_options import config_of, parse_run
 from ezm.commands.train import Train
 from ezm.config import TrainConfig, from_dict, to_dict
 from ezm.evaluation.command import train_command
-from ezm.evaluation.curves import variant_curves
+from ezm.evaluation.curves import learning_curves
 from ezm.evaluation.record import Record
 from ezm.evaluation.report import write_report
 from ezm.evaluation.variants import group, seed_curve
@@ -139,7 +139,7 @@ def test_curves_have_a_band_for_each_variant_of_several_seeds(tmp_path: Path) ->
     paths = [run(tmp_path / f"a{s}", s, returns={"cartpole-balance": 100.0 * s}) for s in range(3)]
     paths.append(run(tmp_path / "b", loss=replace(cpu.loss, unroll=2)))
     variants = group([Record.read(path) for path in paths])
-    balance, _ = variant_curves(variants, CARTPOLE, "seconds", {})
+    balance, _ = learning_curves(variants, CARTPOLE, "seconds", {})
     assert balance.x_label == "wall clock, minutes"
     several, alone = balance.lines
     assert several.label == "unroll=3" and alone.band is None and several.band is not None

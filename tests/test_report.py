@@ -11,12 +11,13 @@ import pytest
 
 from ezm.errors import UserError
 from ezm.evaluation import panels, reference
-from ezm.evaluation.curves import binned, run_curves
+from ezm.evaluation.curves import binned, learning_curves
 from ezm.evaluation.evaluate import Episodes
-from ezm.evaluation.record import Record
+from ezm.evaluation.record import Axis, Record
+from ezm.evaluation.reference import Published, Reference
 from ezm.evaluation.report import report_page, results, shown, write_report
 from ezm.evaluation.results import Evaluation, save_evaluation, task_result
-from ezm.evaluation.statistics import Mean
+from ezm.evaluation.variants import Variant
 from ezm.tasks import load_suite
 from ezm.training.metrics import MetricsLogger
 from ezm.training.run_folder import RunFolder
@@ -88,6 +89,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return run
 
 
+def run_curves(
+    record: Record, axis: Axis, known: Reference, others: Published | None = None
+) -> list[panels.Panel]:
+    """The learning curves of one run."""
+    variant = Variant("", (record,))
+    return learning_curves([variant], record.tasks, axis, known, others, alone=True)
+
+
 @pytest.fixture(scope="module")
 def page(run: RunFolder) -> str:
     return report_page(shown([Record.read(run.path)], REFERENCE))
@@ -102,13 +111,12 @@ def test_results_take_the_last_evaluation(run: RunFolder, page: str) -> None:
         "SAC, same steps",
     ]
     (random, _), (left, right), policy, sac = columns.values()
-    assert isinstance(left, Mean) and isinstance(right, Mean) and isinstance(policy[0], Mean)
-    assert (random, sac[0]) == (40.0, 250.0)
+    assert (random.mean, sac[0].mean) == (40.0, 250.0)
     assert left.mean == 820 and left.n == 3
     assert left.half_width == pytest.approx(4.303 * 20 / 3**0.5, rel=1e-3)
     assert policy[0].mean == 701
     assert right.mean == 390 and np.isnan(right.half_width)
-    assert policy[1] is None and sac[1] is None
+    assert np.isnan(policy[1].mean) and np.isnan(sac[1].mean)
     assert "over 3 evaluation episodes at 1,000 environment steps per task" in page
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -23,22 +23,12 @@ def print_results(path: Path) -> None:
         UserError: not a run folder.
     """
     from ezm.evaluation.record import Record
-    from ezm.evaluation.report import results, shown
-    from ezm.evaluation.statistics import format_return
+    from ezm.evaluation.report import result_table, shown
 
-    run = shown([Record.read(path)])
-    columns = {"task": run.tasks, **results(run)}
-
-    def cell(value: Any) -> str:
-        if value is None:
-            return "-"
-        return format_return(value) if isinstance(value, float) else str(value)
-
-    print_table(
-        list(columns),
-        [[cell(value) for value in row] for row in zip(*columns.values(), strict=True)],
-        "return per episode; mean and 95 % interval of the last evaluation",
-    )
+    table = result_table(shown([Record.read(path)]))
+    rows = [["-" if cell == "–" else cell for cell in row] for row in table.rows]
+    note = "return per episode; mean and 95 % interval of the last evaluation"
+    print_table(table.head, rows, note)
 
 
 def print_evaluation(found: Evaluation) -> None:

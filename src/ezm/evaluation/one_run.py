@@ -44,7 +44,7 @@ def machine(record: Record) -> list[Section]:
     facts = found.items() if isinstance(found, Mapping) else [("machine", found)] if found else []
     return [
         Section("Throughput", [Part(panels=figures.throughput_panels(record), size="small")]),
-        Section("Machine", [Part(facts=list(facts))]),
+        Section("Machine", [Part(rows=list(facts))]),
     ]
 
 

@@ -20,12 +20,10 @@ class Part(NamedTuple):
 
     tiles: Mapping[str, str] | None = None
     """Name -> figure in large type. Empty figures are left out."""
-    rows: Sequence[Sequence[str]] = ()
-    """A table of plain text below its ``head``. The column with the number ``ours`` stands out."""
+    rows: Sequence[Sequence[Any]] = ()
+    """A table below its ``head``, or of names and values without a head. The column number ``ours`` stands out."""
     head: Sequence[str] = ()
     ours: int | None = None
-    facts: Sequence[tuple[str, Any]] = ()
-    """A table of names and values."""
     panels: Sequence[Panel] = ()
     """Panels next to each other below their legend: two, three of ``size`` "small", or a single large "one"."""
     size: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +12,9 @@ import numpy as np
 from ezm.errors import UserError
 from ezm.evaluation import figures, one_run
 from ezm.evaluation.command import train_command
-from ezm.evaluation.curves import run_curves, variant_curves
+from ezm.evaluation.curves import learning_curves
 from ezm.evaluation.page import Part, Section, render
-from ezm.evaluation.record import Axis, Mode, Record
+from ezm.evaluation.record import Axis, Record
 from ezm.evaluation.reference import Reference, published, reference
 from ezm.evaluation.scoring import NOTE, scores
 from ezm.evaluation.statistics import Mean, format_return, mean_interval
@@ -23,6 +24,9 @@ from ezm.training.run_folder import RunFolder, write_atomically
 
 DEFAULT_OUT = Path("comparison.html")
 """The page of several runs."""
+AXES: dict[str, Axis] = {"environment steps": "step", "wall clock": "seconds"}
+SEARCH = "EZ-M, search"
+"""The heading of the evaluations of one run."""
 
 
 class Shown(NamedTuple):
@@ -126,7 +130,7 @@ def _sections(found: Shown) -> list[Section]:
     return [
         Section("", [_tiles(found), found.left_out]),
         *([] if one else [Section("What differs", [_differences(variants)])]),
-        Section("Results", [_results(found)], _meaning(found)),
+        Section("Results", [result_table(found)], _meaning(found)),
         _curves(found),
         Section("All tasks together", _scores(found), NOTE),
         *(one_run.measured(one) if one else []),
@@ -163,32 +167,46 @@ def _differences(variants: Sequence[Variant]) -> Part | str:
     return Part(rows=rows, head=["option", *(variant.name for variant in variants)])
 
 
-def results(found: Shown) -> dict[str, list[Mean | float | None]]:
-    """Returns the columns of the table of results: heading -> a value for each task, None where it is unknown.
+def results(found: Shown) -> dict[str, list[Mean]]:
+    """Returns the columns of the table of results: heading -> a mean for each task, nan where it is unknown.
 
-    The columns are the reference values, and the last evaluation of the run or of each variant. An evaluation of one
-    run is a mean over episodes, and an evaluation of a variant a mean over seeds. A column of reference values or of
-    the policy's mean is left out if all of them are unknown.
+    The columns are the reference values and the last evaluations. A column of reference values or of the policy's mean
+    is left out if all of them are unknown.
     """
-    one, tasks = found.one, found.tasks
-    measured = {each.name: [_interval(_finals(each, t)) for t in tasks] for each in found.variants}
-    columns = {
-        "random policy": [found.known.get(task, {}).get("random") for task in tasks],
-        **({"EZ-M, search": [_interval(one.last(task)) for task in tasks]} if one else measured),
-        "EZ-M, policy mean": [_interval(one.last(t, "policy")) if one else None for t in tasks],
-        "SAC, same steps": [found.known.get(task, {}).get("sac") for task in tasks],
-        "success bar": [found.known.get(task, {}).get("bar") for task in tasks],
-    }
-    kept = ["EZ-M, search", *measured]
+
+    def known(name: str) -> list[Mean]:
+        values = [found.known.get(task, {}).get(name, math.nan) for task in found.tasks]
+        return [Mean(value, math.nan, 1) for value in values]
+
+    columns = {"random policy": known("random")}
+    for name, (_, returns) in _measured(found).items():
+        columns[name] = [_mean(each) for each in returns.values()]
+    columns |= {"SAC, same steps": known("sac"), "success bar": known("bar")}
+    kept = {SEARCH, *(variant.name for variant in found.variants)}
     return {
-        heading: [*values]
-        for heading, values in columns.items()
-        if heading in kept or any(value is not None for value in values)
+        name: column
+        for name, column in columns.items()
+        if name in kept or not all(math.isnan(each.mean) for each in column)
     }
 
 
-def _interval(values: Sequence[float]) -> Mean | None:
-    return mean_interval(values) if values else None
+def _measured(found: Shown) -> dict[str, tuple[str, dict[str, Sequence[float]]]]:
+    """Returns the last evaluations: name -> suite, and task -> returns. They are the episodes of one run, or the mean
+    of each seed of a variant."""
+    one, tasks = found.one, found.tasks
+    if one:
+        return {
+            SEARCH: (one.suite, {task: one.last(task) for task in tasks}),
+            "EZ-M, policy mean": (one.suite, {task: one.last(task, "policy") for task in tasks}),
+        }
+    return {
+        variant.name: (variant.records[0].suite, {task: _finals(variant, task) for task in tasks})
+        for variant in found.variants
+    }
+
+
+def _mean(values: Sequence[float]) -> Mean:
+    return mean_interval(values) if values else Mean(math.nan, math.nan, 0)
 
 
 def _finals(variant: Variant, task: str) -> list[float]:
@@ -197,28 +215,18 @@ def _finals(variant: Variant, task: str) -> list[float]:
     return [float(np.mean(each)) for each in found if each]
 
 
-def _results(found: Shown) -> Part:
+def result_table(found: Shown) -> Part:
+    """Returns the table of results, and below it means over tasks and the number of seeds."""
     columns = results(found)
-    cells = zip(*columns.values(), strict=True)
-    rows = [[task, *map(_number, row)] for task, row in zip(found.tasks, cells, strict=True)]
+    rows = [[task, *map(str, row)] for task, *row in zip(found.tasks, *columns.values())]
     if len(rows) > 1:
-        rows.append(["mean over tasks", *(_number(_mean_of(each)) for each in columns.values())])
+        means = [float(np.mean([each.mean for each in column])) for column in columns.values()]
+        rows.append(["mean over tasks", *map(format_return, means)])
     if not found.one:
         seeds = {variant.name: f"{len(variant.records)}" for variant in found.variants}
         rows.append(["seeds", *(seeds.get(heading, "") for heading in columns)])
     head = ["task", *columns]
-    return Part(rows=rows, head=head, ours=head.index("EZ-M, search") if found.one else None)
-
-
-def _mean_of(values: Sequence[Mean | float | None]) -> float | None:
-    known = [v.mean if isinstance(v, Mean) else v for v in values if v is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
-
-
-def _number(value: Mean | float | None) -> str:
-    if value is None:
-        return "–"
-    return str(value) if isinstance(value, Mean) else format_return(value)
+    return Part(rows=rows, head=head, ours=head.index(SEARCH) if found.one else None)
 
 
 def _meaning(found: Shown) -> str:
@@ -241,12 +249,12 @@ def _curves(found: Shown) -> Section:
     one, tasks = found.one, found.tasks
     others, notes = published(tasks)
 
-    def panels(axis: Axis) -> list[figures.Panel]:
-        if one:
-            return run_curves(one, axis, found.known, others)
-        return variant_curves(found.variants, tasks, axis, found.known, others)
-
-    choices = {"environment steps": panels("step"), "wall clock": panels("seconds")}
+    choices = {
+        label: learning_curves(
+            found.variants, tasks, axis, found.known, others, alone=one is not None
+        )
+        for label, axis in AXES.items()
+    }
     ours = (
         "Ours: full evaluation episodes at each point; in the protocol “benchmark” a fall ends an episode, in “paper” "
         "it goes on; steps are environment steps per task. So the curves are no like for like."
@@ -264,25 +272,13 @@ def _curves(found: Shown) -> Section:
 
 
 def _scores(found: Shown) -> list[Part]:
-    one, tasks = found.one, found.tasks
+    one, groups = found.one, _measured(found)
     if one is None:
-        seeds = {
-            each.name: (each.records[0].suite, {task: _finals(each, task) for task in tasks})
-            for each in found.variants
-        }
-        return scores(seeds, "runs")
-    if not all(map(one.returns, tasks)):
+        return scores(groups, "runs")
+    if not all(map(one.returns, one.tasks)):
         return []
-    modes: dict[Mode, str] = {
-        "search": "search",
-        "policy": "policy mean",
-        "random": "random policy",
-    }
-    episodes = {
-        name: (one.suite, {task: one.last(task, mode) for task in tasks})
-        for mode, name in modes.items()
-    }
-    return scores(episodes, "episodes")
+    random = {task: one.last(task, "random") for task in one.tasks}
+    return scores({**groups, "random policy": (one.suite, random)}, "episodes")
 
 
 def _health(found: Shown) -> Section:
@@ -321,7 +317,7 @@ def _repeated(found: Shown) -> list[Section]:
     if found.one is None:
         folded = Part(folded=[commands], title="One command for each run")
         return [Section("Run them again", [folded])]
-    options = Part(facts=list(flat(found.one.config)))
+    options = Part(rows=list(flat(found.one.config)))
     return [
         Section(
             "Run it again",
