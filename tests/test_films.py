@@ -14,7 +14,7 @@ from imageio_ffmpeg import read_frames
 
 from ezm.config import PlannerConfig
 from ezm.errors import UserError
-from ezm.evaluation import one_run
+from ezm.evaluation import parts
 from ezm.learning import build
 from ezm.presets import PRESETS
 from ezm.tasks import Suite, Task, load_suite
@@ -313,7 +313,7 @@ def test_no_two_tasks_share_a_film(tmp_path: Path) -> None:
     assert {path.parent for path in paths} == {tmp_path} and len(set(paths)) == len(names)
     for path in paths:
         path.write_bytes(b"film")
-    assert list(one_run.films(tmp_path, names).films or ()) == names
+    assert list(parts.films(tmp_path, names).films or ()) == names
 
 
 @pytest.mark.filterwarnings("ignore:os.fork")

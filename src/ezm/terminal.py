@@ -27,8 +27,9 @@ def print_results(path: Path) -> None:
 
     table = result_table(shown([Record.read(path)]))
     rows = [["-" if cell == "–" else cell for cell in row] for row in table.rows]
-    note = "return per episode; mean and 95 % interval of the last evaluation"
-    print_table(table.head, rows, note)
+    print_table(
+        table.head, rows, "return per episode; mean and 95 % interval of the last evaluation"
+    )
 
 
 def print_evaluation(found: Evaluation) -> None:

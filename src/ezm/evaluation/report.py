@@ -10,15 +10,21 @@ from typing import NamedTuple
 import numpy as np
 
 from ezm.errors import UserError
-from ezm.evaluation import figures, one_run
+from ezm.evaluation import figures, parts
 from ezm.evaluation.command import train_command
 from ezm.evaluation.curves import learning_curves
 from ezm.evaluation.page import Part, Section, render
 from ezm.evaluation.record import Axis, Record
 from ezm.evaluation.reference import Reference, published, reference
-from ezm.evaluation.scoring import NOTE, scores
 from ezm.evaluation.statistics import Mean, format_return, mean_interval
-from ezm.evaluation.variants import Variant, differences, flat, group, shared_tasks, show
+from ezm.evaluation.variants import (
+    Variant,
+    differences,
+    group,
+    options_of,
+    shared_tasks,
+    show,
+)
 from ezm.tasks.humanoid_bench import NAMES
 from ezm.training.run_folder import RunFolder, write_atomically
 
@@ -77,41 +83,35 @@ def shown(records: Sequence[Record], known: Reference | None = None) -> Shown:
     Raises:
         UserError: none of several runs has an evaluation, or they have no task in common.
     """
-    one = records[0] if len(records) == 1 else None
-    pending = [each for each in records if not one and not any(map(each.returns, each.tasks))]
-    left = [each for each in records if each not in pending]
+    if len(records) == 1:
+        (one,) = records
+        return Shown(group(records), one.tasks, reference(one) if known is None else known, one)
+    left = [record for record in records if _evaluated(record)]
     if not left:
         raise UserError(
-            f"{pending[0].name} has no evaluation yet, nor has any other: train them further first"
+            f"{records[0].name} has no evaluation yet, nor has any other: train them further first"
         )
-    known = reference(left[0]) if known is None else known
-    if one:
-        return Shown(group(left), one.tasks, known, one)
-    tasks = shared_tasks(left)
+    first, tasks = left[0], shared_tasks(left)
     if not tasks:
-        other = next(each for each in left if not shared_tasks([left[0], each]))
+        other = next(each for each in left if not shared_tasks([first, each]))
         raise UserError(
-            f"{left[0].name} ({left[0].suite}) and {other.name} ({other.suite}) have no task in common: "
+            f"{first.name} ({first.suite}) and {other.name} ({other.suite}) have no task in common: "
             "compare runs that do"
         )
+    known = reference(first) if known is None else known
     # SAC's return holds for the steps of one run.
-    known = {
-        task: {name: value for name, value in each.items() if name != "sac"}
-        for task, each in known.items()
-    }
-    return Shown(group(left), tasks, known, left_out=_left_out(left, pending, tasks))
+    fair = {t: {name: each[name] for name in each if name != "sac"} for t, each in known.items()}
+    said = []
+    if pending := ", ".join(record.name for record in records if not _evaluated(record)):
+        said.append(f"Without an evaluation yet, and left out: {pending}.")
+    if dropped := ", ".join(dict.fromkeys(t for r in left for t in r.tasks if t not in tasks)):
+        shared = ", ".join(tasks)
+        said.append(f"Compared in what all runs share, {shared}; left out: {dropped}.")
+    return Shown(group(left), tasks, fair, left_out=" ".join(said))
 
 
-def _left_out(records: Sequence[Record], pending: Sequence[Record], tasks: Sequence[str]) -> str:
-    waiting = ", ".join(record.name for record in pending)
-    dropped = dict.fromkeys(t for record in records for t in record.tasks if t not in tasks)
-    said = [
-        f"Without an evaluation yet, and left out: {waiting}." if waiting else "",
-        f"Compared in what all runs share, {', '.join(tasks)}; left out: {', '.join(dropped)}."
-        if dropped
-        else "",
-    ]
-    return " ".join(filter(None, said))
+def _evaluated(record: Record) -> bool:
+    return any(map(record.returns, record.tasks))
 
 
 def report_page(found: Shown) -> str:
@@ -125,27 +125,59 @@ def report_page(found: Shown) -> str:
 
 
 def _sections(found: Shown) -> list[Section]:
-    one, variants, records = found.one, found.variants, found.records
-    losses, others = (figures.training_names(records, losses=losses) for losses in (True, False))
+    one, tasks, variants = found.one, found.tasks, found.variants
+    run = RunFolder.open(one.path) if one else None
+    commands = Part(code="\n".join(train_command(record.config) for record in found.records))
     return [
         Section("", [_tiles(found), found.left_out]),
-        *([] if one else [Section("What differs", [_differences(variants)])]),
+        Section("What differs", [] if one else [_differences(variants)]),
         Section("Results", [result_table(found)], _meaning(found)),
         _curves(found),
-        Section("All tasks together", _scores(found), NOTE),
-        *(one_run.measured(one) if one else []),
-        _health(found),
-        *(one_run.model(one) if one else []),
-        Section("Losses", [_training(variants, losses)]),
-        Section("Training", [_training(variants, others)]),
-        *(one_run.machine(one) if one else [Section("Runs", [_runs(variants)])]),
-        *_repeated(found),
+        Section("All tasks together", _scores(found), parts.SCORES),
+        Section(
+            "Evaluation", parts.evaluations(run) if run else [], "What ezm eval measured last."
+        ),
+        Section("Films", [parts.films(run.films_path, tasks)] if run else []),
+        Section(
+            "Is learning sound?",
+            [
+                _small(figures.training_panels(variants, "health")),
+                Part(panels=figures.priority_panel(one) if one else (), size="one"),
+            ],
+            "Value error: mean |value - target| of a batch, whose mean for each task is what its replay's priorities "
+            "are made of. Latent consistency: distance between the imagined latent state and that of the "
+            "observation. Entropy falls as the policy makes up its mind."
+            + ("" if one else " Means over the seeds, bands from the lowest to the highest."),
+        ),
+        Section(
+            "Does the model rank actions?",
+            [_small(figures.diagnostic_panels(one) if one else ())],
+            "Spearman correlation between what the model predicts for actions from one state and "
+            "what the simulator then gives: 1 is a perfect order, 0 is chance.",
+        ),
+        Section("Map of the tasks", parts.task_map(run, tasks) if run else []),
+        Section("Losses", [_small(figures.training_panels(variants, "losses"))]),
+        Section("Training", [_small(figures.training_panels(variants, "others"))]),
+        Section("Throughput", [_small(figures.throughput_panels(one) if one else ())]),
+        Section("Machine", [parts.machine(one.start)] if one else []),
+        Section("Runs", [] if one else [_runs(variants)]),
+        Section(
+            "Run it again" if one else "Run them again",
+            [commands if one else Part(folded=[commands], title="One command for each run")],
+            "A command starts its run; on the same kind of machine and with the same versions it gives the same "
+            "numbers.",
+        ),
+        Section("Configuration", [parts.options(one.config)] if one else []),
     ]
+
+
+def _small(panels: Sequence[figures.Panel]) -> Part:
+    return Part(panels=panels, size="small")
 
 
 def _tiles(found: Shown) -> Part:
     one, runs = found.one, found.records
-    figures = {
+    tiles = {
         "variants": "" if one else f"{len(found.variants)}",
         "runs": "" if one else f"{len(runs)}",
         "tasks": f"{len(found.tasks)}",
@@ -154,15 +186,16 @@ def _tiles(found: Shown) -> Part:
         "wall clock" if one else "wall clock of all runs": _duration(sum(r.seconds for r in runs)),
         "parameters": f"{one.start['parameters']:,}" if one and one.start.get("parameters") else "",
     }
-    return Part(tiles=figures)
+    return Part(tiles=tiles)
 
 
 def _differences(variants: Sequence[Variant]) -> Part | str:
     if len(variants) < 2:
         return "Nothing but the seed."
+    options = [options_of(variant.records[0]) for variant in variants]
     rows = [
         [option, *("–" if value is None else show(value) for value in values)]
-        for option, values in differences([variant.options for variant in variants]).items()
+        for option, values in differences(options).items()
     ]
     return Part(rows=rows, head=["option", *(variant.name for variant in variants)])
 
@@ -248,11 +281,8 @@ def _meaning(found: Shown) -> str:
 def _curves(found: Shown) -> Section:
     one, tasks = found.one, found.tasks
     others, notes = published(tasks)
-
     choices = {
-        label: learning_curves(
-            found.variants, tasks, axis, found.known, others, alone=one is not None
-        )
+        label: learning_curves(found.variants, tasks, axis, found.known, others, alone=bool(one))
         for label, axis in AXES.items()
     }
     ours = (
@@ -274,29 +304,11 @@ def _curves(found: Shown) -> Section:
 def _scores(found: Shown) -> list[Part]:
     one, groups = found.one, _measured(found)
     if one is None:
-        return scores(groups, "runs")
+        return parts.scores(groups, "runs")
     if not all(map(one.returns, one.tasks)):
         return []
     random = {task: one.last(task, "random") for task in one.tasks}
-    return scores({**groups, "random policy": (one.suite, random)}, "episodes")
-
-
-def _health(found: Shown) -> Section:
-    return Section(
-        "Is learning sound?",
-        [
-            _training(found.variants, figures.HEALTH),
-            Part(panels=figures.priority_panel(found.one) if found.one else (), size="one"),
-        ],
-        "Value error: mean |value - target| of a batch, whose mean for each task is what its replay's priorities "
-        "are made of. Latent consistency: distance between the imagined latent state and that of the "
-        "observation. Entropy falls as the policy makes up its mind."
-        + ("" if found.one else " Means over the seeds, bands from the lowest to the highest."),
-    )
-
-
-def _training(variants: Sequence[Variant], titles: dict[str, str]) -> Part:
-    return Part(panels=figures.training_panels(variants, titles), size="small")
+    return parts.scores({**groups, "random policy": (one.suite, random)}, "episodes")
 
 
 def _runs(variants: Sequence[Variant]) -> Part:
@@ -309,24 +321,6 @@ def _runs(variants: Sequence[Variant]) -> Part:
 
     head = ["run", "variant", "seed", "steps per task", "updates", "wall clock", "ezm", "machine"]
     return Part(rows=[row(each, run) for each in variants for run in each.records], head=head)
-
-
-def _repeated(found: Shown) -> list[Section]:
-    """Returns the commands that start the runs again, and the options of one run."""
-    commands = Part(code="\n".join(train_command(record.config) for record in found.records))
-    if found.one is None:
-        folded = Part(folded=[commands], title="One command for each run")
-        return [Section("Run them again", [folded])]
-    options = Part(rows=list(flat(found.one.config)))
-    return [
-        Section(
-            "Run it again",
-            [commands],
-            "The command that starts this run; on the same kind of machine and with the same versions it gives the "
-            "same numbers.",
-        ),
-        Section("Configuration", [Part(folded=[options], title="All options of the run")]),
-    ]
 
 
 def _duration(seconds: float) -> str:

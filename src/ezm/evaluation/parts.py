@@ -1,51 +1,82 @@
-"""The sections that the report has for one run only."""
+"""The parts of the report that need more than a table or a panel."""
 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from ezm.errors import UserError
 from ezm.evaluation import figures
-from ezm.evaluation.page import Part, Section
-from ezm.evaluation.record import Record
+from ezm.evaluation.aggregates import Estimate, interquartile_mean, interval, mean_score
+from ezm.evaluation.page import Part
 from ezm.evaluation.results import Evaluation, read_evaluations
+from ezm.evaluation.scores import score_matrix
 from ezm.evaluation.statistics import format_return, mean_interval
+from ezm.evaluation.variants import flat
 from ezm.training.run_folder import RunFolder
 
+_RESAMPLES = 2_000
+_STATISTICS = {"interquartile mean": interquartile_mean, "mean": mean_score}
+SCORES = (
+    "Scores are normalised: HumanoidBench 0 for random actions and 1 for the success bar, dm_control the share of the "
+    "largest possible return; tasks without such a scale are left out. The profile is the share of all scores above "
+    "each threshold; the interquartile mean is that of their middle half. Bands and intervals are 95 % bootstrap "
+    "intervals, drawn for each task apart (Agarwal et al. 2021, arXiv 2108.13264)."
+)
 
-def measured(record: Record) -> list[Section]:
-    """Returns the results of ``ezm eval``, and the films."""
-    run = RunFolder.open(record.path)
-    return [
-        Section("Evaluation", _evaluations(run), "What ezm eval measured last."),
-        Section("Films", [films(run.films_path, record.tasks)]),
+
+def scores(
+    groups: Mapping[str, tuple[str, Mapping[str, Sequence[float]]]], what: str
+) -> list[Part]:
+    """Returns the performance profile, the estimates with their intervals, and a table of the estimates.
+
+    Args:
+        groups: name -> its suite, and task -> (R,) returns. A group without returns in some task is left out.
+        what: plural noun for what R counts.
+    """
+    matrices = {
+        name: matrix
+        for name, (suite, returns) in groups.items()
+        if all(returns.values()) and (matrix := score_matrix(suite, returns)) is not None
+    }
+    if not matrices:
+        return []
+    estimates = {
+        title: {
+            name: interval(each, statistic, resamples=_RESAMPLES) for name, each in matrices.items()
+        }
+        for title, statistic in _STATISTICS.items()
+    }
+    panels = [figures.interval_panel(title, each) for title, each in estimates.items()]
+    rows = [
+        [name, " × ".join(map(str, each.shape)), *(_show(e[name]) for e in estimates.values())]
+        for name, each in matrices.items()
     ]
+    head = ["", f"{what} × tasks", *_STATISTICS]
+    pictures = Part(panels=[figures.profile_panel(matrices), *panels], size="small")
+    return [pictures, Part(rows=rows, head=head)]
 
 
-def model(record: Record) -> list[Section]:
-    """Returns how the model ranks actions, and the map of the tasks."""
-    return [
-        Section(
-            "Does the model rank actions?",
-            [Part(panels=figures.diagnostic_panels(record), size="small")],
-            "Spearman correlation between what the model predicts for actions from one state and "
-            "what the simulator then gives: 1 is a perfect order, 0 is chance.",
-        ),
-        Section("Map of the tasks", _map(RunFolder.open(record.path), record)),
-    ]
+def _show(estimate: Estimate) -> str:
+    if not math.isfinite(estimate.low):
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
-def machine(record: Record) -> list[Section]:
-    """Returns the run's throughput, and the machine's properties as its start row has them."""
-    found = record.start.get("machine")
+def machine(start: Mapping[str, Any]) -> Part:
+    """Returns the machine's properties by name, as a start row has them."""
+    found = start.get("machine")
     facts = found.items() if isinstance(found, Mapping) else [("machine", found)] if found else []
-    return [
-        Section("Throughput", [Part(panels=figures.throughput_panels(record), size="small")]),
-        Section("Machine", [Part(rows=list(facts))]),
-    ]
+    return Part(rows=list(facts))
+
+
+def options(config: Mapping[str, Any]) -> Part:
+    """Returns all options of a run, folded."""
+    return Part(folded=[Part(rows=list(flat(config)))], title="All options of the run")
 
 
 def films(folder: Path, order: Sequence[str] = ()) -> Part:
@@ -58,10 +89,9 @@ def films(folder: Path, order: Sequence[str] = ()) -> Part:
     Raises:
         UserError: a film cannot be read.
     """
-    known = {name: place for place, name in enumerate(order)}
-    named = {unquote(path.stem): path for path in sorted(folder.glob("*.mp4"))}
-    shown = sorted(named, key=lambda name: known.get(name, len(known)))
-    return Part(films={name: _base64(named[name]) for name in shown})
+    paths = {unquote(path.stem): path for path in sorted(folder.glob("*.mp4"))}
+    names = dict.fromkeys([*(name for name in order if name in paths), *paths])
+    return Part(films={name: _base64(paths[name]) for name in names})
 
 
 def _base64(path: Path) -> str:
@@ -73,7 +103,7 @@ def _base64(path: Path) -> str:
         ) from error
 
 
-def _evaluations(run: RunFolder) -> Sequence[Part | str]:
+def evaluations(run: RunFolder) -> Sequence[Part | str]:
     """Returns tables of eval.json, the last evaluation first."""
     try:
         found = read_evaluations(run.path)
@@ -108,8 +138,9 @@ def _evaluation(found: Evaluation) -> tuple[Part, str]:
     )
 
 
-def _map(run: RunFolder, record: Record) -> Sequence[Part | str]:
-    if len(record.tasks) < 3:
+def task_map(run: RunFolder, tasks: Sequence[str]) -> Sequence[Part | str]:
+    """Returns the map of the tasks, or a remark that says why there is none."""
+    if len(tasks) < 3:
         return []  # two points lie on a line, whatever was learned
     if not run.checkpoint_steps():
         return ["The run has no checkpoint yet, so there are no task embeddings to show."]
@@ -123,10 +154,10 @@ def _map(run: RunFolder, record: Record) -> Sequence[Part | str]:
     if found is None:
         return ["The networks of this run are not told the task, so there are no embeddings."]
     step, embedding = found
-    if len(embedding) != len(record.tasks):
+    if len(embedding) != len(tasks):
         return ["The checkpoint's tasks are not those of the metrics."]
     return [
         f"The learned embedding of each task at {step:,} environment steps per task, along the two directions in "
         "which they differ most. Embeddings begin at random, so nearness means something only where learning moved them.",
-        Part(panels=[figures.embedding_panel(record.tasks, embedding)], size="one"),
+        Part(panels=[figures.embedding_panel(tasks, embedding)], size="one"),
     ]
