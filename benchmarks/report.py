@@ -19,7 +19,6 @@ from rich.table import Table
 
 from benchmarks.command import Flag, command, show
 from ezm.config import to_dict
-from ezm.evaluation.comparison import write_comparison
 from ezm.evaluation.report import write_report
 from ezm.presets import defaults
 from ezm.tasks.humanoid_bench.catalog import SUITES
@@ -104,7 +103,7 @@ def measure(options: Options) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         one = invent(folder / "long", 0, options.rows)
-        yield _timed(f"one run, {options.rows:,} rows", [one], lambda: write_report(one))
+        yield _timed(f"one run, {options.rows:,} rows", [one], lambda: write_report([one]))
         base = defaults("cpu", "h1").loss
         many = [
             invent(
@@ -118,7 +117,7 @@ def measure(options: Options) -> Iterator[Row]:
         yield _timed(
             f"{options.runs} runs, {options.compared_rows:,} rows each",
             many,
-            lambda: write_comparison(many, folder / "page.html"),
+            lambda: write_report(many, folder / "page.html"),
         )
 
 

@@ -18,8 +18,7 @@ from ezm.commands.run_options import config_of, parse_run
 from ezm.commands.train import Train
 from ezm.config import TrainConfig, from_dict, to_dict
 from ezm.evaluation.command import train_command
-from ezm.evaluation.comparison import write_comparison
-from ezm.evaluation.curves import variant_curves
+from ezm.evaluation.curves import learning_curves
 from ezm.evaluation.record import Record
 from ezm.evaluation.report import write_report
 from ezm.evaluation.variants import group, seed_curve
@@ -140,7 +139,7 @@ def test_curves_have_a_band_for_each_variant_of_several_seeds(tmp_path: Path) ->
     paths = [run(tmp_path / f"a{s}", s, returns={"cartpole-balance": 100.0 * s}) for s in range(3)]
     paths.append(run(tmp_path / "b", loss=replace(cpu.loss, unroll=2)))
     variants = group([Record.read(path) for path in paths])
-    balance, _ = variant_curves(variants, CARTPOLE, "seconds", {})
+    balance, _ = learning_curves(variants, CARTPOLE, "seconds", {})
     assert balance.x_label == "wall clock, minutes"
     several, alone = balance.lines
     assert several.label == "unroll=3" and alone.band is None and several.band is not None
@@ -160,7 +159,7 @@ def test_a_page_compares_variants(
     for seed, value in enumerate((900.0, 1000.0)):
         run(tmp_path / f"a{seed}", seed, returns={"cartpole-balance": value})
     run(tmp_path / "b", loss=replace(cpu.loss, consistency="off"))
-    assert ezm.cli.main(["report", "--compare", "a0", "a1", "b", "b"]) == 0
+    assert ezm.cli.main(["report", "a0", "a1", "b", "b"]) == 0
     assert capsys.readouterr().out == "comparison.html\n"
     page = Path("comparison.html").read_text()
     # Half the width of Student's interval of two values: 12.7 times half their distance.
@@ -182,7 +181,7 @@ def test_a_page_compares_variants(
 def test_runs_of_two_suites_are_compared_in_what_they_share(tmp_path: Path) -> None:
     one = run(tmp_path / "one")
     other = run(tmp_path / "other", suite="mixed", tasks=("cartpole-swingup", "finger-spin"))
-    page = write_comparison([one, other], tmp_path / "page.html").read_text()
+    page = write_report([one, other], tmp_path / "page.html").read_text()
     assert "Compared in what all runs share, cartpole-swingup; " in page
     assert "left out: cartpole-balance, finger-spin." in page
     assert cells(page, "cartpole-swingup") == ["10", "500", "500"]
@@ -191,7 +190,7 @@ def test_runs_of_two_suites_are_compared_in_what_they_share(tmp_path: Path) -> N
 
 def test_a_run_without_an_evaluation_is_left_out(tmp_path: Path) -> None:
     paths = [run(tmp_path / "done"), run(tmp_path / "new", 1, evaluations=())]
-    page = write_comparison(paths, tmp_path / "page.html").read_text()
+    page = write_report(paths, tmp_path / "page.html").read_text()
     assert "Without an evaluation yet, and left out: new." in page
     assert cells(page, "seeds") == ["", "1"]
 
@@ -204,8 +203,9 @@ def test_mistakes_are_one_line(
     walker = run(tmp_path / "walker", suite="walker", tasks=("walker-walk",))
     assert "Missing from ezm report: RUN" in error(capsys)
     assert "nothing is not a run folder, it does not exist" in error(capsys, one, "nothing")
-    assert "is one run, a comparison needs two or more" in error(capsys, "--compare", one)
-    assert "is one run" in error(capsys, one, tmp_path / "new" / ".." / "one")
+    assert "is one run, a comparison needs two or more" in error(
+        capsys, one, tmp_path / "new" / ".." / "one"
+    )
     assert "new has no evaluation yet" in error(
         capsys, new, run(tmp_path / "too", 1, evaluations=())
     )
@@ -233,8 +233,8 @@ def test_a_page_of_one_run_goes_where_it_is_wanted(
 
 def test_pages_of_long_runs_stay_small(tmp_path: Path) -> None:
     paths = [invent(tmp_path / f"{seed}", seed, rows=10_000) for seed in range(2)]
-    assert write_comparison(paths, tmp_path / "page.html").stat().st_size < 1_000_000
-    assert write_report(paths[0]).stat().st_size < 1_000_000
+    assert write_report(paths, tmp_path / "page.html").stat().st_size < 1_000_000
+    assert write_report([paths[0]]).stat().st_size < 1_000_000
 
 
 # -- the command -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from ezm.errors import UserError
 from ezm.evaluation.embedding import task_embeddings
 from ezm.evaluation.figures import embedding_panel
 from ezm.evaluation.record import Record
-from ezm.evaluation.report import report_page
+from ezm.evaluation.report import report_page, shown
 from ezm.learning import build
 from ezm.presets import defaults
 from ezm.tasks import load_suite
@@ -52,7 +52,7 @@ def test_embeddings_are_those_that_the_networks_see(run: RunFolder) -> None:
 def test_the_page_names_every_task_on_the_map(run: RunFolder) -> None:
     tasks = load_suite(SUITE).task_names
     start = {"kind": "start", "step": 0, "seconds": 0.0, "tasks": list(tasks)}
-    page = report_page(run, Record.of(run.path, run.config, [start]))
+    page = report_page(shown([Record.of(run.path, run.config, [start])]))
     map_ = page.partition("<h2>Map of the tasks</h2>")[2].partition("<h2>")[0]
     assert all(f"{task}</text>" in map_ for task in tasks) and "at 7 environment steps" in map_
 

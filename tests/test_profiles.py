@@ -10,8 +10,7 @@ from ezm.evaluation.aggregates import (
     performance_profile,
     profile_band,
 )
-from ezm.evaluation.scores import normalised
-from ezm.evaluation.scoring import score_matrix
+from ezm.evaluation.scores import normalised, score_matrix
 from ezm.tasks.humanoid_bench import success_bar
 
 SCORES = np.array([[0.0, 0.4], [0.2, 0.6], [0.2, 0.8], [0.4, 1.0]])

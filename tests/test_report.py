@@ -11,11 +11,13 @@ import pytest
 
 from ezm.errors import UserError
 from ezm.evaluation import panels, reference
-from ezm.evaluation.curves import binned, run_curves
+from ezm.evaluation.curves import binned, learning_curves
 from ezm.evaluation.evaluate import Episodes
-from ezm.evaluation.record import Record
-from ezm.evaluation.report import report_page, result_table, write_report
+from ezm.evaluation.record import Axis, Record
+from ezm.evaluation.reference import Published, Reference
+from ezm.evaluation.report import report_page, results, shown, write_report
 from ezm.evaluation.results import Evaluation, save_evaluation, task_result
+from ezm.evaluation.variants import Variant
 from ezm.tasks import load_suite
 from ezm.training.metrics import MetricsLogger
 from ezm.training.run_folder import RunFolder
@@ -87,19 +89,35 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return run
 
 
+def run_curves(
+    record: Record, axis: Axis, known: Reference, others: Published | None = None
+) -> list[panels.Panel]:
+    """The learning curves of one run."""
+    variant = Variant("", (record,))
+    return learning_curves([variant], record.tasks, axis, known, others, alone=True)
+
+
 @pytest.fixture(scope="module")
 def page(run: RunFolder) -> str:
-    return report_page(run, Record.read(run.path), REFERENCE)
+    return report_page(shown([Record.read(run.path)], REFERENCE))
 
 
-def test_result_table_takes_the_last_evaluation(run: RunFolder) -> None:
-    left, right = result_table(Record.read(run.path), REFERENCE)
-    assert (left["task"], left["step"], left["random"], left["sac"]) == ("left", 1000, 40.0, 250.0)
-    assert left["search"].mean == 820 and left["search"].n == 3
-    assert left["search"].half_width == pytest.approx(4.303 * 20 / 3**0.5, rel=1e-3)
-    assert left["policy"].mean == 701
-    assert right["search"].mean == 390 and np.isnan(right["search"].half_width)
-    assert right["policy"] is None and right["sac"] is None
+def test_results_take_the_last_evaluation(run: RunFolder, page: str) -> None:
+    columns = results(shown([Record.read(run.path)], REFERENCE))
+    assert list(columns) == [
+        "random policy",
+        "EZ-M, search",
+        "EZ-M, policy mean",
+        "SAC, same steps",
+    ]
+    (random, _), (left, right), policy, sac = columns.values()
+    assert (random.mean, sac[0].mean) == (40.0, 250.0)
+    assert left.mean == 820 and left.n == 3
+    assert left.half_width == pytest.approx(4.303 * 20 / 3**0.5, rel=1e-3)
+    assert policy[0].mean == 701
+    assert right.mean == 390 and np.isnan(right.half_width)
+    assert np.isnan(policy[1].mean) and np.isnan(sac[1].mean)
+    assert "over 3 evaluation episodes at 1,000 environment steps per task" in page
 
 
 def cells(page: str, task: str) -> list[str]:
@@ -171,7 +189,7 @@ def test_evaluations_are_shown_the_last_one_first(page: str) -> None:
 def test_an_evaluation_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", CONFIG)
     run.evaluation_path.write_text("[")
-    shown = part(write_report(run.path).read_text(), "Evaluation")
+    shown = part(write_report([run.path]).read_text(), "Evaluation")
     assert "eval.json is damaged or of another version of ezm" in shown
 
 
@@ -202,7 +220,7 @@ def test_curves_can_be_switched_without_a_script(page: str) -> None:
 
 
 def test_a_page_is_the_same_each_time(page: str, run: RunFolder) -> None:
-    assert report_page(run, Record.read(run.path), REFERENCE) == page
+    assert report_page(shown([Record.read(run.path)], REFERENCE)) == page
 
 
 def test_learning_curve_shows_evaluations_and_reference(run: RunFolder, tmp_path: Path) -> None:
@@ -224,7 +242,9 @@ def test_learning_curve_shows_evaluations_and_reference(run: RunFolder, tmp_path
     np.testing.assert_allclose(
         {line.label: line for line in clock.lines}[search.label].x, [50, 100]
     )
-    panels.picture(drawn).savefig(tmp_path / "curve.png")
+    made, axes = panels.figure((4.8, 2.8))
+    panels.draw(left, axes)
+    made.savefig(tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 5000
 
 
@@ -236,18 +256,18 @@ def test_a_far_bar_is_left_out(run: RunFolder) -> None:
 
 def test_a_run_that_has_hardly_begun_has_a_report(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", CONFIG)
-    assert "pair" in write_report(run.path).read_text()
+    assert "pair" in write_report([run.path]).read_text()
     with MetricsLogger(run, tensorboard=False) as log:
         log.log("start", 0, 0.0, suite="pair", tasks=["left", "middle", "right"])
         log.log("train", 0, 1.0, updates=0, **{"loss/total": 1.0})
-    page = write_report(run.path).read_text()
+    page = write_report([run.path]).read_text()
     assert "No evaluation has been finished yet" in page
     assert "no checkpoint yet" in part(page, "Map of the tasks")
 
 
 def test_what_is_not_a_run_gets_no_report(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run folder"):
-        write_report(tmp_path)
+        write_report([tmp_path])
 
 
 @pytest.mark.parametrize(
@@ -259,7 +279,7 @@ def test_a_damaged_row_is_named(tmp_path: Path, row: str) -> None:
     good = '{"kind": "train", "step": 1, "seconds": 1.0}\n'
     run.metrics_path.write_text(good + row + "\n" + good)
     with pytest.raises(UserError, match=r"metrics.jsonl line 2 is damaged .*: remove that line"):
-        write_report(run.path)
+        write_report([run.path])
 
 
 def test_humanoid_tasks_stand_beside_published_curves() -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from ezm.commands.train import demo
-from ezm.evaluation.comparison import write_comparison
 from ezm.evaluation.report import write_report
 
 CHROMIUM = next(
@@ -70,7 +69,7 @@ def comparison(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         document["config"]["seed"] = seed
         document["config"]["optimizer"]["batch_size"] = batch
         (paths[-1] / "config.json").write_text(json.dumps(document))
-    return write_comparison(paths, folder / "comparison.html")
+    return write_report(paths, folder / "comparison.html")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +145,7 @@ def check(browser: Any, path: Path, *, films: int) -> None:
 
 
 def test_the_report_of_a_run(trained: Path, browser: Any) -> None:
-    check(browser, write_report(trained), films=2)
+    check(browser, write_report([trained]), films=2)
 
 
 def test_the_comparison_of_runs(comparison: Path, browser: Any) -> None:
@@ -154,7 +153,7 @@ def test_the_comparison_of_runs(comparison: Path, browser: Any) -> None:
 
 
 def test_the_axis_is_switched_without_scripts(trained: Path, browser: Any) -> None:
-    with Opened(browser, write_report(trained), 1280, "light", scripts=False) as opened:
+    with Opened(browser, write_report([trained]), 1280, "light", scripts=False) as opened:
         steps, clock = opened.page.locator(".switch > div").all()
         assert steps.is_visible() and not clock.is_visible()
         opened.page.get_by_label("wall clock").click()

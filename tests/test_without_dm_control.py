@@ -6,7 +6,7 @@ import pytest
 
 import ezm.cli
 from ezm import doctor, probes
-from ezm.evaluation.scoring import score_matrix
+from ezm.evaluation.scores import score_matrix
 from ezm.tasks import SUITES, load_suite
 from ezm.tasks.sources import INSTALL_DM_CONTROL
 

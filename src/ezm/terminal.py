@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -23,22 +23,12 @@ def print_results(path: Path) -> None:
         UserError: not a run folder.
     """
     from ezm.evaluation.record import Record
-    from ezm.evaluation.report import COLUMNS, result_table
-    from ezm.evaluation.statistics import format_return
+    from ezm.evaluation.report import result_table, shown
 
-    rows = result_table(Record.read(path))
-    headings = {"task": "task", **COLUMNS}
-    shown = [key for key in headings if any(row[key] is not None for row in rows)]
-
-    def cell(value: Any) -> str:
-        if value is None:
-            return "-"
-        return format_return(value) if isinstance(value, float) else str(value)
-
+    table = result_table(shown([Record.read(path)]))
+    rows = [["-" if cell == "–" else cell for cell in row] for row in table.rows]
     print_table(
-        [headings[key] for key in shown],
-        [[cell(row[key]) for key in shown] for row in rows],
-        "return per episode; mean and 95 % interval of the last evaluation",
+        table.head, rows, "return per episode; mean and 95 % interval of the last evaluation"
     )
 
 

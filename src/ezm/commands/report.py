@@ -11,8 +11,6 @@ import tyro
 
 from ezm.options import parse
 
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-
 
 @dataclass(frozen=True)
 class Report:
@@ -28,8 +26,6 @@ class Report:
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...")]
     """The folders of one run or more."""
-    compare: Flag = False
-    """Compare the runs. Several runs are compared with or without this option."""
     out: Path | None = None
     """The page to write. None: report.html in the run's folder, or comparison.html in this folder."""
 
@@ -41,12 +37,7 @@ def report(arguments: Sequence[str]) -> int:
 
     if not options.runs:
         raise UserError("Missing from ezm report: RUN; name the folder of a run, such as runs/NAME")
-    if options.compare or len(options.runs) > 1:
-        from ezm.evaluation.comparison import write_comparison
-
-        print(write_comparison(options.runs, options.out))
-        return 0
     from ezm.evaluation.report import write_report
 
-    print(write_report(options.runs[0], options.out))
+    print(write_report(options.runs, options.out))
     return 0

@@ -177,7 +177,7 @@ def _finish(path: Path, finished: bool) -> int:
         raise KeyboardInterrupt(_stopped(path))
     from ezm.evaluation.report import write_report
 
-    page = write_report(path)
+    page = write_report([path])
     print_results(path)
     print(f"report: {page}")
     if not (path / "films").exists():

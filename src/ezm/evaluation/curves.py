@@ -34,67 +34,63 @@ _POINTS = 100
 """The most points of a curve of evaluations."""
 
 
-class Clock:
-    """The unit of wall-clock times, chosen by the longest of them."""
-
-    def __init__(self, longest: float):
-        name, self.seconds = (
-            ("seconds", 1.0)
-            if longest < 120
-            else ("minutes", 60.0)
-            if longest < 7200
-            else ("hours", 3600.0)
-        )
-        self.label = f"wall clock, {name}"
-
-
-def run_curves(
-    record: Record, axis: Axis, reference: Reference, published: Published | None = None
-) -> list[Panel]:
-    """Returns the learning curves of one run, a panel for each task with a finished training or evaluation episode.
-
-    A panel has the evaluations with the search and their 95 % interval, the evaluations with the policy's mean, and
-    the smoothed training episodes. Reference returns are horizontal lines. Published curves are added.
-
-    Args:
-        record: the run.
-        axis: the x axis.
-        reference: task -> {"random": return of random actions, "sac": return of SAC after as many environment steps,
-            "bar": the return from which the task counts as solved}. Any may be missing. A bar above twice the highest
-            return is left out, because it would flatten the curves.
-        published: see :func:`ezm.evaluation.reference.published`.
-    """
-    clock = Clock(record.seconds)
-    panels = []
-    for task in record.tasks:
-        lines = _episodes(record, task, axis)
-        lines += _evaluations(record, task, axis, "policy", Look(POLICY, "--", marker=True))
-        lines += _evaluations(record, task, axis, "search", Look(SEARCH, "-", marker=True))
-        known = reference.get(task, {})
-        others = _published(task, axis, published)
-        if lines or any((task, mode) in record.evaluations for mode in ("random", "search")):
-            panels.append(_panel(task, lines, others, known, axis, clock))
-    return panels
-
-
-def variant_curves(
+def learning_curves(
     variants: Sequence[Variant],
     tasks: Sequence[str],
     axis: Axis,
     reference: Reference,
     published: Published | None = None,
+    *,
+    alone: bool = False,
 ) -> list[Panel]:
-    """Returns a panel for each task: the mean return of each variant's seeds, with their range as a band."""
-    clock = Clock(max(record.seconds for variant in variants for record in variant.records))
+    """Returns the learning curves, a panel for each task with an evaluation or a finished training episode.
+
+    A panel has the mean return of each variant's seeds, with their range as a band. Reference returns are horizontal
+    lines. Published curves are added.
+
+    Args:
+        variants: of the runs.
+        tasks: of the panels.
+        axis: the x axis.
+        reference: task -> {"random": return of random actions, "sac": return of SAC after as many environment steps,
+            "bar": the return from which the task counts as solved}. Any may be missing. A bar above twice the highest
+            return is left out, because it would flatten the curves.
+        published: see :func:`ezm.evaluation.reference.published`.
+        alone: whether to show the only run in detail. Its panels have the evaluations with the search and their 95 %
+            interval, the evaluations with the policy's mean, and the smoothed training episodes.
+    """
+    records = [record for variant in variants for record in variant.records]
+    clock = _clock(max(record.seconds for record in records))
     panels = []
     for task in tasks:
-        lines = []
-        for index, variant in enumerate(variants):
-            curves = [thin(*evaluation_curve(record, task, axis)) for record in variant.records]
-            lines += seed_line(variant.name, curves, look(index, marker=True))
-        known = reference.get(task, {})
-        panels.append(_panel(task, lines, _published(task, axis, published), known, axis, clock))
+        lines = _details(records[0], task, axis) if alone else _seeds(variants, task, axis)
+        others = _published(task, axis, published)
+        if lines or any(each.returns(task, m) for each in records for m in ("random", "search")):
+            panels.append(_panel(task, lines, others, reference.get(task, {}), axis, clock))
     return panels
+
+
+def _clock(longest: float) -> tuple[str, float]:
+    """Returns the unit of wall-clock times and its seconds, chosen by the longest time."""
+    if longest < 120:
+        return "seconds", 1.0
+    return ("minutes", 60.0) if longest < 7200 else ("hours", 3600.0)
+
+
+def _details(record: Record, task: str, axis: Axis) -> list[Line]:
+    return [
+        *_episodes(record, task, axis),
+        *_evaluations(record, task, axis, "policy", Look(POLICY, "--", marker=True)),
+        *_evaluations(record, task, axis, "search", Look(SEARCH, "-", marker=True)),
+    ]
+
+
+def _seeds(variants: Sequence[Variant], task: str, axis: Axis) -> list[Line]:
+    lines = []
+    for index, variant in enumerate(variants):
+        curves = [thin(*evaluation_curve(record, task, axis)) for record in variant.records]
+        lines += seed_line(variant.name, curves, look(index, marker=True))
+    return lines
 
 
 def seed_line(
@@ -114,7 +110,7 @@ def _panel(
     others: Sequence[Line],
     known: Mapping[str, float],
     axis: Axis,
-    clock: Clock,
+    clock: tuple[str, float],
 ) -> Panel:
     highest = max((line.y.max() for line in (*lines, *others) if line.y.size), default=0.0)
     levels = [
@@ -122,12 +118,12 @@ def _panel(
         for name, label, style in _LEVELS
         if known.get(name) is not None and not (name == "bar" and known[name] > 2 * highest)
     ]
-    scale = clock.seconds if axis == "seconds" else 1.0
+    unit, scale = clock if axis == "seconds" else ("", 1.0)
     drawn = [
         Line(line.label, line.x / scale, line.y, line.look, line.band, line.shallow)
         for line in (*others, *lines)
     ]
-    label = clock.label if axis == "seconds" else "environment steps per task"
+    label = f"wall clock, {unit}" if unit else "environment steps per task"
     return Panel(task, drawn, label, levels, log=bool(others))
 
 

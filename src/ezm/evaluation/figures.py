@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -39,32 +39,25 @@ _BINS = 200
 _FEW_BINS = 40  # where lines of many tasks overlap
 
 
-def training_names(record: Record, *, losses: bool) -> list[str]:
-    """Returns the training values that have their own panel: the losses, or all others."""
-    return [
-        name
-        for name in record.training
-        if name != "updates" and name not in HEALTH and not name.startswith(PRIORITY)
-        if name.startswith("loss/") == losses
-    ]
+def training_panels(
+    variants: Sequence[Variant], group: Literal["health", "losses", "others"]
+) -> list[Panel]:
+    """Returns a panel for each training value of a group that any run has: mean and range of each variant's seeds.
 
-
-def training_panels(variants: Sequence[Variant], names: Mapping[str, str]) -> list[Panel]:
-    """Returns a panel for each training value that any run has: mean and range of each variant's seeds.
-
-    Args:
-        variants: one variant (without a legend) or several.
-        names: of the values -> titles.
+    A legend names several variants. The priorities are in no group.
     """
+    names = dict.fromkeys(n for v in variants for record in v.records for n in record.training)
+    own = [n for n in names if n not in {"updates", *HEALTH} and not n.startswith(PRIORITY)]
+    chosen = [n for n in own if n.startswith("loss/") == (group == "losses")]
     panels = []
-    for name, title in names.items():
+    for name in HEALTH if group == "health" else chosen:
         lines = []
         for index, variant in enumerate(variants):
             found = [r.training[name] for r in variant.records if name in r.training]
             label = variant.name if len(variants) > 1 else ""
             lines += seed_line(label, [_thin(series) for series in found], look(index, width=1.4))
         if lines:
-            panels.append(Panel(title, lines, STEPS))
+            panels.append(Panel(HEALTH.get(name, name), lines, STEPS))
     return panels
 
 
@@ -109,15 +102,9 @@ def diagnostic_panels(record: Record) -> list[Panel]:
         ]
         ranks = name.startswith("spearman")
         low = min([-0.2, *(line.y.min() for line in lines)])
-        panels.append(
-            Panel(
-                name,
-                lines,
-                STEPS,
-                [Level("", 0.0, Look(INK, width=0.8))] if ranks else (),
-                y_range=(low, 1.02) if ranks else None,
-            )
-        )
+        levels = [Level("", 0.0, Look(INK, width=0.8))] if ranks else ()
+        y_range = (low, 1.02) if ranks else None
+        panels.append(Panel(name, lines, STEPS, levels, y_range=y_range))
     return panels
 
 

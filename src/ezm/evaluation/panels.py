@@ -7,7 +7,6 @@ colours of the page's theme.
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -218,29 +217,6 @@ def figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return made, axes
 
 
-def picture(panels: Sequence[Panel], columns: int = 2) -> Figure:
-    """Draws all panels and their legend as one figure for image files: ``picture(panels).savefig("curves.png")``."""
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    rows = math.ceil(len(panels) / columns)
-    made = Figure(figsize=(4.8 * columns, 2.8 * rows + 0.4), facecolor="white")
-    grid = made.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.remove()
-    for panel, axes in zip(panels, grid.flat, strict=False):
-        draw(panel, axes)
-    handles = [
-        Line2D([], [], color=look.colour, linestyle=look.style, linewidth=look.width, label=label)
-        for label, look in legend(panels).items()
-    ]
-    made.legend(
-        handles=handles, loc="upper left", ncols=5, frameon=False, fontsize=8, labelcolor=INK
-    )
-    made.tight_layout(rect=(0, 0, 1, 1 - 0.4 / made.get_figheight()))
-    return made
-
-
 def svg(panel: Panel, salt: str, size: tuple[float, float] = (4.2, 2.5)) -> str:
     """Draws a panel as inline SVG in the page's colours and the page's font.
 
@@ -249,15 +225,10 @@ def svg(panel: Panel, salt: str, size: tuple[float, float] = (4.2, 2.5)) -> str:
         salt: unique for each picture of a page, so that no two share an identifier.
         size: in inches.
     """
-    made, axes = figure(size)
-    draw(panel, axes)
-    return to_svg(made, salt)
-
-
-def to_svg(made: Figure, salt: str) -> str:
-    """Returns a figure as inline SVG, see :func:`svg`."""
     import matplotlib
 
+    made, axes = figure(size)
+    draw(panel, axes)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         made.savefig(

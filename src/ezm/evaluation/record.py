@@ -65,7 +65,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.path.resolve().name
 
     @property
     def suite(self) -> str:
@@ -101,6 +101,11 @@ class Record:
     def returns(self, task: str, mode: Mode = "search") -> list[Evaluated]:
         """Returns the evaluations of a task, oldest first."""
         return self.evaluations.get((task, mode), [])
+
+    def last(self, task: str, mode: Mode = "search") -> tuple[float, ...]:
+        """Returns the returns of a task's last evaluation, empty before the first."""
+        found = self.returns(task, mode)
+        return found[-1].returns if found else ()
 
 
 class _Columns:

@@ -1,288 +1,330 @@
-"""The report of a run: one self-contained HTML page, made from the run folder alone."""
+"""The report: one self-contained HTML page of one run or of several, made from the run folders alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
+
+import numpy as np
 
 from ezm.errors import UserError
-from ezm.evaluation import figures, page
+from ezm.evaluation import figures, parts
 from ezm.evaluation.command import train_command
-from ezm.evaluation.curves import run_curves
-from ezm.evaluation.page import Pictures, section
-from ezm.evaluation.record import Mode, Record
+from ezm.evaluation.curves import learning_curves
+from ezm.evaluation.page import Part, Section, render
+from ezm.evaluation.record import Axis, Record
 from ezm.evaluation.reference import Reference, published, reference
-from ezm.evaluation.results import Evaluation, read_evaluations
-from ezm.evaluation.scoring import NOTE, score_matrix, scores
 from ezm.evaluation.statistics import Mean, format_return, mean_interval
-from ezm.evaluation.variants import Variant, flat
+from ezm.evaluation.variants import (
+    Variant,
+    differences,
+    group,
+    options_of,
+    shared_tasks,
+    show,
+)
 from ezm.tasks.humanoid_bench import NAMES
 from ezm.training.run_folder import RunFolder, write_atomically
 
-COLUMNS = {
-    "random": "random policy",
-    "search": "EZ-M, search",
-    "policy": "EZ-M, policy mean",
-    "sac": "SAC, same steps",
-    "bar": "success bar",
-}
-"""Columns of the table of results: key -> heading."""
+DEFAULT_OUT = Path("comparison.html")
+"""The page of several runs."""
+AXES: dict[str, Axis] = {"environment steps": "step", "wall clock": "seconds"}
+SEARCH = "EZ-M, search"
+"""The heading of the evaluations of one run."""
 
 
-def write_report(run_path: Path, out: Path | None = None) -> Path:
-    """Writes the report of a run.
+class Shown(NamedTuple):
+    """The runs of a page, and the tasks that all of them have."""
+
+    variants: Sequence[Variant]
+    tasks: list[str]
+    known: Reference
+    one: Record | None = None
+    """The run of a page of one run."""
+    left_out: str = ""
+    """A remark on the runs and tasks that the page leaves out."""
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for variant in self.variants for record in variant.records]
+
+
+def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Writes the page of one run, or a page that compares several. A run may still be going on.
 
     Args:
-        run_path: the run folder. The run may still be going on.
-        out: the page's path. None: report.html in the folder.
+        runs: run folders. A folder that is named twice counts once.
+        out: the page's path. None: report.html in the folder of one run, comparison.html in the working directory.
 
     Returns:
         The page's path.
 
     Raises:
-        UserError: not a run folder, damaged metrics, or the page cannot be written.
+        UserError: see :func:`shown`. Also: not a run folder, damaged metrics, one run named twice, or a page that
+            cannot be written.
     """
-    run = RunFolder.open(run_path)
-    written = out or run.report_path
-    write_atomically(written, report_page(run, Record.read(run_path)))
-    return written
+    records = list({each.path.resolve(): each for each in map(Record.read, runs)}.values())
+    if len(records) == 1 < len(runs):
+        raise UserError(f"{runs[0]} is one run, a comparison needs two or more: name others too")
+    default = DEFAULT_OUT if len(records) > 1 else RunFolder.open(runs[0]).report_path
+    write_atomically(out or default, report_page(shown(records)))
+    return out or default
 
 
-def result_table(record: Record, known: Reference | None = None) -> list[dict[str, Any]]:
-    """Returns the last evaluation of each task next to the reference values, in the suite's order.
+def shown(records: Sequence[Record], known: Reference | None = None) -> Shown:
+    """Returns the runs as a page shows them. Several runs need evaluations, one run does not.
 
     Args:
-        record: of the run.
+        records: of one run or of several.
         known: the reference values. None: from :func:`ezm.evaluation.reference.reference`.
 
-    Returns:
-        One row per task. Key "task" is its name, and "step" the environment steps per task at the evaluation, None
-        before the first. Keys "search" and "policy" are :class:`Mean` or None. Keys "random", "sac" and "bar" are
-        returns or None.
+    Raises:
+        UserError: none of several runs has an evaluation, or they have no task in common.
     """
-    known = reference(record) if known is None else known
-    rows = []
-    for task in record.tasks:
-        row: dict[str, Any] = {"task": task, "step": None}
-        modes: tuple[Mode, ...] = ("policy", "search")
-        for mode in modes:
-            found = record.returns(task, mode)
-            row[mode] = mean_interval(found[-1].returns) if found else None
-            if found:
-                row["step"] = found[-1].step
-        beside = known.get(task, {})
-        rows.append({**row, **{name: beside.get(name) for name in ("random", "sac", "bar")}})
-    return rows
+    if len(records) == 1:
+        (one,) = records
+        return Shown(group(records), one.tasks, reference(one) if known is None else known, one)
+    left = [record for record in records if _evaluated(record)]
+    if not left:
+        raise UserError(
+            f"{records[0].name} has no evaluation yet, nor has any other: train them further first"
+        )
+    first, tasks = left[0], shared_tasks(left)
+    if not tasks:
+        other = next(each for each in left if not shared_tasks([first, each]))
+        raise UserError(
+            f"{first.name} ({first.suite}) and {other.name} ({other.suite}) have no task in common: "
+            "compare runs that do"
+        )
+    known = reference(first) if known is None else known
+    # SAC's return holds for the steps of one run.
+    fair = {t: {name: each[name] for name in each if name != "sac"} for t, each in known.items()}
+    said = []
+    if pending := ", ".join(record.name for record in records if not _evaluated(record)):
+        said.append(f"Without an evaluation yet, and left out: {pending}.")
+    if dropped := ", ".join(dict.fromkeys(t for r in left for t in r.tasks if t not in tasks)):
+        shared = ", ".join(tasks)
+        said.append(f"Compared in what all runs share, {shared}; left out: {dropped}.")
+    return Shown(group(left), tasks, fair, left_out=" ".join(said))
 
 
-def report_page(run: RunFolder, record: Record, known: Reference | None = None) -> str:
-    """Returns the page as text. For ``known`` see :func:`result_table`."""
-    known = reference(record) if known is None else known
-    others, notes = published(record.tasks)
-    pictures, alone = Pictures(), [Variant("", (record,))]
-    curves = {
-        "environment steps": pictures.panels(run_curves(record, "step", known, others)),
-        "wall clock": pictures.panels(run_curves(record, "seconds", known, others)),
-    }
+def _evaluated(record: Record) -> bool:
+    return any(map(record.returns, record.tasks))
 
-    def training(names: Mapping[str, str]) -> str:
-        return pictures.panels(figures.training_panels(alone, names), "small")
 
-    def other_training(*, losses: bool) -> str:
-        names = figures.training_names(record, losses=losses)
-        return training({name: name for name in names})
+def report_page(found: Shown) -> str:
+    """Returns the page as HTML."""
+    one, suites = found.one, dict.fromkeys(record.suite for record in found.records)
+    about = f"EfficientZero-Multitask on {', '.join(suites)}"
+    if one is None:
+        return render("Comparison of runs", "Runs compared", about, _sections(found))
+    version = f" · ezm {one.start['version']}" if "version" in one.start else ""
+    return render(f"{one.suite} · {one.name}", about, one.name + version, _sections(found))
 
-    start = record.start
-    parts = [
-        page.tiles(
-            {
-                "tasks": f"{len(record.tasks)}",
-                "environment steps per task": f"{record.step:,}",
-                "learner updates": "" if record.updates is None else f"{record.updates:,}",
-                "wall clock": page.duration(record.seconds),
-                "parameters": f"{start['parameters']:,}" if start.get("parameters") else "",
-            }
+
+def _sections(found: Shown) -> list[Section]:
+    one, tasks, variants = found.one, found.tasks, found.variants
+    run = RunFolder.open(one.path) if one else None
+    commands = Part(code="\n".join(train_command(record.config) for record in found.records))
+    return [
+        Section("", [_tiles(found), found.left_out]),
+        Section("What differs", [] if one else [_differences(variants)]),
+        Section("Results", [result_table(found)], _meaning(found)),
+        _curves(found),
+        Section("All tasks together", _scores(found), parts.SCORES),
+        Section(
+            "Evaluation", parts.evaluations(run) if run else [], "What ezm eval measured last."
         ),
-        section("Results", _results(result_table(record, known))),
-        section(
-            "Learning curves",
-            page.switch("curves", curves) + publication_notes(notes),
-            "Return per episode. The band is the 95 % interval of each evaluation's mean."
-            + _protocol(record),
-        ),
-        section("All tasks together", _scores(pictures, record), NOTE),
-        section("Evaluation", _evaluation(run), "What ezm eval measured last."),
-        section("Films", page.films(run.films_path, record.tasks)),
-        section(
+        Section("Films", [parts.films(run.films_path, tasks)] if run else []),
+        Section(
             "Is learning sound?",
-            training(figures.HEALTH) + pictures.panels(figures.priority_panel(record), "one"),
+            [
+                _small(figures.training_panels(variants, "health")),
+                Part(panels=figures.priority_panel(one) if one else (), size="one"),
+            ],
             "Value error: mean |value - target| of a batch, whose mean for each task is what its replay's priorities "
             "are made of. Latent consistency: distance between the imagined latent state and that of the "
-            "observation. Entropy falls as the policy makes up its mind.",
+            "observation. Entropy falls as the policy makes up its mind."
+            + ("" if one else " Means over the seeds, bands from the lowest to the highest."),
         ),
-        section(
+        Section(
             "Does the model rank actions?",
-            pictures.panels(figures.diagnostic_panels(record), "small"),
+            [_small(figures.diagnostic_panels(one) if one else ())],
             "Spearman correlation between what the model predicts for actions from one state and "
             "what the simulator then gives: 1 is a perfect order, 0 is chance.",
         ),
-        section("Map of the tasks", _map(pictures, run, record)),
-        section("Losses", other_training(losses=True)),
-        section("Training", other_training(losses=False)),
-        section("Throughput", pictures.panels(figures.throughput_panels(record), "small")),
-        section("Machine", page.facts(machine_facts(start))),
-        section(
-            "Run it again",
-            f"<pre>{page.text(train_command(record.config))}</pre>",
-            "The command that starts this run; on the same kind of machine and with the same versions it gives the "
-            "same numbers.",
+        Section("Map of the tasks", parts.task_map(run, tasks) if run else []),
+        Section("Losses", [_small(figures.training_panels(variants, "losses"))]),
+        Section("Training", [_small(figures.training_panels(variants, "others"))]),
+        Section("Throughput", [_small(figures.throughput_panels(one) if one else ())]),
+        Section("Machine", [parts.machine(one.start)] if one else []),
+        Section("Runs", [] if one else [_runs(variants)]),
+        Section(
+            "Run it again" if one else "Run them again",
+            [commands if one else Part(folded=[commands], title="One command for each run")],
+            "A command starts its run; on the same kind of machine and with the same versions it gives the same "
+            "numbers.",
         ),
-        section(
-            "Configuration", page.folded("All options of the run", page.facts(flat(record.config)))
-        ),
+        Section("Configuration", [parts.options(one.config)] if one else []),
     ]
-    version = f"ezm {start['version']}" if "version" in start else ""
-    facts = " · ".join(part for part in (record.name, version) if part)
-    heading = f"EfficientZero-Multitask on {record.suite}"
-    return page.page(f"{record.suite} · {record.name}", heading, facts, parts)
 
 
-def machine_facts(start: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Returns the machine's properties by name, as a start row has them."""
-    machine = start.get("machine")
-    if isinstance(machine, Mapping):
-        return list(machine.items())
-    return [("machine", machine)] if machine else []
+def _small(panels: Sequence[figures.Panel]) -> Part:
+    return Part(panels=panels, size="small")
 
 
-def publication_notes(notes: Mapping[str, str]) -> str:
-    """Returns the origin of published curves and how ours differ, empty without such curves."""
-    if not notes:
-        return ""
-    listed = "".join(page.dim(f"{method}: {note}.") for method, note in notes.items())
-    return listed + page.dim(
+def _tiles(found: Shown) -> Part:
+    one, runs = found.one, found.records
+    tiles = {
+        "variants": "" if one else f"{len(found.variants)}",
+        "runs": "" if one else f"{len(runs)}",
+        "tasks": f"{len(found.tasks)}",
+        "environment steps per task": f"{one.step:,}" if one else "",
+        "learner updates": f"{one.updates:,}" if one and one.updates is not None else "",
+        "wall clock" if one else "wall clock of all runs": _duration(sum(r.seconds for r in runs)),
+        "parameters": f"{one.start['parameters']:,}" if one and one.start.get("parameters") else "",
+    }
+    return Part(tiles=tiles)
+
+
+def _differences(variants: Sequence[Variant]) -> Part | str:
+    if len(variants) < 2:
+        return "Nothing but the seed."
+    options = [options_of(variant.records[0]) for variant in variants]
+    rows = [
+        [option, *("–" if value is None else show(value) for value in values)]
+        for option, values in differences(options).items()
+    ]
+    return Part(rows=rows, head=["option", *(variant.name for variant in variants)])
+
+
+def results(found: Shown) -> dict[str, list[Mean]]:
+    """Returns the columns of the table of results: heading -> a mean for each task, nan where it is unknown.
+
+    The columns are the reference values and the last evaluations. A column of reference values or of the policy's mean
+    is left out if all of them are unknown.
+    """
+
+    def known(name: str) -> list[Mean]:
+        values = [found.known.get(task, {}).get(name, math.nan) for task in found.tasks]
+        return [Mean(value, math.nan, 1) for value in values]
+
+    columns = {"random policy": known("random")}
+    for name, (_, returns) in _measured(found).items():
+        columns[name] = [_mean(each) for each in returns.values()]
+    columns |= {"SAC, same steps": known("sac"), "success bar": known("bar")}
+    kept = {SEARCH, *(variant.name for variant in found.variants)}
+    return {
+        name: column
+        for name, column in columns.items()
+        if name in kept or not all(math.isnan(each.mean) for each in column)
+    }
+
+
+def _measured(found: Shown) -> dict[str, tuple[str, dict[str, Sequence[float]]]]:
+    """Returns the last evaluations: name -> suite, and task -> returns. They are the episodes of one run, or the mean
+    of each seed of a variant."""
+    one, tasks = found.one, found.tasks
+    if one:
+        return {
+            SEARCH: (one.suite, {task: one.last(task) for task in tasks}),
+            "EZ-M, policy mean": (one.suite, {task: one.last(task, "policy") for task in tasks}),
+        }
+    return {
+        variant.name: (variant.records[0].suite, {task: _finals(variant, task) for task in tasks})
+        for variant in found.variants
+    }
+
+
+def _mean(values: Sequence[float]) -> Mean:
+    return mean_interval(values) if values else Mean(math.nan, math.nan, 0)
+
+
+def _finals(variant: Variant, task: str) -> list[float]:
+    """Returns each seed's mean return in its last evaluation."""
+    found = [record.last(task) for record in variant.records]
+    return [float(np.mean(each)) for each in found if each]
+
+
+def result_table(found: Shown) -> Part:
+    """Returns the table of results, and below it means over tasks and the number of seeds."""
+    columns = results(found)
+    rows = [[task, *map(str, row)] for task, *row in zip(found.tasks, *columns.values())]
+    if len(rows) > 1:
+        means = [float(np.mean([each.mean for each in column])) for column in columns.values()]
+        rows.append(["mean over tasks", *map(format_return, means)])
+    if not found.one:
+        seeds = {variant.name: f"{len(variant.records)}" for variant in found.variants}
+        rows.append(["seeds", *(seeds.get(heading, "") for heading in columns)])
+    head = ["task", *columns]
+    return Part(rows=rows, head=head, ours=head.index(SEARCH) if found.one else None)
+
+
+def _meaning(found: Shown) -> str:
+    """Returns the remark on the table of results."""
+    if found.one is None:
+        return (
+            "Mean return of the last evaluation with the search, and where there are several seeds the 95 % interval "
+            "of their mean (Student's t)."
+        )
+    last = [found.one.returns(task)[-1] for task in found.tasks if found.one.returns(task)]
+    if not last:
+        return "No evaluation has been finished yet."
+    return (
+        f"Mean return and 95 % interval over {max(len(each.returns) for each in last)} evaluation episodes at "
+        f"{max(each.step for each in last):,} environment steps per task."
+    )
+
+
+def _curves(found: Shown) -> Section:
+    one, tasks = found.one, found.tasks
+    others, notes = published(tasks)
+    choices = {
+        label: learning_curves(found.variants, tasks, axis, found.known, others, alone=bool(one))
+        for label, axis in AXES.items()
+    }
+    ours = (
         "Ours: full evaluation episodes at each point; in the protocol “benchmark” a fall ends an episode, in “paper” "
         "it goes on; steps are environment steps per task. So the curves are no like for like."
     )
-
-
-def _protocol(record: Record) -> str:
-    if not any(task in NAMES for task in record.tasks):
-        return ""
-    return f" Protocol of this run: {record.config.get('protocol', 'unknown')}."
-
-
-def _results(rows: Sequence[Mapping[str, Any]]) -> str:
-    if not rows:
-        return ""
-    columns = {
-        key: heading
-        for key, heading in COLUMNS.items()
-        if key == "search" or any(row[key] is not None for row in rows)
-    }
-    body = [[row["task"], *(_number(row[key]) for key in columns)] for row in rows]
-    if len(rows) > 1:
-        means = [_number(_mean_of([row[key] for row in rows])) for key in columns]
-        body.append(["mean over tasks", *means])
-    evaluated = [row["search"].n for row in rows if row["search"] is not None]
+    origins = [*(f"{method}: {note}." for method, note in notes.items()), ours if notes else ""]
     note = (
-        f"Mean return and 95 % interval over {max(evaluated)} evaluation episodes at "
-        f"{max(row['step'] for row in rows if row['step'] is not None):,} environment steps per task."
-        if evaluated
-        else "No evaluation has been finished yet."
+        "Mean return of the evaluations with the search over the seeds, as far as all seeds of a variant went; "
+        "the band is from the lowest seed to the highest."
     )
-    place = 1 + list(columns).index("search")
-    shown = page.table(["task", *columns.values()], body, ours=place, mean=len(rows) > 1)
-    return shown + page.dim(note)
+    if one:
+        note = "Return per episode. The band is the 95 % interval of each evaluation's mean."
+    if one and any(task in NAMES for task in tasks):
+        note += f" Protocol of this run: {one.config.get('protocol', 'unknown')}."
+    return Section("Learning curves", [Part(choices=choices), *origins], note)
 
 
-def _mean_of(values: Sequence[Mean | float | None]) -> float | None:
-    known = [v.mean if isinstance(v, Mean) else v for v in values if v is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
+def _scores(found: Shown) -> list[Part]:
+    one, groups = found.one, _measured(found)
+    if one is None:
+        return parts.scores(groups, "runs")
+    if not all(map(one.returns, one.tasks)):
+        return []
+    random = {task: one.last(task, "random") for task in one.tasks}
+    return parts.scores({**groups, "random policy": (one.suite, random)}, "episodes")
 
 
-def _number(value: Mean | float | None) -> str:
-    if value is None:
-        return "–"
-    return str(value) if isinstance(value, Mean) else format_return(value)
+def _runs(variants: Sequence[Variant]) -> Part:
+    def row(variant: Variant, run: Record) -> list[str]:
+        machine = run.start.get("machine")
+        processor = machine.get("processor", "–") if isinstance(machine, dict) else "–"
+        updates = "–" if run.updates is None else f"{run.updates:,}"
+        made = [f"{run.step:,}", updates, _duration(run.seconds), run.start.get("version", "–")]
+        return [run.name, variant.name, f"{run.config.get('seed', '–')}", *made, f"{processor}"]
+
+    head = ["run", "variant", "seed", "steps per task", "updates", "wall clock", "ezm", "machine"]
+    return Part(rows=[row(each, run) for each in variants for run in each.records], head=head)
 
 
-def _scores(pictures: Pictures, record: Record) -> str:
-    modes: dict[Mode, str] = {
-        "search": "search",
-        "policy": "policy mean",
-        "random": "random policy",
-    }
-    matrices = {}
-    for mode, name in modes.items():
-        returns = {
-            t: record.returns(t, mode)[-1].returns for t in record.tasks if record.returns(t, mode)
-        }
-        matrix = score_matrix(record.suite, returns)
-        if matrix is not None and len(returns) == len(record.tasks):
-            matrices[name] = matrix
-    return scores(pictures, matrices, "episodes") if "search" in matrices else ""
-
-
-def _map(pictures: Pictures, run: RunFolder, record: Record) -> str:
-    if len(record.tasks) < 3:
-        return ""  # two points lie on a line, whatever was learned
-    # Orbax and JAX take seconds to import.
-    if not run.checkpoint_steps():
-        return page.dim("The run has no checkpoint yet, so there are no task embeddings to show.")
-    from ezm.evaluation.embedding import task_embeddings
-
-    try:
-        found = task_embeddings(run)
-    except UserError as error:
-        return page.dim(f"No task embeddings: {error}.")
-    if found is None:
-        return page.dim(
-            "The networks of this run are not told the task, so there are no embeddings."
-        )
-    step, embedding = found
-    if len(embedding) != len(record.tasks):
-        return page.dim("The checkpoint's tasks are not those of the metrics.")
-    return page.dim(
-        f"The learned embedding of each task at {step:,} environment steps per task, along the two directions in "
-        "which they differ most. Embeddings begin at random, so nearness means something only where learning moved them."
-    ) + pictures.panels([figures.embedding_panel(record.tasks, embedding)], "one")
-
-
-def _evaluation(run: RunFolder) -> str:
-    """Returns tables of eval.json, the last evaluation first."""
-    try:
-        found = read_evaluations(run.path)
-    except UserError as error:
-        return page.dim(f"{error}")
-    if not found:
-        return ""
-    first, *earlier = [_evaluation_table(each) for each in reversed(found)]
-    return first + page.folded("Earlier evaluations", "".join(earlier))
-
-
-def _evaluation_table(found: Evaluation) -> str:
-    """Returns a table with a row for each task, as ``ezm eval`` prints it."""
-
-    def number(value: float | None, form: str = "") -> str:
-        return "–" if value is None else format(value, form) if form else format_return(value)
-
-    rows = [
-        [
-            name,
-            str(mean_interval(task.returns)),
-            f"{number(task.iqm)} ({number(task.iqm_low)} to {number(task.iqm_high)})",
-            number(task.success_bar, "g"),
-            number(task.solved, ".0%"),
-            number(task.normalised, ".3f"),
-            number(task.length, ".0f"),
-        ]
-        for name, task in found.tasks.items()
-    ]
-    head = ["task", "return", "interquartile mean", "bar", "solved", "score", "length"]
-    how = (
-        f"{found.episodes} episodes of each task after {found.step:,} steps, acting with the {found.planner}, "
-        f"protocol {found.protocol}, seed {found.seed}, {found.date}"
-    )
-    return page.table(head, rows) + page.dim(how)
+def _duration(seconds: float) -> str:
+    """Returns a duration in seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -8,12 +8,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ezm.errors import UserError
 from ezm.tasks import humanoid_bench, sources
 from ezm.tasks.humanoid_bench.catalog import normalised_return
+from ezm.tasks.suites import parse
 
 DM_CONTROL_TOP = 1_000.0
 
@@ -42,3 +44,25 @@ def normalised(source: str, returns: Sequence[float] | np.ndarray) -> np.ndarray
         low, high = (normalised_return(sources.task_name(source), end) for end in (0.0, 1.0))
         return low + (high - low) * values
     return values / DM_CONTROL_TOP if prefix == sources.DM_CONTROL else None
+
+
+def score_matrix(suite: str, returns: Mapping[str, Sequence[float]]) -> np.ndarray | None:
+    """Returns normalised scores (R, K), or None if no task has a scale. K counts the tasks with a scale, and R is the
+    least number of returns among them.
+
+    Args:
+        suite: name of the suite, which gives the tasks' sources.
+        returns: task -> (R,) returns.
+    """
+    try:
+        source = {sources.task_name(each): each for each in parse(suite)}
+    except UserError:  # a suite of another version
+        return None
+    columns = [
+        normalised(source[task], values) for task, values in returns.items() if task in source
+    ]
+    known = [column for column in columns if column is not None and len(column)]
+    if not known:
+        return None
+    rows = min(map(len, known))
+    return np.stack([column[:rows] for column in known], axis=1)

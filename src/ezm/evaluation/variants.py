@@ -22,11 +22,6 @@ class Variant:
     name: str
     records: tuple[Record, ...]
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """All options except the seed, by their dotted names."""
-        return options_of(self.records[0])
-
 
 def options_of(record: Record) -> dict[str, Any]:
     """Returns a run's options except the seed, by their dotted names."""
