@@ -44,7 +44,7 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[TrainConfig, Path]]:
-    """What `ezm train` was about to train, instead of training it."""
+    """The calls with which `ezm train` would train. Nothing is trained."""
     calls: list[tuple[TrainConfig, Path]] = []
 
     def train(config: TrainConfig, path: Path, *, wandb: bool) -> bool:
@@ -201,6 +201,8 @@ def test_tasks_lists_suites(capsys: pytest.CaptureFixture[str]) -> None:
         ("train cartpole --loss.unroll -1", "--loss.unroll -1: must not be negative"),
         ("train cartpole --noise -0.1", "--noise -0.1: must not be negative"),
         ("train cartpole --noise inf", "--noise inf: must be finite"),
+        ("train cartpole --loss.reward-weight nan", "--loss.reward-weight nan: must be finite"),
+        ("train cartpole --model.value-range -inf 5", "(-inf, 5.0): must be finite"),
         ("train cartpole --acting sample", "'sample' for argument '--acting'"),
         (
             "train cartpole --model.q-heads 2",

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from ezm.plain import read
+
+
+class Bound(NamedTuple):
+    """A bound of a number, next to the type of its field. :func:`ezm.validation.check` refuses other values."""
+
+    holds: Callable[[float], bool]
+    rule: str
+
+
+POSITIVE = Bound(lambda value: value > 0, "be greater than 0")
+NOT_NEGATIVE = Bound(lambda value: value >= 0, "not be negative")
+FRACTION = Bound(lambda value: 0 <= value <= 1, "lie in [0, 1]")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The world model (paper, section "World model")."""
 
-    latent_size: int = 512
+    latent_size: Annotated[int, POSITIVE] = 512
     """Width of the latent state s and of every trunk."""
     task_embedding: bool = True
     """Condition every part on a learned embedding of the task. Off is an ablation."""
     task_embedding_size: int = 128
     """Size of a task's embedding."""
-    task_embedding_scale: float = 1.0
+    task_embedding_scale: Annotated[float, POSITIVE] = 1.0
     """Factor on the embeddings, and so on how fast they learn. With a small factor all tasks begin almost alike."""
     action_code_size: int = 64
     """Size of an action's code, the same for tasks with different action sizes."""
@@ -29,7 +43,7 @@ class ModelConfig:
     """Residual blocks of the reward trunk."""
     head_layers: int = 2
     """Hidden layers of the reward, value, Q and policy heads, latent_size wide unless critic_size differs."""
-    critic_size: int | None = None
+    critic_size: Annotated[int | None, POSITIVE] = None
     """Width of the hidden layers of the value heads and Q heads. None means latent_size."""
     head_norm: Literal["layer", "unit", "batch"] = "layer"
     """Normalisation in the hidden layers of the reward, value, Q and policy heads. layer: LayerNorm before the relu.
@@ -41,11 +55,11 @@ class ModelConfig:
     """Hidden width of the projector and predictor, which "cosine" consistency needs. 0 leaves them out."""
     latent_norm: bool = False
     """Apply LayerNorm (no scale, no bias) to every latent that h and g return."""
-    value_heads: int = 5
+    value_heads: Annotated[int, POSITIVE] = 5
     """Number of value heads. Searches and targets take the minimum of two of them, drawn at random."""
-    q_heads: int = 0
+    q_heads: Annotated[int, NOT_NEGATIVE] = 0
     """Number of heads of Q(s, a). The policy gradient climbs their minimum. 0 leaves them out."""
-    bins: int = 51
+    bins: Annotated[int, Bound(lambda value: value >= 3, "be at least 3")] = 51
     """Number of bins of the categorical reward and value distributions."""
     scalar_transform: Literal["h", "linear"] = "h"
     """Spacing of the bins: h(x) = sign(x)(sqrt(|x|+1)-1) + 0.001x, or linear."""
@@ -68,38 +82,38 @@ class PlannerConfig:
     backend: Literal["ezm", "mctx"] = "ezm"
     """Implementation of the search. ezm makes one model call per round of Sequential
     Halving, mctx one per simulation."""
-    simulations: int = 32
+    simulations: Annotated[int, POSITIVE] = 32
     """Nodes added to the tree by each search (N)."""
-    root_actions: int = 16
+    root_actions: Annotated[int, POSITIVE] = 16
     """Actions sampled at the root (K)."""
-    considered_actions: int | None = None
+    considered_actions: Annotated[int | None, POSITIVE] = None
     """Number of root actions that Sequential Halving starts with (m). None means all."""
-    gumbel_scale: float = 0.0
+    gumbel_scale: Annotated[float, NOT_NEGATIVE] = 0.0
     """Factor on Gumbel noise at the root. Only discrete actions need it, because sampled actions are random already."""
     policy_actions: int = 4
     """Number of root actions sampled from the policy itself. The others are sampled with a widened spread."""
-    spread: float = 3.0
+    spread: Annotated[float, POSITIVE] = 3.0
     """Factor on the policy's standard deviation for the widened samples."""
-    evaluation_spread: float | None = None
+    evaluation_spread: Annotated[float | None, NOT_NEGATIVE] = None
     """Factor on the policy's standard deviation for all root samples but the first, in evaluations.
     None samples as in training."""
     include_mean: bool = False
     """Replace the first sampled action by the policy's mean, at the root and inside the tree."""
-    interior_actions: int = 2
+    interior_actions: Annotated[int, POSITIVE] = 2
     """Actions sampled at each node inside the tree."""
-    interior_spread: float = 1.0
+    interior_spread: Annotated[float, POSITIVE] = 1.0
     """Factor on the policy's standard deviation for the second half of the samples at each node inside the tree."""
-    mppi_rounds: int = 0
+    mppi_rounds: Annotated[int, NOT_NEGATIVE] = 0
     """Rounds of MPPI that move the root's policy before the root's actions are drawn from it."""
-    mppi_samples: int = 64
+    mppi_samples: Annotated[int, Bound(lambda value: value >= 2, "be at least 2")] = 64
     """Samples of each round of MPPI."""
-    mppi_temperature: float = 8.0
+    mppi_temperature: Annotated[float, POSITIVE] = 8.0
     """Factor on Q, rescaled to [0, 1], in the softmax that weighs MPPI's samples."""
-    mppi_least_std: float = 0.5
+    mppi_least_std: Annotated[float, POSITIVE] = 0.5
     """Lower bound on the standard deviation after MPPI, as a fraction of the policy's."""
-    refined_actions: int = 0
+    refined_actions: Annotated[int, NOT_NEGATIVE] = 0
     """Number of root actions that climb the gradient of Q before the search."""
-    refine_step: float = 1.0
+    refine_step: Annotated[float, POSITIVE] = 1.0
     """Length of the step up the gradient of Q, in standard deviations of the policy per dimension."""
     leaf_rollout: int = 0
     """Steps imagined along the policy's mean from each new node, before the network's value is taken."""
@@ -124,7 +138,7 @@ class PlannerConfig:
 class ReplayConfig:
     """Independent experience replay: one prioritised buffer per task."""
 
-    capacity: int = 1_000_000
+    capacity: Annotated[int, POSITIVE] = 1_000_000
     """Rows (observations) kept per task."""
     per_task: bool = True
     """Draw the same number of samples from every task. Off draws from all tasks' data together."""
@@ -140,11 +154,13 @@ class ReplayConfig:
 class LossConfig:
     """Targets and loss weights (paper, sections "Targets" and "Loss")."""
 
-    unroll: int = 5
+    unroll: Annotated[int, NOT_NEGATIVE] = 5
     """Steps through the dynamics in each loss."""
-    n_step: int = 5
+    n_step: Annotated[int, POSITIVE] = 5
     """Rewards in the value target before the bootstrap."""
-    discount: float | None = 0.99
+    discount: Annotated[float | None, Bound(lambda value: 0 < value < 1, "lie between 0 and 1")] = (
+        0.99
+    )
     """Discount per agent step. None means 1 - 10 / episode length of each task, kept within [0.95, 0.995]."""
     value_target: Literal["n_step", "search", "mixed"] = "mixed"
     """Value target: the n-step return, the search's value, or the n-step return for fresh data and the search's value
@@ -153,13 +169,13 @@ class LossConfig:
     """Mixed target: number of updates that use n-step returns alone at first."""
     mixed_older_than: int = 200_000
     """Mixed target: age in replay rows of the task beyond which a sample takes the search's value."""
-    imagined_share: float = 0.0
+    imagined_share: Annotated[float, FRACTION] = 0.0
     """Weight in the value target of the return that the model imagines along the policy's mean."""
     imagined_steps: int = 3
     """Number of imagined steps before the network's value is taken."""
     imagined_after_updates: int = 500
     """Number of updates without imagined targets at first, while the model fits the first data."""
-    reanalyze_ratio: float = 1.0
+    reanalyze_ratio: Annotated[float, FRACTION] = 1.0
     """Share of a batch's states that are reanalysed, those with the oldest searches first. 1: all (paper), 0: none.
     The others take the search that is stored with them, at first the search that chose the action."""
     policy_target: Literal["best_action", "improved", "scaled", "prior"] = "best_action"
@@ -179,19 +195,19 @@ class LossConfig:
     """Weight of the value's cross-entropy, mean over the heads."""
     policy_weight: float = 1.0
     """Weight of -log pi(policy target), the imitation of the search."""
-    q_weight: float = 0.0
+    q_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the cross-entropy of Q(s, a), mean over the heads. 0 does not train Q."""
     q_target: Literal["value", "q"] = "value"
     """Bootstrap of Q: the EMA model's V of the later state (value), or its Q of an action of its policy there (q)."""
     q_n_step: int = 1
     """Rewards in the target of Q before the bootstrap, at most n_step."""
-    actor_weight: float = 0.0
+    actor_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the policy gradient: -Q(s, a) of a sampled action, in units of Q's range. 0 leaves imitation alone."""
     actor_scale: Literal["batch", "task"] = "batch"
     """Samples that give Q's range (5th to 95th percentile): the whole batch, or each task's part of it."""
     actor_shapes_latent: bool = True
     """Let the policy gradient pass into the latent state, and so into the encoder and the dynamics."""
-    target_spread: float | None = None
+    target_spread: Annotated[float | None, POSITIVE] = None
     """Policy standard deviation that a learned entropy bonus of each task aims at. None leaves the bonus out."""
     consistency_weight: float = 5.0
     """Weight of the temporal consistency."""
@@ -231,24 +247,24 @@ class LossConfig:
 class OptimizerConfig:
     """Adam with decoupled weight decay."""
 
-    learning_rate: float = 1e-4
+    learning_rate: Annotated[float, POSITIVE] = 1e-4
     """Learning rate at the first update."""
     final_learning_rate: float = 1.0
     """Learning rate at the end of its cosine schedule, as a fraction of the first. 1 keeps it constant."""
-    schedule_steps: int | None = None
+    schedule_steps: Annotated[int | None, POSITIVE] = None
     """Steps per task over which learning rate and policy temperature change. None means the whole run."""
     weight_decay: float = 2e-5
     """Decoupled weight decay, times the learning rate."""
     gradient_clip: float = 5.0
     """Largest norm of a gradient."""
-    batch_size: int = 512
-    """Windows in each batch, of all tasks together."""
-    windows_per_task: int | None = None
+    windows_per_task: Annotated[int | None, POSITIVE] = None
     """Windows of each task that pass through a gradient at each agent step (W). It sets the batch size, whatever the
     number of tasks. None keeps the given batch size."""
-    batch_uses: int = 1
+    batch_size: Annotated[int, POSITIVE] = 512
+    """Windows in each batch, of all tasks together."""
+    batch_uses: Annotated[int, POSITIVE] = 1
     """Gradient steps with each batch and its targets, within the updates of one environment step."""
-    ema: float = 0.01
+    ema: Annotated[float, Bound(lambda value: 0 < value <= 1, "lie in (0, 1]")] = 0.01
     """Fraction of the new parameters that enters the EMA copy at each update."""
 
 
@@ -258,26 +274,26 @@ class TrainConfig:
 
     suite: str = "cartpole"
     preset: str = "cpu"
-    steps: int = 9_000
+    steps: Annotated[int, POSITIVE] = 9_000
     """Environment (agent) steps per task."""
-    seed: int = 0
+    seed: Annotated[int, NOT_NEGATIVE] = 0
     """Seed of all random numbers. The same seed gives the same run on the same kind of processor."""
-    devices: int = 1
+    devices: Annotated[int, POSITIVE] = 1
     """Number of the learner's devices. Each takes an equal part of every batch. Acting uses one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the factors of matrix products while learning. Weights and sums are float32.
     auto: bfloat16 where the device multiplies it in hardware."""
-    updates_per_step: float = 1.0
+    updates_per_step: Annotated[float, POSITIVE] = 1.0
     """Learner updates for each environment step, in which every task takes one step: the fixed ratio of the run."""
     random_steps: int = 1_000
     """Steps per task with uniformly random actions at first. Learning starts after them."""
     acting: Literal["search", "policy"] = "search"
     """Source of training's actions: the search's best action, or a sample of the policy without any search."""
-    noise: float = 0.0
+    noise: Annotated[float, NOT_NEGATIVE] = 0.0
     """Largest standard deviation of noise on training's actions. Each episode draws its own, uniformly."""
-    early_episode_steps: int | None = None
+    early_episode_steps: Annotated[int | None, POSITIVE] = None
     """Agent steps that training's episodes last at most in the first two fifths of the run. None sets no such limit."""
-    borrowed_episodes: float = 0.0
+    borrowed_episodes: Annotated[float, FRACTION] = 0.0
     """Fraction of training episodes in which a task acts with the policy of another task of the same body."""
     action_repeat: int | None = None
     """Simulator steps for each action. None means the suite's own number."""
@@ -285,18 +301,18 @@ class TrainConfig:
     """HumanoidBench's tasks: a fall ends the episode (benchmark), or the episode goes on to its last step (paper)."""
     meshes: str | None = None
     """HumanoidBench's robots: a folder with their collision meshes. None means primitives."""
-    step_limit: float = 120.0
+    step_limit: Annotated[float, NOT_NEGATIVE] = 120.0
     """Seconds after which environments that have not finished their step count as hanging.
     The run is then saved and ends. 0 sets no limit."""
-    evaluate_every: int = 1_000
+    evaluate_every: Annotated[int, POSITIVE] = 1_000
     """Steps per task between two evaluations."""
-    evaluation_episodes: int = 4
+    evaluation_episodes: Annotated[int, POSITIVE] = 4
     """Episodes per task of each evaluation during training."""
-    final_episodes: int = 10
+    final_episodes: Annotated[int, POSITIVE] = 10
     """Episodes per task of the evaluation at the end."""
-    diagnose_every: int = 0
+    diagnose_every: Annotated[int, NOT_NEGATIVE] = 0
     """Steps per task between two rank-correlation diagnostics. 0 means never."""
-    checkpoint_every: int = 2_000
+    checkpoint_every: Annotated[int, POSITIVE] = 2_000
     """Steps per task between two checkpoints."""
     model: ModelConfig = field(default_factory=ModelConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
@@ -329,6 +345,17 @@ class TrainConfig:
             return self
         size = round(wanted * num_tasks / self.updates_per_step)
         return replace(self, optimizer=replace(self.optimizer, batch_size=size))
+
+
+def named_values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """Yields each option's name on the command line, such as ``planner.root-actions``, its value and its bounds."""
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for each in dataclasses.fields(config):
+        name, value = prefix + each.name.replace("_", "-"), getattr(config, each.name)
+        if dataclasses.is_dataclass(value):
+            yield from named_values(value, f"{name}.")
+        else:
+            yield name, value, getattr(hints[each.name], "__metadata__", ())
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ The examples stand in the docstring below a line ``Examples:``. A dataclass with
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -14,8 +15,8 @@ import inspect
 import io
 import textwrap
 import typing
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
 
 import tyro
 
@@ -23,18 +24,6 @@ from ezm.errors import UserError
 
 _HELP = ("-h", "--help", "--help-all")
 _COLUMNS = 80
-
-
-class Option(NamedTuple):
-    """An option, or a positional argument, of a command."""
-
-    name: str
-    """Its spelling on the command line: ``--model.latent-size``."""
-    hint: Any
-    """Its type, without annotations."""
-    positional: bool
-    pair: bool
-    """Whether ``--no-...`` turns it off."""
 
 
 def parse(kind: type[Any], command: str, arguments: Sequence[str], default: Any = None) -> Any:
@@ -64,29 +53,20 @@ def parse(kind: type[Any], command: str, arguments: Sequence[str], default: Any 
         ) from None
 
 
-def options(kind: type[Any], prefix: str = "--") -> Iterator[Option]:
-    """Yields every option of a nested dataclass."""
+def spellings(kind: type[Any], prefix: str = "--") -> list[str]:
+    """Returns all spellings of all options of a nested dataclass: ``--model.latent-size``, ``--model.no-latent-norm``."""
+    found: list[str] = []
     hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
-        hint, marks = hints[field.name], getattr(hints[field.name], "__metadata__", ())
+        hint, name = hints[field.name], field.name.replace("_", "-")
+        marks = getattr(hint, "__metadata__", ())
         hint = typing.get_args(hint)[0] if marks else hint
-        name = prefix + field.name.replace("_", "-")
         if dataclasses.is_dataclass(hint):
-            yield from options(typing.cast(type, hint), f"{name}.")
-        else:
-            pair = hint is bool and tyro.conf.FlagCreatePairsOff not in marks
-            yield Option(name, hint, tyro.conf.Positional in marks, pair)
-
-
-def spellings(kind: type[Any]) -> list[str]:
-    """Returns all spellings of all options."""
-    found: list[str] = []
-    for option in options(kind):
-        if not option.positional:
-            found.append(option.name)
-        if option.pair:
-            group, dot, last = option.name.removeprefix("--").rpartition(".")
-            found.append(f"--{group}{dot}no-{last}")
+            found += spellings(typing.cast(type, hint), f"{prefix}{name}.")
+        elif tyro.conf.Positional not in marks:
+            found.append(prefix + name)
+            if hint is bool and tyro.conf.FlagCreatePairsOff not in marks:
+                found.append(f"{prefix}no-{name}")
     return found
 
 
@@ -143,8 +123,6 @@ def _first_sentence(box: str) -> str:
 def value_of(option: str, arguments: Sequence[str]) -> str | None:
     """Returns the value of ``option`` in the arguments, or None. It is needed before parsing, for an option that
     decides the defaults of all others."""
-    for place, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name == option:
-            return value if equals else next(iter(arguments[place + 1 :]), None)
-    return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(option, nargs="?", dest="value")
+    return typing.cast(str | None, parser.parse_known_args(arguments)[0].value)

@@ -15,8 +15,13 @@ from typing import Any, NamedTuple
 PATIENCE = 30.0
 """Seconds after which a probe counts as hanging. On an idle machine each takes one or two."""
 
-RUNS = (("cpu", "cartpole"), ("cpu", "h1"), ("paper", "h1"), ("paper", "h1hand"))
-"""Presets and suites whose memory is estimated."""
+BREAKING = {
+    "JAX_ENABLE_X64": True,
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "JAX_DEBUG_NANS": True,
+}
+"""Settings of JAX with which a training fails. Each is a variable of the environment."""
 
 
 class Answer(NamedTuple):
@@ -63,7 +68,14 @@ def _jax() -> dict[str, Any]:
     if total != 8**3:
         raise ArithmeticError(f"the sum of a product is {total}, not {8**3}")
     devices = jax.devices()
-    return {"platform": devices[0].platform, "devices": [each.device_kind for each in devices]}
+    return {
+        "version": jax.__version__,
+        "platform": devices[0].platform,
+        "devices": [each.device_kind for each in devices],
+        "breaking": [
+            name for name, value in BREAKING.items() if getattr(jax.config, name.lower()) == value
+        ],
+    }
 
 
 def _mujoco() -> dict[str, Any]:
@@ -105,26 +117,10 @@ def _scene() -> tuple[Any, Any]:
     return model, mujoco.MjData(model)
 
 
-def _memory() -> dict[str, Any]:
-    from dataclasses import replace
-
-    from ezm.presets import defaults
-    from ezm.tasks.suites import usable_suites
-    from ezm.training.runs import announced
-
-    found = {}
-    usable = usable_suites()
-    for preset, suite in (run for run in RUNS if run[1] in usable):
-        memory, rows, tasks = announced(replace(defaults(preset, suite), suite=suite))
-        found[f"{preset} {suite}"] = {"memory": list(memory), "rows": rows, "tasks": tasks}
-    return found
-
-
 PROBES: dict[str, Callable[[], dict[str, Any]]] = {
     "jax": _jax,
     "mujoco": _mujoco,
     "draw": _draw,
-    "memory": _memory,
 }
 
 if __name__ == "__main__":

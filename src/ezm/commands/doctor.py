@@ -18,8 +18,8 @@ from ezm.terminal import print_findings
 class Doctor:
     """Say whether this machine can train and draw, and how to fix what is wrong.
 
-    Checks: Python and packages, JAX and the GPU, MuJoCo, libraries that draw pictures, cores, memory, disk, the cache
-    of compiled programs, optional packages. Nothing is changed.
+    Checks: Python, JAX and the GPU, settings of the environment, MuJoCo, libraries that draw pictures. Nothing is
+    changed.
 
     ok: as it should be. note: something optional is missing. warning: something works less well. problem: the machine
     cannot train. A problem gives exit code 1, otherwise the exit code is 0.

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import tyro
 
 from ezm import platform
-from ezm.config import TrainConfig, from_dict, to_dict
+from ezm.config import TrainConfig, from_dict, named_values
 from ezm.errors import UserError
 from ezm.options import parse, value_of
 from ezm.platform import Device
@@ -92,20 +92,11 @@ def _refuse_contradiction(config: TrainConfig, options: Options) -> None:
             f"--steps {options.steps} contradicts --resume: the run has {config.steps}, and steps "
             "can only grow"
         )
-    ours, theirs = _flat(to_dict(config_of(options))), _flat(to_dict(config))
-    for name, value in ours.items():
+    theirs = {name: value for name, value, _ in named_values(config)}
+    for name, value, _ in named_values(config_of(options)):
         if name not in ("steps", "devices", "replay.device") and value != theirs[name]:
             option = "suite" if name == "suite" else f"--{name}"
             raise UserError(
                 f"{option} {value} contradicts --resume: the run was started with {theirs[name]}; "
                 "leave it out or start a new run"
             )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested options by their dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        name = prefix + name.replace("_", "-")
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat

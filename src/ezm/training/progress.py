@@ -11,13 +11,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO, cast
 
-from rich.cells import cell_len, set_cell_size
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -36,19 +36,11 @@ RATE_WINDOW = 20.0
 LEFT_WINDOW = 600.0
 """Seconds over which the rate for the time left is averaged. They are enough to include evaluations and checkpoints."""
 
-BLOCKS = "▁▂▃▄▅▆▇█"
-ASCII_BLOCKS = "_.-=+*%#"
-"""Blocks for terminals whose encoding is ASCII."""
-
+_BLOCKS = "▁▂▃▄▅▆▇█"
 _FRAMES_PER_SECOND = 1.0
-_PAGE_SECONDS = 5.0  # duration of a page of tasks where not all fit
-_NUMBER = 7  # columns of a return
-_NAME = 24  # columns of a task's name, at most
-_TABLE_WIDTH = 58  # columns that two curves per task need
-_CELL = 29  # columns of a task in the compact form, at least
 
 
-def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:
+def sparkline(values: Sequence[float], width: int) -> str:
     """Returns a curve of at most `width` characters, scaled from the lowest value to the highest.
 
     More values than columns are averaged in groups of neighbours, so that the curve shows the whole
@@ -59,12 +51,12 @@ def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:
     means = [_mean(values[first:end]) for first, end in pairwise(edges)]
     finite = [mean for mean in means if math.isfinite(mean)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
-    top = len(blocks) - 1
+    top = len(_BLOCKS) - 1
 
     def block(mean: float) -> str:
         if not math.isfinite(mean):
             return " "
-        return blocks[round(top * (mean - low) / (high - low)) if high > low else top // 2]
+        return _BLOCKS[round(top * (mean - low) / (high - low)) if high > low else top // 2]
 
     return "".join(map(block, means))
 
@@ -72,42 +64,6 @@ def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:
 def _mean(values: Sequence[float]) -> float:
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan
-
-
-class History:
-    """A growing list of returns in bounded memory: at most ``2 * size`` means over equally many returns.
-
-    The last mean may be over fewer returns.
-    """
-
-    def __init__(self, size: int = 64) -> None:
-        self._size = size
-        self._each = 1  # number of returns in a mean
-        self._means: list[float] = []
-        self.count = 0
-        """Number of returns so far."""
-        self.last = self.best = math.nan
-
-    def add(self, value: float) -> None:
-        """Appends a return."""
-        self.last = value
-        if value > self.best or math.isnan(self.best):
-            self.best = value
-        place = self.count % self._each
-        if place:
-            self._means[-1] += (value - self._means[-1]) / (place + 1)
-        else:
-            self._means.append(value)
-        self.count += 1
-        if len(self._means) == 2 * self._size and self.count % self._each == 0:
-            # A new list, because the thread that draws may be reading the old list.
-            self._means = [_mean(pair) for pair in zip(self._means[::2], self._means[1::2])]
-            self._each *= 2
-
-    @property
-    def means(self) -> list[float]:
-        """A copy of the means, oldest first."""
-        return list(self._means)
 
 
 class Pace:
@@ -158,8 +114,8 @@ class TrainingProgress:
         self._tasks = list(task_names)
         self._folder = None if folder is None else _short(folder)
         self._memory: Memory | None = None
-        self._episodes = {task: History() for task in self._tasks}
-        self._evaluations = {task: History() for task in self._tasks}
+        self._episodes: dict[str, list[float]] = {task: [] for task in self._tasks}
+        self._evaluations: dict[str, list[float]] = {task: [] for task in self._tasks}
         self._position = (0, 0, 0.0)  # environment steps per task, updates, seconds of the run
         self.forget_rates()
         self._printed = time.monotonic()
@@ -202,7 +158,7 @@ class TrainingProgress:
             else:
                 continue
             if task in histories and isinstance(value, int | float):
-                histories[task].add(value)
+                histories[task].append(value)
         self._position = (step, updates, seconds)
 
     def announce(self, memory: Memory) -> None:
@@ -220,11 +176,11 @@ class TrainingProgress:
 
     def episode(self, task: str, episode_return: float) -> None:
         """Reports a finished training episode."""
-        self._episodes[task].add(float(episode_return))
+        self._episodes[task].append(float(episode_return))
 
     def evaluation(self, task: str, mean: float) -> None:
         """Reports the mean return of an evaluation."""
-        self._evaluations[task].add(float(mean))
+        self._evaluations[task].append(float(mean))
 
     def message(self, text: str) -> None:
         """Prints a line, above the page."""
@@ -264,136 +220,64 @@ class TrainingProgress:
 
     def _print_line(self) -> None:
         self._printed = time.monotonic()
-        latest = {task: self._latest(task) for task in self._tasks}
+        latest = {task: self._evaluations[task] or self._episodes[task] for task in self._tasks}
         returns = "  ".join(
-            f"{task} {format_return(history.last)}"
-            for task, history in latest.items()
-            if history.count
+            f"{task} {format_return(values[-1])}" for task, values in latest.items() if values
         )
         self.message(" · ".join([*self._status(), *([returns] if returns else [])]))
-
-    def _latest(self, task: str) -> History:
-        """Returns the history of a task's evaluations, or of its training episodes before the first evaluation."""
-        return (self._evaluations if self._evaluations[task].count else self._episodes)[task]
 
     # -- the page --------------------------------------------------------------------------
 
     def _render(self) -> RenderableType:
-        width, height = self._console.size
-        below: list[RenderableType] = [self._bar(width), *self._lines_below(width)]
-        room = max(1, height - len(below) - 1)  # a line stays free for messages above the page
-        blocks = ASCII_BLOCKS if self._console.options.ascii_only else BLOCKS
-        if width >= _TABLE_WIDTH and len(self._tasks) < room:
-            return Group(*self._table(width, blocks), *below)
-        return Group(*self._compact(width, room, blocks), *below)
+        """Returns the page. The tasks stand last, because rich cuts a page that is too long at its end."""
+        step, status = self._position[0], self._status()
+        bar = Table.grid(expand=True, padding=(0, 1))
+        bar.add_row(ProgressBar(total=self._total, completed=step), f"{step / self._total:.0%}")
+        if self._memory is not None and (taken := resident()):
+            status.append(f"memory {size(taken)}, announced {size(self._memory.total)}")
+        lines = [" · ".join(status)] + ([] if self._folder is None else [f"in {self._folder}"])
+        below = Text("\n".join(lines), style="dim", overflow="fold")
+        return Group(bar, below, self._table())
 
-    def _table(self, width: int, blocks: str) -> list[Text]:
-        """Returns a line for each task, with the curves of its training episodes and its evaluations."""
-        name = min(max(map(cell_len, [*self._tasks, "task"])), _NAME, width // 3)
-        # Two spaces before each curve, one before each number.
-        curves = width - name - 4 - 3 * (_NUMBER + 1)
-        trained, evaluated = curves - curves // 2, curves // 2
-        titles = ("training", "evaluation") if evaluated >= 10 else ("train", "eval")
-        heading = (
-            f"{'task':{name}}  {titles[0]:{trained}} {'last':>{_NUMBER}}"
-            f"  {titles[1]:{evaluated}} {'last':>{_NUMBER}} {'best':>{_NUMBER}}"
-        )
-        lines = [_line((heading, "dim"))]
+    def _table(self) -> Table:
+        """Returns a row for each task, with the curves of its training episodes and its evaluations."""
+        table = Table(box=None, expand=True, padding=(0, 1, 0, 0), header_style="dim")
+        table.add_column("task", max_width=min(24, self._console.width // 3))
+        for curve, numbers in (("training", ["last"]), ("evaluation", ["last", "best"])):
+            table.add_column(_cut(curve), ratio=1)
+            for number in numbers:
+                table.add_column(number, justify="right", no_wrap=True, min_width=5)
         for task in self._tasks:
             episodes, evaluations = self._episodes[task], self._evaluations[task]
-            lines.append(
-                _line(
-                    (f"{_fit(task, name)}  ", ""),
-                    (f"{sparkline(episodes.means, trained, blocks):{trained}}", "cyan"),
-                    (f" {_number(episodes.last)}", "dim"),
-                    (f"  {sparkline(evaluations.means, evaluated, blocks):{evaluated}}", "green"),
-                    (f" {_number(evaluations.last)}", "bold"),
-                    (f" {_number(evaluations.best)}", ""),
-                )
+            best = max((each for each in evaluations if not math.isnan(each)), default=math.nan)
+            table.add_row(
+                _cut(task),
+                _Curve(episodes, "cyan"),
+                Text(_last(episodes), style="dim"),
+                _Curve(evaluations, "green"),
+                Text(_last(evaluations), style="bold"),
+                format_return(best),
             )
-        return lines
-
-    def _compact(self, width: int, room: int, blocks: str) -> list[Text]:
-        """Returns lines of several tasks, each with the curve of its evaluations. Pages alternate if not all fit."""
-        rows = max(1, room - 1)  # below the heading
-        columns = min(max(1, (width + 2) // (_CELL + 2)), -(-len(self._tasks) // rows))
-        pages = -(-len(self._tasks) // (rows * columns))
-        page = int(time.monotonic() / _PAGE_SECONDS) % pages
-        tasks = self._tasks[page * rows * columns : (page + 1) * rows * columns]
-        heading = "evaluations, or training episodes until there are any"
-        if pages > 1:
-            heading = f"tasks, page {page + 1} of {pages}: {heading}"
-        rows = -(-len(tasks) // columns)
-        lines = [_line((_fit(heading, width), "dim"))]
-        for row in range(rows):
-            cells = [
-                self._cell(task, (width + 2) // columns - 2, blocks) for task in tasks[row::rows]
-            ]
-            lines.append(Text("  ", no_wrap=True).join(cells))
-        return lines
-
-    def _cell(self, task: str, width: int, blocks: str) -> Text:
-        history = self._latest(task)
-        evaluated = history is self._evaluations[task]
-        name = min(max(map(cell_len, self._tasks)), (width - _NUMBER - 2) * 2 // 3)
-        curve = min(width - name - _NUMBER - 2, 24)
-        return _line(
-            (f"{_fit(task, name)} ", ""),
-            (
-                f"{sparkline(history.means, curve, blocks):{curve}}",
-                "green" if evaluated else "cyan",
-            ),
-            (f" {_number(history.last)}", "bold" if evaluated else "dim"),
-        )
-
-    def _bar(self, width: int) -> Table:
-        step = self._position[0]
-        bar = Table.grid(padding=(0, 1))
-        bar.add_row(
-            ProgressBar(total=self._total, completed=step, width=max(1, min(width, 80) - 6)),
-            f"{step / self._total:.0%}",
-        )
-        return bar
-
-    def _lines_below(self, width: int) -> list[Text]:
-        pieces = self._status()
-        if self._memory is not None and (taken := resident()):
-            pieces.append(f"memory {size(taken)}, announced {size(self._memory.total)}")
-        lines = packed(pieces, width)
-        if self._folder is not None:
-            lines.append("in " + _fit(self._folder, width - 3, end=True))
-        return [_line((line, "dim")) for line in lines]
+        return table
 
 
-def packed(pieces: Sequence[str], width: int, between: str = " · ") -> list[str]:
-    """Packs pieces into as few lines as fit the width. A piece is never broken, only cut where it alone is too long."""
-    lines: list[str] = []
-    for piece in (_fit(piece, width) if cell_len(piece) > width else piece for piece in pieces):
-        if lines and cell_len(lines[-1] + between + piece) <= width:
-            lines[-1] += between + piece
-        else:
-            lines.append(piece)
-    return lines
+@dataclass(frozen=True)
+class _Curve:
+    """A sparkline as wide as its column."""
+
+    values: Sequence[float]
+    style: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(sparkline(self.values, options.max_width), style=self.style)
 
 
-def _fit(text: str, width: int, end: bool = False) -> str:
-    """Pads or cuts text to `width` columns. With `end`, it keeps the text's end when it cuts, and does not pad."""
-    if cell_len(text) <= width:
-        return text if end else set_cell_size(text, width)
-    if not end:
-        return set_cell_size(text, width - 1) + "…" if width > 1 else "…"[:width]
-    while cell_len(text) > width - 1:
-        text = text[1:]
-    return "…" + text
+def _cut(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
-def _line(*parts: tuple[str, str]) -> Text:
-    return Text.assemble(*parts, no_wrap=True, overflow="crop")
-
-
-def _number(value: float) -> str:
-    text = format_return(value)
-    return f"{text if len(text) <= _NUMBER else f'{value:.1g}':>{_NUMBER}}"
+def _last(values: Sequence[float]) -> str:
+    return format_return(values[-1] if values else math.nan)
 
 
 def _short(path: Path) -> str:

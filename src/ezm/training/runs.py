@@ -114,18 +114,6 @@ def resume(
     return _run(run, config, suite, wandb)
 
 
-def announced(config: TrainConfig) -> tuple[Memory, int, int]:
-    """Returns the memory that a run would take, its replay's rows per task, and its number of tasks.
-
-    It allocates no array.
-
-    Raises:
-        UserError: the suite is unusable.
-    """
-    suite = suite_of(config)
-    return _memory(config, suite), replay_rows(config, suite), suite.num_tasks
-
-
 def _memory(config: TrainConfig, suite: Suite) -> Memory:
     model = for_acting(config, suite).state.model
     parameters = sum(
