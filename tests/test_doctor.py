@@ -119,6 +119,14 @@ GPU = Answer({**CPU.found, "platform": "gpu", "devices": ["NVIDIA H100"] * 2}, "
         (Answer(None, "no libjax"), [], {}, False, "problem", "no libjax"),
         (Answer(None, ""), [], {}, False, "problem", "--force-reinstall jax jaxlib"),
         (Answer(None, ""), [], {"JAX_PLATFORMS": "rocm"}, False, "problem", "unset JAX_PLATFORMS"),
+        (
+            Answer(None, "AssertionError"),
+            [],
+            {"JAX_PLATFORMS": "cuda"},
+            False,
+            "problem",
+            "JAX_PLATFORMS=cuda: JAX does not compute: AssertionError",
+        ),
     ],
 )
 def test_jax(
