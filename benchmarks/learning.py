@@ -166,6 +166,11 @@ def run_random(run: Run) -> Iterator[Row]:
         yield _row(run, task, 0, time.perf_counter() - start, float(np.mean(values)))
 
 
+def settings_name(method: str) -> str:
+    """Returns the key of a model-free method in ``SETTINGS``."""
+    return method.replace("-single", "").replace("-multi", "")
+
+
 def run_outsider(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
     """Trains a model-free agent on all tasks of the run at once.
 
@@ -174,7 +179,7 @@ def run_outsider(run: Run, budget: Budget, episodes: int) -> Iterator[Row]:
     """
     if importlib.util.find_spec("sbx") is None:
         raise UserError(f"method {run.method} needs sbx: pip install 'ezm-rl[benchmarks]'")
-    settings = SETTINGS[run.method.replace("-single", "").replace("-multi", "")]
+    settings = SETTINGS[settings_name(run.method)]
     for evaluation in train(run.suite, run.seed, *budget, episodes, settings):
         for task, values in zip(run.suite.tasks, evaluation.returns, strict=True):
             mean = float(np.mean(values))
@@ -259,8 +264,7 @@ def header(budget: Budget, episodes: int, note: str, methods: Sequence[str]) -> 
         "evaluation episodes": episodes,
         **budget._asdict(),
     }
-    outsiders = {method.replace("-single", "").replace("-multi", "") for method in methods}
-    for name in sorted(outsiders & SETTINGS.keys()):
+    for name in sorted(set(map(settings_name, methods)) & SETTINGS.keys()):
         content[name] = dataclasses.asdict(SETTINGS[name])
     if note:
         content["note"] = note

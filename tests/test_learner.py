@@ -200,12 +200,13 @@ def test_heads_with_batch_normalisation_act_by_statistics_that_follow_the_data()
     context = ema.context(task, agent.learner.suite.action_mask)
     rng = np.random.default_rng(7)
     states, actions, rewards = episode(rng, 400)
-    predicted = [
-        ema.reward(
-            ema.step(ema.represent(normalizer(s[None], task), context), a[None], context)[1]
-        )[0]
-        for s, a in zip(states[:-1], actions, strict=True)
-    ]
+
+    @jax.jit
+    def predict(state: jax.Array, action: jax.Array) -> jax.Array:
+        latent = ema.represent(normalizer(state[None], task), context)
+        return ema.reward(ema.step(latent, action[None], context)[1])[0]
+
+    predicted = [predict(*pair) for pair in zip(states[:-1], actions, strict=True)]
     # One state at a time: batch statistics would make every prediction the same.
     assert unexplained(np.array(predicted), rewards) < 0.3
     layer = ema.reward_head.norms[0]

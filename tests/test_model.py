@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
 
 from ezm.config import ModelConfig
 from ezm.presets import PRESETS
@@ -23,15 +24,7 @@ EMBEDDINGS = np.array([[3.0, 4.0], [0.3, 0.4]])  # of norm 5 and 0.5
 def embeddings(config: ModelConfig) -> np.ndarray:
     """Of both tasks, by a model whose parameters are ``EMBEDDINGS``."""
     support = Support(-1.0, 1.0, 3, "linear")
-    model = WorldModel(
-        config,
-        num_tasks=2,
-        observation_size=1,
-        action_size=1,
-        value_support=support,
-        reward_support=support,
-        key=jax.random.key(0),
-    )
+    model = small_models.untrained(config, support, support, observation_size=1, action_size=1)
     model = eqx.tree_at(lambda m: m.task_embedding, model, jnp.asarray(EMBEDDINGS))
     return np.asarray(model.context(jnp.arange(2), jnp.ones((2, 1))).embedding)
 
@@ -55,16 +48,7 @@ def test_a_small_scale_brings_tasks_together(scale: float, norms: list[float]) -
 
 def untrained(config: ModelConfig, neutral: np.ndarray | None = None) -> WorldModel:
     support = Support(-1.0, 1.0, 5, "linear")
-    return WorldModel(
-        config,
-        num_tasks=2,
-        observation_size=3,
-        action_size=2,
-        value_support=support,
-        reward_support=support,
-        key=jax.random.key(0),
-        neutral_action=neutral,
-    )
+    return small_models.untrained(config, support, support, neutral_action=neutral)
 
 
 def policy_of(model: WorldModel) -> Gaussian:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_models import noisy, untrained
 
 from ezm.config import PlannerConfig
 from ezm.planning import imagined_value, plan, planner
@@ -24,20 +25,7 @@ def model() -> WorldModel:
     """Two tasks and three heads whose zero-initialised outputs are made to differ."""
     config = replace(PRESETS["cpu"].model, latent_size=16, value_heads=3)
     support = Support(-5.0, 20.0, 31, "linear")
-    key = jax.random.key(0)
-    built = WorldModel(
-        config,
-        num_tasks=2,
-        observation_size=3,
-        action_size=2,
-        value_support=support,
-        reward_support=support,
-        key=key,
-    )
-    leaves, tree = jax.tree.flatten(built)
-    keys = jax.random.split(key, len(leaves))
-    noisy = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, noisy)
+    return noisy(untrained(config, support, support))
 
 
 def context(model: WorldModel) -> Context:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_models import noisy, untrained
 
 from ezm.presets import PRESETS
 from ezm.world_model import Context, Support, WorldModel
@@ -22,19 +23,8 @@ MASKS = jnp.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
 def built(**changes: object) -> WorldModel:
     """A model whose parameters are all random: untrained heads say nothing."""
     base = replace(PRESETS["cpu"].model, latent_size=LATENT, task_embedding_size=2, value_heads=3)
-    model = WorldModel(
-        replace(base, **changes),  # type: ignore[arg-type]
-        num_tasks=2,
-        observation_size=4,
-        action_size=3,
-        value_support=VALUES,
-        reward_support=REWARDS,
-        key=jax.random.key(0),
-    )
-    leaves, tree = jax.tree.flatten(model)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, noisy)
+    config = replace(base, **changes)  # type: ignore[arg-type]
+    return noisy(untrained(config, VALUES, REWARDS, observation_size=4, action_size=3))
 
 
 @pytest.fixture(scope="module")
