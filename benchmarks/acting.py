@@ -23,12 +23,12 @@ import tyro
 from rich.table import Table
 
 from benchmarks.command import Flag, command, show
+from ezm.acting.actor import Actor
+from ezm.acting.evaluate import derived_seed, episodes
+from ezm.acting.load import load_agent
 from ezm.config import PlannerConfig
-from ezm.evaluation.evaluate import derived_seed, episodes
-from ezm.evaluation.statistics import mean_interval
-from ezm.training.actor import Actor
-from ezm.training.run_folder import RunFolder
-from ezm.training.runs import load_agent
+from ezm.runs.folder import RunFolder
+from ezm.statistics.intervals import mean_interval
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,15 @@ from rich.table import Table
 
 from benchmarks.command import Flag, command, show
 from benchmarks.results import column_head, short_names
+from ezm.acting.evaluate import Evaluator
+from ezm.acting.load import load_agent
+from ezm.agent.agent import build
+from ezm.config.presets import PRESETS
 from ezm.control import Planner
 from ezm.errors import UserError
-from ezm.evaluation.evaluate import Evaluator
-from ezm.evaluation.statistics import format_return
-from ezm.learning.agent import build
-from ezm.presets import PRESETS
+from ezm.runs.folder import RunFolder
+from ezm.statistics.intervals import format_return
 from ezm.tasks import load_suite
-from ezm.training.run_folder import RunFolder
-from ezm.training.runs import load_agent
 
 
 @dataclass(frozen=True)

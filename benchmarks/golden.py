@@ -22,10 +22,10 @@ import numpy as np
 import tyro
 
 from benchmarks.command import command
-from ezm.presets import defaults
-from ezm.training.metrics import read_metrics
-from ezm.training.run_folder import RunFolder
-from ezm.training.runs import load_agent
+from ezm.acting.load import load_agent
+from ezm.config.presets import defaults
+from ezm.runs.folder import RunFolder
+from ezm.runs.metrics import read_metrics
 
 UPDATES = 300
 

@@ -22,8 +22,8 @@ from benchmarks.command import Flag, command, show
 from benchmarks.learning import recorded_path
 from benchmarks.results import Row, read
 from ezm.errors import UserError
-from ezm.evaluation.figures import GRID, INK, TASK_COLOURS
-from ezm.evaluation.reference import published
+from ezm.report.figures import GRID, INK, TASK_COLOURS
+from ezm.report.reference import published
 
 FLASHSAC: dict[str, list[float]] = {
     "h1-stand": [62, 195, 803, 834, 874],

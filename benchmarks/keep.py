@@ -21,12 +21,12 @@ import tyro
 from benchmarks.command import command
 from benchmarks.learning import recorded_path
 from benchmarks.results import Row, append
+from ezm.acting.load import load_agent, suite_of
 from ezm.config import TrainConfig, from_dict
 from ezm.errors import UserError
-from ezm.training.checkpoints import MANIFEST, write_manifest
-from ezm.training.metrics import read_metrics
-from ezm.training.run_folder import RunFolder
-from ezm.training.runs import load_agent, suite_of
+from ezm.runs.checkpoints import MANIFEST, write_manifest
+from ezm.runs.folder import RunFolder
+from ezm.runs.metrics import read_metrics
 
 ACTING = {"search": "search", "policy": "mean", "random": "random"}
 """Name of each evaluation mode in a recorded row, by its name in metrics.jsonl."""

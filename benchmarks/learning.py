@@ -43,12 +43,12 @@ from benchmarks.command import Flag, command
 from benchmarks.outsiders import SETTINGS, train
 from benchmarks.picture import draw
 from benchmarks.results import RANDOM, CurveKey, Curves, Row, append, read, recorded_steps, tables
+from ezm.acting.evaluate import Evaluator, random_policy
+from ezm.acting.load import suite_of
+from ezm.config.presets import defaults
 from ezm.errors import UserError
-from ezm.evaluation.evaluate import Evaluator, random_policy
-from ezm.presets import defaults
+from ezm.runs.metrics import read_metrics
 from ezm.tasks import Suite
-from ezm.training.metrics import read_metrics
-from ezm.training.runs import suite_of
 
 Default = Literal[
     "random", "sac-single", "sac-single-tuned", "sac-multi", "sac-multi-tuned", "ezm", "ezm-alone"
@@ -249,7 +249,7 @@ def _row(run: Run, task: str, steps: int, seconds: float, value: float) -> Row:
 
 def header(budget: Budget, episodes: int, note: str, methods: Sequence[str]) -> dict[str, object]:
     """Returns the header for the rows that follow it: machine, versions and settings."""
-    from ezm.training.machine import machine
+    from ezm.runs.machine import machine
 
     found = {}
     for package in ("ezm-rl", "sbx-rl", "stable_baselines3", "dm_control", "mujoco"):

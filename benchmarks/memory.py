@@ -94,17 +94,17 @@ def _status() -> tuple[float, float]:
 def _run(options: Options, folder: Path, rows: Connection) -> None:
     """Makes the run in `folder`, as the target of a separate process, and sends its rows."""
     from ezm.config import to_dict
+    from ezm.config.presets import defaults
+    from ezm.config.validation import check
     from ezm.platform import prepare_jax
-    from ezm.presets import defaults
-    from ezm.validation import check
 
     os.environ["EZM_CACHE"] = str(folder / "cache")
     prepare_jax("cpu")
-    from ezm.replay import Searches
-    from ezm.training.metrics import MetricsLogger
-    from ezm.training.progress import TrainingProgress
-    from ezm.training.run_folder import RunFolder
-    from ezm.training.runs import suite_of
+    from ezm.acting.load import suite_of
+    from ezm.agent.batch import Searches
+    from ezm.cli.progress import TrainingProgress
+    from ezm.runs.folder import RunFolder
+    from ezm.runs.metrics import MetricsLogger
     from ezm.training.trainer import Trainer
 
     steps = options.rows * options.turns + _LEARNED

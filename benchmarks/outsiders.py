@@ -20,7 +20,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from ezm.evaluation.evaluate import Evaluator
+from ezm.acting.evaluate import Evaluator
 from ezm.tasks import Suite
 
 

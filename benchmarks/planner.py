@@ -32,14 +32,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command import Flag, command
+from ezm.agent.planning import plan, rounds
+from ezm.agent.world_model import Context, Support, WorldModel
+from ezm.agent.world_model.inference import for_one_robot
+from ezm.agent.world_model.layers import Precision
+from ezm.agent.world_model.precision import with_weights
 from ezm.config import ModelConfig, PlannerConfig
+from ezm.config.presets import PRESETS
 from ezm.errors import UserError
-from ezm.planning import plan, rounds
-from ezm.presets import PRESETS
-from ezm.world_model import Context, Support, WorldModel
-from ezm.world_model.inference import for_one_robot
-from ezm.world_model.layers import Precision
-from ezm.world_model.precision import with_weights
 
 MODELS: dict[str, ModelConfig] = {
     "0.5M": replace(PRESETS["cpu"].model, latent_size=152),

@@ -19,10 +19,10 @@ from rich.table import Table
 
 from benchmarks.command import Flag, command, show
 from ezm.config import to_dict
-from ezm.evaluation.report import write_report
-from ezm.presets import defaults
+from ezm.config.presets import defaults
+from ezm.report.report import write_report
+from ezm.runs.folder import RunFolder
 from ezm.tasks.humanoid_bench.catalog import SUITES
-from ezm.training.run_folder import RunFolder
 
 _TASKS = SUITES["h1"]
 _LOG_EVERY, _EVALUATE_EVERY, _EPISODE = 50, 5_000, 100

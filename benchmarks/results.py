@@ -19,7 +19,7 @@ from rich import box
 from rich.table import Table
 
 from ezm.errors import UserError
-from ezm.evaluation.statistics import area_under_curve, format_return
+from ezm.statistics.intervals import area_under_curve, format_return
 
 Row = TypedDict(
     "Row",

@@ -23,14 +23,14 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.command import Flag, command, show
+from ezm.acting.load import suite_of
+from ezm.agent import build
+from ezm.agent.learning.sharding import layout
+from ezm.config.presets import defaults
+from ezm.config.validation import check
 from ezm.errors import UserError
-from ezm.learning import build
-from ezm.learning.sharding import layout
-from ezm.presets import defaults
-from ezm.replay import Replay
+from ezm.experience import Replay
 from ezm.training.pipeline import functions, programs
-from ezm.training.runs import suite_of
-from ezm.validation import check
 
 SUITE = "cartpole"
 FILLED = 500

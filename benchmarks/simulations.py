@@ -20,9 +20,9 @@ from jaxtyping import Array
 from rich.table import Table
 
 from benchmarks.command import Flag, command, show
+from ezm.agent.planning import LatentModel, gumbel_search, root_candidates, sampled
+from ezm.agent.world_model import Gaussian
 from ezm.config import PlannerConfig
-from ezm.planning import LatentModel, gumbel_search, root_candidates, sampled
-from ezm.world_model import Gaussian
 
 DISCOUNT = 0.97
 A, B = np.array([[1.0, 0.1], [0.0, 1.0]]), np.array([[0.0], [0.1]])

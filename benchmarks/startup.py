@@ -47,7 +47,7 @@ sys.exit(main(["train", SUITE, "--out", NEW]))
 import sys
 from ezm.platform import prepare_jax
 prepare_jax("cpu")
-from ezm.training.actor import Actor
+from ezm.acting.actor import Actor
 act = Actor.act
 def first(self, *arguments, **keywords):
     act(self, *arguments, **keywords)

@@ -14,10 +14,11 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from ezm.agent import build
+from ezm.agent.batch import Batch, Searches
+from ezm.agent.learning import Normalizer
+from ezm.agent.learning.losses import Targets
 from ezm.config import ReplayConfig, TrainConfig
-from ezm.learning import Normalizer, build
-from ezm.learning.losses import Targets
-from ezm.replay import Batch, Searches
 from ezm.tasks import Suite
 
 
@@ -33,7 +34,7 @@ class Row:
 
 
 class ListReplay:
-    """A version of :class:`ezm.replay.Replay` with ``per_task``, in lists.
+    """A version of :class:`ezm.experience.Replay` with ``per_task``, in lists.
 
     The same seed draws the same batches, until the rows exceed the capacity.
 

@@ -30,18 +30,19 @@ from rich.table import Table
 
 from benchmarks.command import Flag, command
 from benchmarks.straightforward import Straightforward
+from ezm.acting.actor import Actor
+from ezm.acting.load import suite_of
+from ezm.agent import build
+from ezm.agent.learning import Normalizer
+from ezm.agent.learning.normalizer import RunningStatistics
 from ezm.config import TrainConfig
+from ezm.config.presets import defaults
+from ezm.config.validation import check
 from ezm.errors import UserError
-from ezm.learning import Normalizer, build
-from ezm.learning.normalizer import RunningStatistics
-from ezm.presets import defaults
-from ezm.replay import Replay
+from ezm.experience import Replay
+from ezm.runs.machine import machine, peak_memory
 from ezm.tasks import ParallelTasks, Suite
-from ezm.training.actor import Actor
-from ezm.training.machine import machine, peak_memory
 from ezm.training.pipeline import Pipeline
-from ezm.training.runs import suite_of
-from ezm.validation import check
 
 SUITES = {"cpu": "cartpole", "paper": "h1"}
 """Suite for timing each preset."""

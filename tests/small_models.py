@@ -2,8 +2,8 @@
 
 import jax
 
+from ezm.agent.world_model import Support, WorldModel
 from ezm.config import ModelConfig
-from ezm.world_model import Support, WorldModel
 
 
 def untrained(config: ModelConfig, value: Support, reward: Support, **others: object) -> WorldModel:

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.keep import keep_agent
+from ezm.acting.actor import policy_for_episode
 from ezm.config import PlannerConfig
-from ezm.presets import PRESETS
-from ezm.training import runs
-from ezm.training.actor import policy_for_episode
-from ezm.training.run_folder import RunFolder
+from ezm.config.presets import PRESETS
+from ezm.runs.folder import RunFolder
+from ezm.training import session as runs
 
 BODIES = (0, 0, 2, 0)
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ezm.evaluation import aggregates
-from ezm.evaluation.aggregates import (
+from ezm.statistics import aggregates
+from ezm.statistics.aggregates import (
     interquartile_mean,
     interval,
     mean_score,

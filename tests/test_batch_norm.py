@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ezm.world_model.batch_norm import (
+from ezm.agent.world_model.batch_norm import (
     batch_norm,
     training,
     with_statistics,

@@ -25,10 +25,10 @@ from benchmarks.results import (
     short_names,
     tables,
 )
+from ezm.cli.options import parse
 from ezm.config import TrainConfig
+from ezm.config.presets import CPU_SIZES, PRESETS
 from ezm.errors import UserError
-from ezm.options import parse
-from ezm.presets import CPU_SIZES, PRESETS
 from ezm.tasks import load_suite
 
 

@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 
 from ezm.errors import UserError
-from ezm.replay.rows import Deferred
-from ezm.training import checkpoints
-from ezm.training.checkpoints import MANIFEST, Checkpoint, Saved
-from ezm.training.run_folder import RunFolder
+from ezm.experience.rows import Deferred
+from ezm.runs import checkpoints
+from ezm.runs.checkpoints import MANIFEST, Checkpoint, Saved
+from ezm.runs.folder import RunFolder
 
 
 @pytest.fixture
@@ -306,7 +306,7 @@ import json, shutil, resource, sys
 from pathlib import Path
 import numpy as np
 from ezm.errors import UserError
-from ezm.training.run_folder import RunFolder
+from ezm.runs.folder import RunFolder
 
 def save(step, bytes):
     run.save_checkpoint(step, {"a": np.full(bytes // 8, step, np.int64), "b": np.ones(3)}, {})
@@ -392,7 +392,7 @@ def contents(n: int) -> dict[str, np.ndarray]:
 
 def test_kills_at_any_moment_lose_nothing_that_was_complete(run: RunFolder) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["orbax.checkpoint", "ezm.training.run_folder"])
+    context.set_forkserver_preload(["orbax.checkpoint", "ezm.runs.folder"])
     rng = random.Random(0)
     complete, interrupted = -1, 0
     for _ in range(10):

@@ -15,16 +15,16 @@ import pytest
 
 import ezm.cli
 from ezm import platform
+from ezm.acting.results import read_evaluations
+from ezm.cli.terminal import print_results
 from ezm.config import TrainConfig, from_dict, to_dict
+from ezm.config.presets import PRESETS, defaults
 from ezm.errors import UserError
-from ezm.evaluation import reference
-from ezm.evaluation.results import read_evaluations
 from ezm.platform import prepare_jax
-from ezm.presets import PRESETS, defaults
-from ezm.terminal import print_results
-from ezm.training import runs
-from ezm.training.metrics import MetricsLogger, read_metrics
-from ezm.training.run_folder import RunFolder
+from ezm.report import reference
+from ezm.runs.folder import RunFolder
+from ezm.runs.metrics import MetricsLogger, read_metrics
+from ezm.training import session as runs
 
 TINY = """
     --random-steps 30 --evaluate-every 1000 --evaluation-episodes 1 --final-episodes 1

@@ -14,17 +14,17 @@ import pytest
 
 import ezm.cli
 from benchmarks.report import invent
-from ezm.commands.run_options import config_of, parse_run
-from ezm.commands.train import Train
+from ezm.cli.run_options import config_of, parse_run
+from ezm.cli.train import Train
 from ezm.config import TrainConfig, from_dict, to_dict
-from ezm.evaluation.command import train_command
-from ezm.evaluation.curves import learning_curves
-from ezm.evaluation.record import Record
-from ezm.evaluation.report import write_report
-from ezm.evaluation.variants import group, seed_curve
-from ezm.presets import defaults
-from ezm.training.metrics import MetricsLogger
-from ezm.training.run_folder import RunFolder
+from ezm.config.presets import defaults
+from ezm.report.command import train_command
+from ezm.report.curves import learning_curves
+from ezm.report.record import Record
+from ezm.report.report import write_report
+from ezm.report.variants import group, seed_curve
+from ezm.runs.folder import RunFolder
+from ezm.runs.metrics import MetricsLogger
 
 CARTPOLE = ("cartpole-balance", "cartpole-swingup")
 

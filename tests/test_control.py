@@ -16,16 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import control
+from ezm.acting.actor import Actor
+from ezm.agent.agent import Agent, build
+from ezm.agent.world_model.inference import for_one_robot
+from ezm.agent.world_model.precision import with_weights
 from ezm.config import TrainConfig, to_dict
+from ezm.config.presets import PRESETS
 from ezm.control import Planner, most_that_fits
 from ezm.errors import UserError
-from ezm.learning.agent import Agent, build
-from ezm.presets import PRESETS
+from ezm.runs.folder import RunFolder
 from ezm.tasks import load_suite
-from ezm.training.actor import Actor
-from ezm.training.run_folder import RunFolder
-from ezm.world_model.inference import for_one_robot
-from ezm.world_model.precision import with_weights
 
 CPU = PRESETS["cpu"]
 CONFIG: TrainConfig = replace(

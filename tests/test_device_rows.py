@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ezm.agent.batch import Searches
 from ezm.config import ReplayConfig
-from ezm.replay import Replay, Searches, device_rows
+from ezm.experience import Replay, device_rows
 
 TASKS, OBSERVATIONS, ACTIONS, ROOT_ACTIONS, WINDOW, STATES = 2, 3, 2, 2, 4, 3
 BATCH, RENEWED = 6, 7

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ezm.acting.diagnostics import Diagnostic, Outcomes, Predictions, spearman, summarise
+from ezm.agent import build
+from ezm.agent.learning import Learner, Normalizer
+from ezm.agent.learning.learner import SuiteArrays
+from ezm.agent.world_model import Context, Gaussian
 from ezm.config import PlannerConfig
-from ezm.evaluation.diagnostics import Diagnostic, Outcomes, Predictions, spearman, summarise
-from ezm.learning import Learner, Normalizer, build
-from ezm.learning.learner import SuiteArrays
-from ezm.presets import PRESETS
+from ezm.config.presets import PRESETS
 from ezm.tasks import load_suite
-from ezm.world_model import Context, Gaussian
 
 DISCOUNT = 0.9
 

@@ -12,10 +12,11 @@ from types import SimpleNamespace
 import pytest
 
 import ezm.cli
-from ezm import doctor, probes
-from ezm.doctor import Finding, Probes, can_train
+from ezm.cli import examination as doctor
+from ezm.cli import probes
+from ezm.cli.examination import Finding, Probes, can_train
+from ezm.cli.probes import Answer, probe
 from ezm.platform import prepare_jax
-from ezm.probes import Answer, probe
 
 HEALTHY = Probes(
     jax=Answer({"version": "0.10", "platform": "cpu", "devices": ["cpu"], "breaking": []}, ""),
@@ -66,7 +67,7 @@ def test_lines_fit_a_narrow_terminal(
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "60")
-    ezm.terminal.print_findings(
+    ezm.cli.terminal.print_findings(
         [Finding("warning", "rendering", "word " * 50, "apt install " + "package " * 20)], True
     )
     plain = [line.split("\x1b[0m")[0] for line in capsys.readouterr().out.splitlines()]

@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ezm.agent import build
 from ezm.config import to_dict
+from ezm.config.presets import defaults
 from ezm.errors import UserError
-from ezm.evaluation.embedding import task_embeddings
-from ezm.evaluation.figures import embedding_panel
-from ezm.evaluation.record import Record
-from ezm.evaluation.report import report_page, shown
-from ezm.learning import build
-from ezm.presets import defaults
+from ezm.report.embedding import task_embeddings
+from ezm.report.figures import embedding_panel
+from ezm.report.record import Record
+from ezm.report.report import report_page, shown
+from ezm.runs.folder import RunFolder
 from ezm.tasks import load_suite
-from ezm.training.run_folder import RunFolder
 
 SUITE = "cartpole"
 
@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def test_embeddings_are_those_that_the_networks_see(run: RunFolder) -> None:
-    from ezm.training.runs import load_agent
+    from ezm.acting.load import load_agent
 
     found = task_embeddings(run)
     assert found is not None

@@ -18,20 +18,17 @@ import pytest
 
 import ezm.cli
 from ezm import platform
+from ezm.acting import evaluate, results
+from ezm.acting.evaluate import Episodes, episodes, random_policy
+from ezm.acting.load import load_agent, suite_of
+from ezm.acting.results import Evaluation, read_evaluations
+from ezm.agent import build
 from ezm.config import ModelConfig, PlannerConfig, to_dict
+from ezm.config.presets import PRESETS
 from ezm.errors import UserError
-from ezm.evaluation import evaluate, results
-from ezm.evaluation.evaluate import Episodes, episodes, random_policy
-from ezm.evaluation.results import (
-    Evaluation,
-    read_evaluations,
-)
-from ezm.evaluation.scores import normalised, success_bar
-from ezm.learning import build
-from ezm.presets import PRESETS
+from ezm.runs.folder import RunFolder, unwritable
+from ezm.statistics.scores import normalised, success_bar
 from ezm.tasks import ParallelTasks, Suite, load_suite, protocol_of, with_protocol
-from ezm.training.run_folder import RunFolder, unwritable
-from ezm.training.runs import load_agent, suite_of
 
 # -- protocols ---------------------------------------------------------------------------------
 

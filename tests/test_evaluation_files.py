@@ -13,20 +13,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from ezm.acting.evaluate import Episodes
+from ezm.acting.results import Evaluation, aggregate, read_evaluations, save_evaluation, task_result
+from ezm.cli.evaluation_progress import EvaluationProgress
+from ezm.cli.terminal import print_evaluation
 from ezm.errors import UserError
-from ezm.evaluation.evaluate import Episodes
-from ezm.evaluation.progress import EvaluationProgress
-from ezm.evaluation.results import (
-    Evaluation,
-    aggregate,
-    read_evaluations,
-    save_evaluation,
-    task_result,
-)
+from ezm.runs import folder as run_folder
+from ezm.runs.folder import write_atomically
 from ezm.tasks import load_suite
-from ezm.terminal import print_evaluation
-from ezm.training import run_folder
-from ezm.training.run_folder import write_atomically
 
 # -- results and their files -------------------------------------------------------------------
 

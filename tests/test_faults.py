@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from ezm.training.run_folder import RunFolder
+from ezm.runs.folder import RunFolder
 
 # Trouble comes at one step of an environment, counted over its episodes: that of training gets there first.
 ENVIRONMENT = """

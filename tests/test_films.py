@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from imageio_ffmpeg import read_frames
 
+from ezm.acting.inspector import Paths, Thinker, Thought
+from ezm.agent import build
 from ezm.config import PlannerConfig
+from ezm.config.presets import PRESETS
 from ezm.errors import UserError
-from ezm.evaluation import parts
-from ezm.learning import build
-from ezm.presets import PRESETS
+from ezm.report import parts
 from ezm.tasks import Suite, Task, load_suite
 from ezm.tasks.rendering import telling_body
 from ezm.tasks.simulator import Undrawable
@@ -25,7 +26,6 @@ from ezm.watching.films import Film, film, film_all, film_path
 from ezm.watching.panel import HEIGHT, panel
 from ezm.watching.pictures import Pictures
 from ezm.watching.play import Episode, Play, colour, ranks
-from ezm.watching.thoughts import Paths, Thinker, Thought
 
 # One agent for three tasks: of MuJoCo, with pictures of its own, and without any.
 OWN = """

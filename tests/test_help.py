@@ -15,8 +15,8 @@ import tyro
 
 import ezm.cli
 from ezm import platform
-from ezm.commands.train import Train
-from ezm.options import spellings
+from ezm.cli.options import spellings
+from ezm.cli.train import Train
 
 
 @pytest.fixture(autouse=True)

@@ -10,15 +10,15 @@ import pytest
 
 from benchmarks import parity
 from ezm.cli import main
+from ezm.config.presets import defaults
+from ezm.config.validation import check
 from ezm.errors import UserError
-from ezm.presets import defaults
 from ezm.tasks import ParallelTasks, load_suite
 from ezm.tasks.humanoid_bench import NAMES, SUITES, Batch, Environment, success_bar
 from ezm.tasks.humanoid_bench.catalog import ENTRIES, normalised_return, parse
 from ezm.tasks.humanoid_bench.gym import HumanoidEnv
 from ezm.tasks.humanoid_bench.models import hold_action, model
 from ezm.tasks.humanoid_bench.robots import robot
-from ezm.validation import check
 
 RECORDINGS = Path(__file__).parent / "recordings"
 MIXED = ("h1-stand", "h1hand-reach", "h1-maze", "h1hand-balance_hard", "h1-stand")

@@ -11,14 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ezm.agent import Agent, build
+from ezm.agent.batch import Batch
+from ezm.agent.learning import LearnerState, Normalizer
+from ezm.agent.learning.learner import discounts, supports
+from ezm.agent.world_model import WorldModel
 from ezm.config import PlannerConfig, ReplayConfig, TrainConfig
-from ezm.learning import Agent, LearnerState, Normalizer, build
-from ezm.learning.learner import discounts, supports
-from ezm.presets import PRESETS
-from ezm.replay import Batch, Replay
+from ezm.config.presets import PRESETS
+from ezm.experience import Replay
 from ezm.tasks import Suite, TaskSpec
 from ezm.training.pipeline import Pipeline, Updates
-from ezm.world_model import WorldModel
 
 # s' = A s + B a with actions drawn uniformly from [-1, 1], reward C s + D a. Because the actions have mean 0,
 # the value of this behaviour is V(s) = C (1 - DISCOUNT A)^-1 s.

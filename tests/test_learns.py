@@ -12,8 +12,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from ezm.presets import PRESETS
-from ezm.training.runs import train
+from ezm.config.presets import PRESETS
+from ezm.training.session import train
 
 STEPS = 50
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ezm.config import LossConfig, ModelConfig
-from ezm.learning.losses import (
+from ezm.agent.batch import Batch
+from ezm.agent.learning.losses import (
     Targets,
     actor_scale,
     cosine_distance,
@@ -20,8 +20,8 @@ from ezm.learning.losses import (
     policy_loss,
     unrolled_loss,
 )
-from ezm.replay import Batch
-from ezm.world_model import Gaussian, Support, WorldModel, moments
+from ezm.agent.world_model import Gaussian, Support, WorldModel, moments
+from ezm.config import LossConfig, ModelConfig
 
 UNROLL, BATCH, BINS = 2, 4, 11
 MODEL = ModelConfig(

@@ -10,9 +10,9 @@ import pytest
 
 import ezm.cli
 from ezm.config import ReplayConfig
+from ezm.config.presets import PRESETS
 from ezm.errors import UserError
-from ezm.presets import PRESETS
-from ezm.replay import Replay, RowSizes
+from ezm.experience import Replay, RowSizes
 from ezm.tasks import Suite, TaskSpec
 from ezm.training import memory, trainer
 from ezm.training.memory import Memory, check_that_it_fits

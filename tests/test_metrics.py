@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ezm.errors import UserError
-from ezm.training.metrics import MetricsLogger, read_metrics, scalars
-from ezm.training.run_folder import RunFolder
+from ezm.runs.folder import RunFolder
+from ezm.runs.metrics import MetricsLogger, read_metrics, scalars
 
 
 @pytest.fixture
@@ -143,8 +143,8 @@ LOG_WITHOUT_SPACE = """
 import json, resource, sys
 from pathlib import Path
 from ezm.errors import UserError
-from ezm.training.metrics import MetricsLogger, read_metrics
-from ezm.training.run_folder import RunFolder
+from ezm.runs.metrics import MetricsLogger, read_metrics
+from ezm.runs.folder import RunFolder
 
 run, row = RunFolder.create(Path(sys.argv[1]), {}), json.loads(sys.argv[2])
 errors, unlimited = [], resource.RLIM_INFINITY

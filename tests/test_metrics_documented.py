@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from ezm.presets import PRESETS
-from ezm.training.metrics import read_metrics, scalars
+from ezm.config.presets import PRESETS
+from ezm.runs.metrics import read_metrics, scalars
 
 PAGE = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
 TASKS = ("cartpole-balance", "cartpole-swingup")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import small_models
 
+from ezm.agent.world_model import Gaussian, Support, WorldModel
+from ezm.agent.world_model.layers import Linear
 from ezm.config import ModelConfig
-from ezm.presets import PRESETS
-from ezm.world_model import Gaussian, Support, WorldModel
-from ezm.world_model.layers import Linear
+from ezm.config.presets import PRESETS
 
 SMALL = replace(PRESETS["cpu"].model, latent_size=8, task_embedding_size=2)
 EMBEDDINGS = np.array([[3.0, 4.0], [0.3, 0.4]])  # of norm 5 and 0.5

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
+from ezm.agent.planning.mppi import fitted, mppi
+from ezm.agent.world_model import Gaussian
 from ezm.config import PlannerConfig
-from ezm.planning.mppi import fitted, mppi
-from ezm.world_model import Gaussian
 
 LEAST = jnp.full((1, 3), 0.01)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ezm.learning.normalizer import LARGEST_RETURN, Normalizer, ReturnScale, RunningStatistics
+from ezm.agent.learning.normalizer import LARGEST_RETURN, Normalizer, ReturnScale, RunningStatistics
 
 DISCOUNT = np.array([0.5, 0.9])
 

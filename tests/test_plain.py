@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ezm.config import from_dict, to_dict
+from ezm.config.presets import PRESETS
+from ezm.config.validation import check
 from ezm.errors import UserError
-from ezm.presets import PRESETS
-from ezm.validation import check
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from small_models import noisy, untrained
 
+from ezm.agent.planning import imagined_value, plan, planner
+from ezm.agent.planning.planner import refined
+from ezm.agent.world_model import Context, Gaussian, Support, WorldModel
 from ezm.config import PlannerConfig
-from ezm.planning import imagined_value, plan, planner
-from ezm.planning.planner import refined
-from ezm.presets import PRESETS
-from ezm.world_model import Context, Gaussian, Support, WorldModel
+from ezm.config.presets import PRESETS
 
 STATES, BATCH = 3, 4
 

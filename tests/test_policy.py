@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ezm.world_model import Gaussian, moments
-from ezm.world_model.policy import MAX_ACTION
+from ezm.agent.world_model import Gaussian, moments
+from ezm.agent.world_model.policy import MAX_ACTION
 
 
 def gaussian(mean: list[float], log_std: list[float], mask: list[float]) -> Gaussian:

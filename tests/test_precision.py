@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from test_learner import CONFIG, experience
 
-from ezm.world_model import precision as precision_module
-from ezm.world_model.layers import Rounded, layer_norm, matmul
-from ezm.world_model.precision import fast_precision, with_products, with_weights
+from ezm.agent.world_model import precision as precision_module
+from ezm.agent.world_model.layers import Rounded, layer_norm, matmul
+from ezm.agent.world_model.precision import fast_precision, with_products, with_weights
 
 
 def plain_layer_norm(x: jax.Array) -> jax.Array:

@@ -14,10 +14,10 @@ import pytest
 import ezm.cli
 import ezm.platform
 from ezm.config import to_dict
-from ezm.presets import PRESETS
+from ezm.config.presets import PRESETS
+from ezm.runs.folder import RunFolder
 from ezm.training import trainer
 from ezm.training.profile import Occasion, Pace, Part, Profile, Stopwatch
-from ezm.training.run_folder import RunFolder
 
 TINY = [
     "--evaluation-episodes",

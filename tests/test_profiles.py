@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from ezm.evaluation.aggregates import (
+from ezm.statistics.aggregates import (
     interquartile_mean,
     interval,
     mean_score,
     performance_profile,
     profile_band,
 )
-from ezm.evaluation.scores import normalised, score_matrix
+from ezm.statistics.scores import normalised, score_matrix
 from ezm.tasks.humanoid_bench import success_bar
 
 SCORES = np.array([[0.0, 0.4], [0.2, 0.6], [0.2, 0.8], [0.4, 1.0]])

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from ezm import programs
-from ezm.learning import build
-from ezm.presets import defaults
+from ezm.agent import build
+from ezm.config.presets import defaults
 from ezm.tasks import load_suite
 
 SCRIPT = """

@@ -13,12 +13,12 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.live_render import LiveRender
 
+from ezm.cli import progress
+from ezm.cli.progress import Pace, TrainingProgress, sparkline
+from ezm.runs.folder import RunFolder
+from ezm.runs.metrics import MetricsLogger, read_metrics
 from ezm.tasks.humanoid_bench import catalog
-from ezm.training import progress
 from ezm.training.memory import Memory
-from ezm.training.metrics import MetricsLogger, read_metrics
-from ezm.training.progress import Pace, TrainingProgress, sparkline
-from ezm.training.run_folder import RunFolder
 
 
 def plain_console() -> tuple[Console, io.StringIO]:

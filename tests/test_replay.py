@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ezm.agent.batch import Batch, Searches
 from ezm.config import ReplayConfig
-from ezm.replay import Batch, Drawn, Replay, Searches
-from ezm.replay.sum_tree import SumTree
+from ezm.experience import Drawn, Replay
+from ezm.experience.sum_tree import SumTree
 
 WINDOW = 5
 Episode = tuple[int, str]  # number of steps; "terminated", "truncated" or "running"

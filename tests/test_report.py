@@ -9,18 +9,18 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from ezm.acting.evaluate import Episodes
+from ezm.acting.results import Evaluation, save_evaluation, task_result
 from ezm.errors import UserError
-from ezm.evaluation import panels, reference
-from ezm.evaluation.curves import binned, learning_curves
-from ezm.evaluation.evaluate import Episodes
-from ezm.evaluation.record import Axis, Record
-from ezm.evaluation.reference import Published, Reference
-from ezm.evaluation.report import report_page, results, shown, write_report
-from ezm.evaluation.results import Evaluation, save_evaluation, task_result
-from ezm.evaluation.variants import Variant
+from ezm.report import panels, reference
+from ezm.report.curves import binned, learning_curves
+from ezm.report.record import Axis, Record
+from ezm.report.reference import Published, Reference
+from ezm.report.report import report_page, results, shown, write_report
+from ezm.report.variants import Variant
+from ezm.runs.folder import RunFolder
+from ezm.runs.metrics import MetricsLogger
 from ezm.tasks import load_suite
-from ezm.training.metrics import MetricsLogger
-from ezm.training.run_folder import RunFolder
 
 CONFIG = {"suite": "pair", "seed": 3, "model": {"latent_size": 64, "value_range": (0.0, 8.5)}}
 REFERENCE = {"left": {"random": 40.0, "sac": 250.0}, "right": {"random": 5.0}}

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ezm.commands.train import demo
-from ezm.evaluation.report import write_report
+from ezm.cli.train import demo
+from ezm.report.report import write_report
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from ezm.training.run_folder import RunFolder
+from ezm.runs.folder import RunFolder
 
 SUITE = "dmc:cartpole-swingup,dmc:reacher-easy,hb:h1-stand"
 OPTIONS = (

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ezm.errors import UserError
-from ezm.training import checkpoints
-from ezm.training.run_folder import FORMAT, RunFolder, new_run_path, write_atomically
+from ezm.runs import checkpoints
+from ezm.runs.folder import FORMAT, RunFolder, new_run_path, write_atomically
 
 CONFIG = {"suite": "cartpole", "model": {"latent_size": 64}, "value_range": None}
 
@@ -100,7 +100,7 @@ def test_write_atomically_replaces_and_leaves_nothing_else(tmp_path: Path) -> No
 
 def test_a_lock_names_its_holder_and_ends_with_it(run: RunFolder) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from ezm.training.run_folder import RunFolder\n"
+        "import sys, time; from pathlib import Path; from ezm.runs.folder import RunFolder\n"
         "with RunFolder.open(Path(sys.argv[1])).lock():\n"
         "    print('held', flush=True); time.sleep(60)"
     )

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from ezm.acting.load import as_trained, load_agent, suite_of
+from ezm.agent import build
 from ezm.config import PlannerConfig, to_dict
+from ezm.config.presets import PRESETS
 from ezm.errors import UserError
-from ezm.learning import build
-from ezm.presets import PRESETS
-from ezm.training.run_folder import RunFolder
-from ezm.training.runs import as_trained, load_agent, suite_of, train
+from ezm.runs.folder import RunFolder
+from ezm.training.session import train
 
 OWN = """
 import gymnasium

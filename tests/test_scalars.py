@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezm.world_model import Support, cross_entropy, h, h_inverse
+from ezm.agent.world_model import Support, cross_entropy, h, h_inverse
 
 SUPPORTS = {
     "published": Support(-299.0, 299.0, 51, "h"),

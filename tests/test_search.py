@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import simulations as integrator
-from ezm.config import PlannerConfig
-from ezm.planning import (
+from ezm.agent.planning import (
     NO_ACTION,
     Candidates,
     LatentModel,
@@ -29,8 +28,9 @@ from ezm.planning import (
     rounds,
     sampled,
 )
-from ezm.planning.search import complete_q, sigma
-from ezm.world_model import Gaussian
+from ezm.agent.planning.search import complete_q, sigma
+from ezm.agent.world_model import Gaussian
+from ezm.config import PlannerConfig
 
 DISCOUNT = 0.97
 ROOTS = 10_000

@@ -16,15 +16,15 @@ from test_learner import CONFIG, SUITE, experience
 
 import ezm.cli
 import ezm.platform
+from ezm.agent.batch import BATCH_AXIS, WHOLE
+from ezm.agent.learning import sharding
+from ezm.agent.learning.losses import TARGET_AXIS
 from ezm.config import TrainConfig, to_dict
+from ezm.config.validation import check
 from ezm.errors import UserError
-from ezm.learning import sharding
-from ezm.learning.losses import TARGET_AXIS
-from ezm.replay import BATCH_AXIS, WHOLE
-from ezm.training import runs
+from ezm.runs.folder import RunFolder
+from ezm.training import session as runs
 from ezm.training.pipeline import Pipeline
-from ezm.training.run_folder import RunFolder
-from ezm.validation import check
 
 UPDATES, DEVICES = 5, (1, 2, 8)
 # Rounding to bfloat16 would make a last digit of float32 a hundredth.

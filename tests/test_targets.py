@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezm.learning.targets import (
+from ezm.agent.learning.targets import (
     best_alone,
     mixed_value,
     n_step_value,
     policy_weights,
     task_means,
 )
-from ezm.planning import SearchResult
+from ezm.agent.planning import SearchResult
 
 UNROLL, N = 2, 3
 WINDOW = UNROLL + N

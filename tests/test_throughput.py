@@ -11,12 +11,12 @@ from rich.console import Console
 
 from benchmarks import throughput
 from benchmarks.straightforward import ListReplay, Straightforward
+from ezm.agent import build
+from ezm.agent.learning.normalizer import RunningStatistics
 from ezm.config import PlannerConfig, ReplayConfig, TrainConfig
+from ezm.config.presets import CPU_SIZES, PRESETS
 from ezm.errors import UserError
-from ezm.learning import build
-from ezm.learning.normalizer import RunningStatistics
-from ezm.presets import CPU_SIZES, PRESETS
-from ezm.replay import Replay
+from ezm.experience import Replay
 from ezm.tasks import Suite, TaskSpec, load_suite
 
 PAIR = Suite(

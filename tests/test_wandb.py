@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from ezm.errors import UserError
-from ezm.training.metrics import MetricsLogger, read_metrics, scalars
-from ezm.training.run_folder import RunFolder
-from ezm.training.wandb import WandbMirror
+from ezm.runs.folder import RunFolder
+from ezm.runs.metrics import MetricsLogger, read_metrics, scalars
+from ezm.runs.wandb import WandbMirror
 
 
 @pytest.fixture(autouse=True)

@@ -22,13 +22,13 @@ from PIL import Image
 
 import ezm.cli
 from ezm import platform
+from ezm.agent import Agent, build
 from ezm.config import PlannerConfig, to_dict
-from ezm.learning import Agent, build
-from ezm.presets import PRESETS
+from ezm.config.presets import PRESETS
+from ezm.runs.folder import RunFolder
 from ezm.tasks import load_suite
 from ezm.tasks.rendering import Renderer
-from ezm.training import runs
-from ezm.training.run_folder import RunFolder
+from ezm.training import session as runs
 from ezm.watching import window
 from ezm.watching.live import Controls
 

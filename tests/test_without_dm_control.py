@@ -5,9 +5,10 @@ import sys
 import pytest
 
 import ezm.cli
-from ezm import doctor, probes
-from ezm.evaluation.scores import score_matrix
-from ezm.probes import Answer
+from ezm.cli import examination as doctor
+from ezm.cli import probes
+from ezm.cli.probes import Answer
+from ezm.statistics.scores import score_matrix
 from ezm.tasks import SUITES, load_suite
 from ezm.tasks.sources import INSTALL_DM_CONTROL
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from small_models import noisy, untrained
 
-from ezm.presets import PRESETS
-from ezm.world_model import Context, Support, WorldModel
+from ezm.agent.world_model import Context, Support, WorldModel
+from ezm.config.presets import PRESETS
 
 BATCH, LATENT = 6, 8
 VALUES, REWARDS = Support(-10.0, 30.0, 5, "linear"), Support(-1.0, 1.0, 3, "linear")

@@ -23,17 +23,9 @@ ELSEWHERE = {
 """Files that lie outside of docs/, and their pages."""
 
 API = [
-    *(
-        "config",
-        "presets",
-        "validation",
-        "tasks",
-        "tasks.sources",
-        "tasks.humanoid_bench",
-        "world_model",
-        "planning",
-    ),
-    *("replay", "learning", "evaluation", "training", "watching", "control", "programs"),
+    *("config", "tasks", "tasks.sources", "tasks.humanoid_bench", "statistics"),
+    *("agent", "agent.world_model", "agent.planning", "agent.learning"),
+    *("experience", "runs", "acting", "training", "control", "report", "watching", "programs"),
 ]
 """Modules and packages of ezm that have a page."""
 

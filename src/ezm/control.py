@@ -20,17 +20,16 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from ezm.acting.load import load_agent
+from ezm.agent.agent import Agent
+from ezm.agent.planning import rounds
+from ezm.agent.world_model.inference import for_one_robot
+from ezm.agent.world_model.layers import Precision
+from ezm.agent.world_model.precision import with_weights
 from ezm.config import PlannerConfig
-from ezm.errors import UserError
-from ezm.learning.agent import Agent
-from ezm.planning import rounds
+from ezm.errors import UserError, nearest
 from ezm.programs import prepare
-from ezm.tasks.spec import nearest
-from ezm.training.run_folder import RunFolder
-from ezm.training.runs import load_agent
-from ezm.world_model.inference import for_one_robot
-from ezm.world_model.layers import Precision
-from ezm.world_model.precision import with_weights
+from ezm.runs.folder import RunFolder
 
 _WARM_UP, _TIMED = 5, 50
 
@@ -39,7 +38,7 @@ class Planner:
     """Plans for one observation at a time, with a program that is compiled before the first call.
 
     Args:
-        agent: a trained agent, see :func:`ezm.training.runs.load_agent`.
+        agent: a trained agent, see :func:`ezm.acting.load.load_agent`.
         simulations: number in each search. The default is the number in training.
         budget_ms: milliseconds that a call may take. The planner measures searches of different size when it is
             made, and takes the largest whose 99th percentile fits. It has at most ``simulations``.

@@ -1,15 +1,26 @@
-"""Environment variables that JAX and MuJoCo read. They must be set before either is imported."""
+"""The surroundings of the process: devices, environment variables for JAX and MuJoCo, and signals.
+
+JAX and MuJoCo read their variables once, so :func:`prepare_jax` comes before either is imported.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ezm.errors import UserError
 
 Device = Literal["auto", "cpu", "gpu"]
+
+# Windows has no SIGHUP.
+_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 def has_gpu() -> bool:
@@ -67,3 +78,39 @@ def _require_gpu() -> None:
             "--device gpu: JAX finds no GPU here; install ezm-rl[gpu] on a machine with an NVIDIA "
             "driver, or leave --device out"
         ) from error
+
+
+def multiplies_bfloat16() -> bool:
+    """Returns whether this processor multiplies bfloat16 matrices in hardware (AMX)."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+@contextmanager
+def at_interrupt(stop: Callable[[], object]) -> Iterator[None]:
+    """Calls ``stop`` at the first Ctrl-C, SIGTERM or SIGHUP. A second signal interrupts at once.
+
+    An exception instead could be raised in a library's callback to Python, and be lost there. A SIGHUP that ``nohup``
+    ignores stays ignored. Outside of the main thread nothing changes, and the caller handles the signals.
+    """
+    before: dict[int, Any] = {}
+
+    def first(signum: int, frame: Any) -> None:
+        stop()
+        for each in before:
+            signal.signal(each, signal.default_int_handler)
+
+    try:
+        for each in _SIGNALS:
+            if each == signal.SIGINT or signal.getsignal(each) == signal.SIG_DFL:
+                before[each] = signal.signal(each, first)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ezm.errors import UserError
 from ezm.tasks import sources, state
-from ezm.tasks.spec import Suite
+from ezm.tasks.suites import Suite
 from ezm.tasks.task import Step, Task
 from ezm.tasks.watchdog import Watchdog
 

@@ -6,6 +6,7 @@ Native code that hangs without releasing it stops that thread too, and the hang 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -13,6 +14,8 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from ezm.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 HANG_EXIT_CODE = 3
 """Exit code of a process that ends because an environment hung."""
@@ -92,11 +95,9 @@ class Watchdog:
     def _farewell(self) -> None:
         indices = sorted({index for each in self._busy for index in each})
         names = ", ".join(dict.fromkeys(self._names[index] for index in indices))
-        print(
+        _log.error(
             f"error: task {names}: the environment hangs, a step or reset has taken more than "
-            f"{self._limit:g} s; mend it, or raise --step-limit",
-            file=sys.stderr,
-            flush=True,
+            f"{self._limit:g} s; mend it, or raise --step-limit"
         )
         try:
             if self._on_hang is not None:

@@ -1,1 +1,1 @@
-"""Training runs: the loop, the run folder, metrics and progress."""
+"""Training: the loop, the learner's pipeline and the memory that a run needs."""

@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ezm.agent.batch import Batch
+from ezm.agent.learning import Learner, LearnerState, Normalizer
+from ezm.agent.learning.losses import Targets
+from ezm.agent.learning.sharding import Layout, first, layout
 from ezm.errors import Diverged
-from ezm.learning import Learner, LearnerState, Normalizer
-from ezm.learning.losses import Targets
-from ezm.learning.sharding import Layout, first, layout
+from ezm.experience import Drawn, Replay
 from ezm.programs import Prepared, prepare
-from ezm.replay import Batch, Drawn, Replay
 
 
 class Updates(NamedTuple):

@@ -7,7 +7,6 @@ rates. It runs with every part timed for the other half, which gives the parts' 
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import time
@@ -20,19 +19,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 
+from ezm.acting.evaluate import Mode
+from ezm.acting.load import as_trained, suite_of
 from ezm.config import TrainConfig, to_dict
+from ezm.config.validation import check
 from ezm.errors import UserError
-from ezm.evaluation.evaluate import Mode
-from ezm.evaluation.figures import shares_figure
-from ezm.training.machine import machine, peak_memory
-from ezm.training.metrics import MetricsLogger
-from ezm.training.progress import TrainingProgress
-from ezm.training.run_folder import RunFolder, unwritable, write_atomically
-from ezm.training.runs import as_trained, suite_of
+from ezm.report.figures import shares_figure
+from ezm.runs.folder import RunFolder, unwritable, write_atomically
+from ezm.runs.machine import machine, peak_memory
+from ezm.runs.metrics import MetricsLogger
+from ezm.training.display import Display
 from ezm.training.trainer import EVALUATED, Trainer
-from ezm.validation import check
 
 _WARM_UP = 3  # updates before the clock starts, after which everything is compiled
 _TARGETS = "targets"  # made in a separate thread
@@ -193,9 +191,8 @@ def profile(
             raise unwritable(out, error) from error
         run = RunFolder.create(Path(folder), to_dict(short))
         metrics = stack.enter_context(MetricsLogger(run))
-        silent = Console(file=io.StringIO())
-        progress = stack.enter_context(TrainingProgress(suite.task_names, short.steps, silent))
-        trainer = _Profiled(short, suite, source or run, metrics, progress)
+        display = Display(suite.task_names, short.steps)
+        trainer = _Profiled(short, suite, source or run, metrics, display)
         trainer.restore()
         trainer.run = run
         return trainer.profile(config, seconds, note)

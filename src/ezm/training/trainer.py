@@ -13,23 +13,26 @@ import jax.numpy as jnp
 import numpy as np
 
 import ezm
+from ezm.acting.actor import Actor, policy_for_episode
+from ezm.acting.diagnostics import Diagnostic
+from ezm.acting.evaluate import Act, Evaluator, Mode, random_policy
+from ezm.acting.load import take_over
+from ezm.agent import build
+from ezm.agent.batch import Searches
+from ezm.agent.learning import Normalizer
+from ezm.agent.world_model.policy import MAX_ACTION
 from ezm.config import TrainConfig
-from ezm.errors import Diverged, UserError
-from ezm.evaluation.diagnostics import Diagnostic
-from ezm.evaluation.evaluate import Act, Evaluator, Mode, random_policy
-from ezm.learning import Agent, Normalizer, build
-from ezm.replay import Replay, RowSizes, Searches
+from ezm.errors import Diverged
+from ezm.experience import Replay, RowSizes
+from ezm.platform import at_interrupt
+from ezm.runs.checkpoints import packed, unpacked
+from ezm.runs.folder import Checkpoint, RunFolder
+from ezm.runs.machine import machine
+from ezm.runs.metrics import MetricsLogger
 from ezm.tasks import ParallelTasks, Suite
-from ezm.training.actor import Actor, policy_for_episode
-from ezm.training.checkpoints import packed, unpacked
-from ezm.training.interrupts import at_interrupt
-from ezm.training.machine import machine
+from ezm.training.display import Display
 from ezm.training.memory import Memory, has_own_memory, planned, size
-from ezm.training.metrics import MetricsLogger
 from ezm.training.pipeline import Pipeline, Updates
-from ezm.training.progress import TrainingProgress
-from ezm.training.run_folder import Checkpoint, RunFolder
-from ezm.world_model.policy import MAX_ACTION
 
 _NORMALIZER_EVERY = 25  # steps per task between two refreshes of the normaliser
 EVALUATED: tuple[Mode, ...] = ("search", "policy")
@@ -46,7 +49,7 @@ class Trainer:
         suite: the tasks to train on.
         run: the (locked) folder that records the run.
         metrics: logs the figures.
-        progress: shows progress at the terminal.
+        display: shows the progress.
     """
 
     def __init__(
@@ -55,10 +58,10 @@ class Trainer:
         suite: Suite,
         run: RunFolder,
         metrics: MetricsLogger,
-        progress: TrainingProgress,
+        display: Display,
     ):
         self.config, self.suite, self.run = config, suite, run
-        self.metrics, self.progress = metrics, progress
+        self.metrics, self.display = metrics, display
         self.agent = build(config, suite)
         rows = replay_rows(config, suite)
         self.memory = memory_of(config, suite, self.agent.state.model.num_parameters())
@@ -136,7 +139,7 @@ class Trainer:
         stack.callback(self._evaluator.close)
         if self.step == 0:
             self._describe()
-        self.progress.announce(self.memory)
+        self.display.announce(self.memory)
         if self.step == 0:
             self._evaluate(config.evaluation_episodes, modes=("random",))
         self._acting_as = self._environments.task_ids.copy()
@@ -170,7 +173,7 @@ class Trainer:
             self._normalizer = self.agent.statistics.normalizer()
         if learned is not None and self.step % _LOG_EVERY == 0:
             self._log_training(learned)
-        self.progress.update(self.step, self._pipeline.updates, self.seconds)
+        self.display.update(self.step, self._pipeline.updates, self.seconds)
         if self.step % config.evaluate_every == 0 and self.step < config.steps:
             self._evaluate(config.evaluation_episodes, modes=EVALUATED)
         if config.diagnose_every and self.step % config.diagnose_every == 0:
@@ -195,10 +198,10 @@ class Trainer:
     def _get_ready(self) -> None:
         """Waits until the programs are compiled."""
         if not self._compiling.done():
-            self.progress.message("compiling (once; cached for later runs)")
+            self.display.message("compiling (once; cached for later runs)")
         memory = self._compiling.result()
-        self.progress.message(f"learning takes {size(memory)} more")
-        self.progress.forget_rates()  # the rates so far were with random actions
+        self.display.message(f"learning takes {size(memory)} more")
+        self.display.forget_rates()  # the rates so far were with random actions
         self._ready = True
 
     # -- one step --------------------------------------------------------------------------
@@ -295,10 +298,10 @@ class Trainer:
             parameters=parameters,
         )
         config, tasks = self.config, self.suite.num_tasks
-        self.progress.message(
+        self.display.message(
             f"{tasks} tasks, {parameters / 1e6:.2f}M parameters, {config.steps:,} steps per task"
         )
-        self.progress.message(
+        self.display.message(
             f"each step learns W = {config.windows(tasks):g} windows per task in "
             f"G = {config.updates_per_step:g} gradient steps of batch {config.optimizer.batch_size}"
         )
@@ -314,7 +317,7 @@ class Trainer:
             **{"return": float(value), "length": int(length), "terminated": terminated},
         )
         if policy == name:
-            self.progress.episode(name, float(value))
+            self.display.episode(name, float(value))
 
     def _log_training(self, learned: Updates) -> None:
         values = {name: float(value[-1]) for name, value in learned.figures.items()}
@@ -340,7 +343,7 @@ class Trainer:
                     mean=mean,
                 )
                 if mode == "search":
-                    self.progress.evaluation(name, mean)
+                    self.display.evaluation(name, mean)
 
     def _diagnose(self) -> None:
         for task, name in enumerate(self.suite.task_names):
@@ -390,7 +393,7 @@ class Trainer:
             "evaluated": self._evaluation_actor.steps,
         }
         saved = self.run.save_checkpoint(self.step, arrays, meta)
-        self.progress.message(f"checkpoint: {size(saved.bytes)} in {saved.seconds:.1f} s")
+        self.display.message(f"checkpoint: {size(saved.bytes)} in {saved.seconds:.1f} s")
 
     def _keep_what_was_finite(self, error: Diverged) -> Diverged:
         """Saves the learner as it was before the failed updates, and the batches of these updates."""
@@ -421,7 +424,7 @@ class Trainer:
         anew = self._environments.load(unpacked(saved["environments"]))
         if anew:
             names = ", ".join(self.suite.task_names[task] for task in anew)
-            self.progress.message(f"new episodes of {names}, which cannot be restored")
+            self.display.message(f"new episodes of {names}, which cannot be restored")
         return anew
 
     def restore(self) -> None:
@@ -440,22 +443,7 @@ class Trainer:
 
     def _stop_soon(self) -> None:
         self._stop = True
-        self.progress.message("stopping after this step (Ctrl-C again: at once)")
-
-
-def take_over(agent: Agent, checkpoint: Checkpoint) -> None:
-    """Loads a checkpoint of the same configuration into an agent.
-
-    Raises:
-        UserError: the checkpoint's networks differ.
-    """
-    try:
-        agent.load(checkpoint.arrays["agent"])
-    except (ValueError, KeyError) as error:
-        raise UserError(
-            f"checkpoint {checkpoint.step} has other networks than config.json, the tasks and ezm "
-            f"{ezm.__version__} make now: bring back what has changed, or start a new run"
-        ) from error
+        self.display.message("stopping after this step (Ctrl-C again: at once)")
 
 
 def replay_rows(config: TrainConfig, suite: Suite) -> int:

@@ -12,18 +12,18 @@ import io
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 from PIL import Image
 
+from ezm.acting.inspector import Thinker
 from ezm.errors import UserError
-from ezm.training.interrupts import at_interrupt
+from ezm.platform import at_interrupt
 from ezm.watching.films import draw, drawn
 from ezm.watching.live import Controls, perform
-from ezm.watching.thoughts import Thinker
 
 ADDRESS = "127.0.0.1"
 _SIZE = 640, 400
@@ -67,7 +67,13 @@ class Stream:
         return time.monotonic() - self._asked > _UNWATCHED
 
 
-def serve(thinker: Thinker, tasks: Sequence[int], seed: int, port: int) -> None:
+def serve(
+    thinker: Thinker,
+    tasks: Sequence[int],
+    seed: int,
+    port: int,
+    announce: Callable[[str], object],
+) -> None:
     """Plays in a page at http://127.0.0.1:port until Ctrl-C, and pauses while nobody watches.
 
     Args:
@@ -75,6 +81,7 @@ def serve(thinker: Thinker, tasks: Sequence[int], seed: int, port: int) -> None:
         tasks: indices in its suite, to choose from.
         seed: of the environments, at least 0.
         port: 0 takes any free port.
+        announce: receives the page's address once there is a picture.
 
     Raises:
         UserError: the port is taken, a task has no pictures, or no library can draw.
@@ -89,8 +96,7 @@ def serve(thinker: Thinker, tasks: Sequence[int], seed: int, port: int) -> None:
             with drawn(thinker, task, seed, *_SIZE) as (play, pictures):
                 stream.show(draw(play, pictures))
                 if not announced:
-                    address = f"http://{ADDRESS}:{server.server_port}"
-                    print(f"{address}  (Ctrl-C ends it)", flush=True)
+                    announce(f"http://{ADDRESS}:{server.server_port}")
                     announced = True
                 perform(
                     play,
@@ -98,7 +104,6 @@ def serve(thinker: Thinker, tasks: Sequence[int], seed: int, port: int) -> None:
                     lambda: stream.show(draw(play, pictures)),
                     stream.unwatched,
                 )
-    print("closed")
 
 
 @contextmanager

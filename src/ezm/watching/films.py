@@ -15,14 +15,14 @@ from urllib.parse import quote
 
 import numpy as np
 
+from ezm.acting.inspector import Thinker
 from ezm.errors import UserError
-from ezm.evaluation.statistics import format_return
+from ezm.runs.folder import unwritable
+from ezm.statistics.intervals import format_return
 from ezm.tasks.simulator import Undrawable
-from ezm.training.run_folder import unwritable
 from ezm.watching.panel import HEIGHT, panel
 from ezm.watching.pictures import Pictures
 from ezm.watching.play import Play
-from ezm.watching.thoughts import Thinker
 
 WIDTH, PICTURE_HEIGHT = 480, 300
 """Size of a film's picture, in pixels. The panel is below the picture."""

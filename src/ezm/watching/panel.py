@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ezm.evaluation.statistics import format_return
+from ezm.statistics.intervals import format_return
 from ezm.watching.play import CHOSEN, Colour, Episode, colour, ranks
 
 HEIGHT = 150

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ezm.acting.inspector import Paths, Thinker, Thought
 from ezm.errors import UserError
 from ezm.tasks import Task
 from ezm.tasks.rendering import Scene, Trace
 from ezm.tasks.state import pack, restored
-from ezm.watching.thoughts import Paths, Thinker, Thought
 
 TRACED = 8
 """Number of candidates that are played out: the best by the search's value."""

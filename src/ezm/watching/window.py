@@ -6,18 +6,18 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mujoco
 import numpy as np
 
+from ezm.acting.inspector import Thinker
 from ezm.errors import UserError
 from ezm.tasks.rendering import Scene, add_traces
 from ezm.tasks.simulator import Undrawable
 from ezm.watching.live import Controls, perform
 from ezm.watching.panel import HEIGHT, panel
 from ezm.watching.play import Play
-from ezm.watching.thoughts import Thinker
 
 _INSTEAD = "use --live browser"
 _KEYS = {" ": "pause", "R": "restart", "N": "next"}
@@ -53,13 +53,16 @@ def obstacle() -> str:
     return ""
 
 
-def show(thinker: Thinker, tasks: Sequence[int], seed: int) -> None:
+def show(
+    thinker: Thinker, tasks: Sequence[int], seed: int, announce: Callable[[str], object]
+) -> None:
     """Plays in a window until it is closed. Space pauses, R restarts, N takes the next task.
 
     Args:
         thinker: the agent.
         tasks: indices in its suite, played one after another.
         seed: of the environments, at least 0.
+        announce: receives a line on how to end it, before the window opens.
 
     Raises:
         UserError: no window can be opened.
@@ -69,7 +72,7 @@ def show(thinker: Thinker, tasks: Sequence[int], seed: int) -> None:
     if why_not:
         raise UserError(f"no window, {why_not}; {_INSTEAD}")
     controls = Controls([thinker.agent.suite.task_names[task] for task in tasks])
-    print("Ctrl-C or closing the window ends it", flush=True)
+    announce("Ctrl-C or closing the window ends it")
     with contextlib.suppress(KeyboardInterrupt):
         while not controls.closed:
             with contextlib.closing(Play(thinker, tasks[controls.chosen], seed)) as play:

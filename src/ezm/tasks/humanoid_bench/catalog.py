@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ezm.errors import UserError
-from ezm.tasks.spec import nearest
+from ezm.errors import UserError, nearest
 
 EPISODE_STEPS = 1000
 """Control steps until truncation, 20 s."""

@@ -16,12 +16,11 @@ import numpy as np
 from dm_control import suite
 from dm_control.rl.control import PhysicsError
 
-from ezm.errors import UserError
+from ezm.errors import UserError, nearest
 from ezm.tasks.rendering import Scene, telling_body
 from ezm.tasks.simulator import RawStep, unit_to_bounds
 from ezm.tasks.sources.dm_rewards import closed_form
 from ezm.tasks.sources.mujoco_model import changeable_arrays
-from ezm.tasks.spec import nearest
 
 # Everything that mj_step reads and writes from one step to the next, including the solver's warm start.
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION

@@ -9,9 +9,8 @@ from typing import Any
 
 import gymnasium
 
-from ezm.errors import UserError
+from ezm.errors import UserError, nearest
 from ezm.tasks.sources.gymnasium import PICTURES, GymnasiumSimulator
-from ezm.tasks.spec import nearest
 
 
 def from_factory(source: str, seed: int, pictures: bool = False) -> GymnasiumSimulator:

@@ -12,11 +12,10 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 
-from ezm.errors import UserError
+from ezm.errors import UserError, nearest
 from ezm.tasks.rendering import Scene, telling_body
 from ezm.tasks.simulator import RawStep, Undrawable, unit_to_bounds
 from ezm.tasks.sources.gymnasium_state import is_exact, load, save, shared
-from ezm.tasks.spec import nearest
 
 PICTURES = "rgb_array"
 """Gymnasium's render mode that gives pictures."""

@@ -1,0 +1,114 @@
+"""The agent's view of a state: the search's values of its candidates, and the paths that the world model imagines."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ezm.agent import Agent
+from ezm.agent.learning import Normalizer
+from ezm.agent.world_model import WorldModel
+
+Mode = Literal["search", "policy"]
+
+
+class Thought(NamedTuple):
+    """The search's result at one observation, with K candidates, as numpy arrays."""
+
+    action: Float[np.ndarray, " A"]
+    """The action that the agent will take."""
+    value: float
+    """The search's value of the state: the discounted return that it expects from here."""
+    actions: Float[np.ndarray, "K A"]
+    q: Float[np.ndarray, " K"]
+    """The search's value of each candidate."""
+    visits: Int[np.ndarray, " K"]
+
+
+class Paths(NamedTuple):
+    """K imagined paths of T steps, as numpy arrays."""
+
+    actions: Float[np.ndarray, "K T A"]
+    rewards: Float[np.ndarray, "K T"]
+
+
+class Thinker:
+    """Runs an agent's search and its world model at single states. Compiled at the first call, once for all tasks.
+
+    Args:
+        agent: a trained agent.
+        mode: act on the search's best action, or on the policy's mean. The search runs in both modes.
+        seed: of the search's samples, at least 0.
+    """
+
+    def __init__(self, agent: Agent, mode: Mode = "search", seed: int = 0) -> None:
+        self.agent, self.mode = agent, mode
+        self._key = jax.random.key(seed)
+        self._model, self._normalizer = agent.state.model, agent.statistics.normalizer()
+        self.steps = 0
+        learner = agent.learner
+        config = learner.config.planner.evaluating()
+
+        def think(
+            key: PRNGKeyArray,
+            step: Int[Array, ""],
+            model: WorldModel,
+            normalizer: Normalizer,
+            observation: Float[Array, "1 observation"],
+            task: Int[Array, " 1"],
+        ) -> tuple[Array, ...]:
+            key = jax.random.fold_in(key, step)
+            planned = learner.plan(key, model, normalizer, observation, task, config)
+            search = planned.search
+            action = search.action if mode == "search" else planned.policy.mode()
+            value, q = (normalizer.in_task_units(x, task) for x in (search.value, search.q_values))
+            return action, value, search.actions, q, search.visits
+
+        def imagine(
+            steps: int,
+            key: PRNGKeyArray,
+            model: WorldModel,
+            normalizer: Normalizer,
+            observation: Float[Array, "1 observation"],
+            task: Int[Array, " 1"],
+            actions: Float[Array, "K action"],
+        ) -> tuple[Array, Array]:
+            tasks = jnp.broadcast_to(task, actions.shape[:1])
+            context = model.context(tasks, learner.suite.action_mask)
+            latent = model.represent(normalizer(observation, task), context[:1])
+            latents = jnp.broadcast_to(latent, (len(actions), latent.shape[-1]))
+            heads = model.with_two_heads(key)
+
+            def step(now: tuple[Array, Array], nothing: None) -> tuple[tuple[Array, Array], Any]:
+                latents, action = now
+                latents, logits = model.step(latents, action, context)
+                _, policy = heads.predict(latents, context)
+                reward = normalizer.in_task_units(model.reward(logits), tasks)
+                return (latents, policy.mode()), (action, reward)
+
+            taken, rewards = jax.lax.scan(step, (latents, actions), None, steps)[1]
+            return taken.swapaxes(0, 1), rewards.swapaxes(0, 1)
+
+        self._think = jax.jit(think)
+        self._imagine = partial(jax.jit, static_argnums=0)(imagine)
+
+    def think(self, observation: np.ndarray, task: int) -> Thought:
+        """Searches at an observation (O,) of a task of the agent's suite."""
+        self.steps += 1
+        found = self._think(self._key, np.int32(self.steps), *self._state(observation, task))
+        action, value, actions, q, visits = (np.asarray(each)[0] for each in found)
+        return Thought(action, float(value), actions, q, visits)
+
+    def imagine(self, observation: np.ndarray, task: int, actions: np.ndarray, steps: int) -> Paths:
+        """Imagines ``steps`` steps in the world model: first each of the actions (K, A), then the policy's mean."""
+        state = self._state(observation, task)
+        found = self._imagine(steps, self._key, *state, np.asarray(actions, np.float32))
+        return Paths(*map(np.asarray, found))
+
+    def _state(self, observation: np.ndarray, task: int) -> tuple[Any, ...]:
+        return (self._model, self._normalizer, observation[None], np.array([task], np.int32))

@@ -1,0 +1,29 @@
+"""Gumbel search over sampled or discrete actions, on any latent model."""
+
+from ezm.agent.planning.candidates import (
+    NO_ACTION,
+    Candidates,
+    enumerated,
+    root_candidates,
+    sampled,
+)
+from ezm.agent.planning.mctx_search import mctx_search
+from ezm.agent.planning.planner import Plan, imagined_value, log_importance, plan
+from ezm.agent.planning.search import LatentModel, SearchResult, gumbel_search, rounds
+
+__all__ = [
+    "NO_ACTION",
+    "Candidates",
+    "LatentModel",
+    "Plan",
+    "SearchResult",
+    "enumerated",
+    "gumbel_search",
+    "imagined_value",
+    "log_importance",
+    "mctx_search",
+    "plan",
+    "root_candidates",
+    "rounds",
+    "sampled",
+]

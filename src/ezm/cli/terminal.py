@@ -1,0 +1,147 @@
+"""Results of the commands, printed as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from ezm.acting.results import Evaluation
+    from ezm.cli.examination import Finding
+    from ezm.training.profile import Occasion, Part, Profile
+
+
+def print_results(path: Path) -> None:
+    """Prints the run's last evaluations next to random actions, the success bar and, if recorded, SAC.
+
+    Raises:
+        UserError: not a run folder.
+    """
+    from ezm.report.record import Record
+    from ezm.report.report import result_table, shown
+
+    table = result_table(shown([Record.read(path)]))
+    rows = [["-" if cell == "–" else cell for cell in row] for row in table.rows]
+    print_table(
+        table.head, rows, "return per episode; mean and 95 % interval of the last evaluation"
+    )
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """Prints a table of the tasks, how the evaluation was made, and a table of the aggregates."""
+    from ezm.statistics.intervals import format_return
+
+    tasks = found.tasks
+    columns: dict[str, list[str]] = {
+        "task": list(tasks),
+        "mean": [format_return(each.mean) for each in tasks.values()],
+        "IQM": [format_return(each.iqm) for each in tasks.values()],
+        "95 %": [_ends(each.iqm_low, each.iqm_high, format_return) for each in tasks.values()],
+        "bar": [_or_dash(each.success_bar, "g") for each in tasks.values()],
+        "solved": [_or_dash(each.solved, ".0%") for each in tasks.values()],
+        "score": [_or_dash(each.normalised, ".3f") for each in tasks.values()],
+        "steps": [f"{each.length:.4g}" for each in tasks.values()],
+    }
+    shown = {k: cells for k, cells in columns.items() if any(cell != "-" for cell in cells)}
+    protocols = {each.protocol for each in tasks.values()} - {None}
+    falls = f"; protocol {' and '.join(sorted(map(str, protocols)))}" if protocols else ""
+    print_table(
+        list(shown),
+        list(zip(*shown.values(), strict=True)),
+        f"returns of {found.episodes} episodes a task after {found.step:,} steps per task{falls}\n"
+        f"acting with the {found.planner}, seed {found.seed}; IQM: interquartile mean, 95 % by bootstrap",
+    )
+    if found.aggregate is None or len(found.scores()) < 2:
+        return
+    names = {"iqm": "IQM", "optimality_gap": "optimality gap"}
+    rows = [
+        [names.get(name, name), f"{each.value:.3f}", _ends(each.low, each.high, "{:.3f}".format)]
+        for name, each in found.aggregate.items()
+    ]
+    print()
+    print_table([f"score over {len(found.scores())} tasks", "value", "95 %"], rows)
+
+
+def _ends(low: float | None, high: float | None, text: Callable[[float], str]) -> str:
+    return "-" if low is None or high is None else f"{text(low)} to {text(high)}"
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def print_profile(found: Profile) -> None:
+    """Prints the seconds of each part of a run's loop, what bounds it, its rates, and the costs on top of it."""
+    from ezm.training.profile import Part
+
+    wall = found.timed.seconds
+
+    def row(name: str, part: Part) -> list[str]:
+        each = [f"{1e3 * part.seconds / part.calls:.3g}", f"{part.calls:,}"] if part.calls else "--"
+        return [name, f"{part.seconds:.2f}", f"{part.seconds / wall:.1%}", *each]
+
+    print_table(
+        ["part", "seconds", "of the loop", "ms a call", "calls"],
+        [
+            *(row(name, part) for name, part in found.parts.items()),
+            row("unattributed", Part(found.unattributed)),
+            row("the loop", Part(wall)),
+            *(row(f"{name}, beside it", part) for name, part in found.beside.items()),
+        ],
+    )
+    print(f"bound by {found.bound}")
+    for title, pace in (("as in training", found.pace), ("part by part", found.timed)):
+        print(
+            f"{title}: {pace.env_steps_per_s:.1f} env steps/s, {pace.updates_per_s:.1f} updates/s"
+        )
+    print(f"a checkpoint: {_occasion(found.checkpoint)}")
+    print(f"an evaluation: {_occasion(found.evaluation)}")
+    print(f"peak memory: {found.peak_memory_mib:,.0f} MiB")
+
+
+def _occasion(occasion: Occasion) -> str:
+    written = "" if occasion.mib is None else f", {occasion.mib:.1f} MiB"
+    return (
+        f"{occasion.seconds:.2f} s{written}; every {occasion.every:,} steps per task, which adds "
+        f"{occasion.share:.1%} to the loop"
+    )
+
+
+def print_findings(findings: Sequence[Finding], able: bool) -> None:
+    """Prints a line for each finding, a line for its fix, and last whether the machine can train."""
+    colors = {"ok": "green", "note": "dim", "warning": "yellow", "problem": "red"}
+    table = Table.grid(padding=(0, 2))
+    for finding in findings:
+        status = Text(finding.status, style=colors[finding.status])
+        table.add_row(status, finding.subject, Text(finding.said, overflow="fold"))
+        if finding.fix:
+            table.add_row("", "", Text(f"fix: {finding.fix}", overflow="fold"))
+    console = _console()
+    console.print(table)
+    console.print("this machine can train" if able else "this machine cannot train", style="bold")
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
+    """Prints a table with numbers aligned to the right, and a dim note below it."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, heading in enumerate(headings):
+        numeric = number > 0 and all(row[number][:1] in "-0123456789" for row in rows)
+        table.add_column(heading, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*row)
+    console = _console()
+    console.print(table)
+    if note:
+        console.print(note, style="dim", highlight=False, markup=False)
+
+
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # shortens nothing in a file or a pipe
+    return console

@@ -1,0 +1,33 @@
+"""The configuration: every option with its type, its bounds and its description."""
+
+from ezm.config.schema import (
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Bound,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PlannerConfig,
+    ReplayConfig,
+    TrainConfig,
+    from_dict,
+    named_values,
+    to_dict,
+)
+
+__all__ = [
+    "FRACTION",
+    "NOT_NEGATIVE",
+    "POSITIVE",
+    "Bound",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PlannerConfig",
+    "ReplayConfig",
+    "TrainConfig",
+    "from_dict",
+    "named_values",
+    "to_dict",
+]

@@ -1,1 +1,0 @@
-"""Evaluation: episodes, statistics, diagnostics and the report."""

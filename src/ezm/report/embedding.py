@@ -1,0 +1,32 @@
+"""The task embeddings of an agent's last checkpoint, read without the rest of the agent."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ezm.agent.agent import TASK_EMBEDDING
+from ezm.errors import UserError
+from ezm.runs.folder import RunFolder
+
+
+def task_embeddings(run: RunFolder) -> tuple[int, np.ndarray] | None:
+    """Returns the last checkpoint's environment steps per task, and its task embeddings (K, E) as the networks see
+    them.
+
+    Returns None if there is no checkpoint, or if the networks do not know the task.
+
+    Raises:
+        UserError: the checkpoint cannot be read.
+    """
+    model = run.config.get("model", {})
+    found = run.latest_checkpoint({"agent": {"learner": {TASK_EMBEDDING: 0}}})
+    if found is None or not model.get("task_embedding", True):
+        return None
+    step = found.step
+    embedding = np.asarray(found.arrays["agent"]["learner"][TASK_EMBEDDING], dtype=float)
+    if embedding.ndim != 2:
+        raise UserError(f"checkpoint {step} of {run.path} was written by another version of ezm")
+    # The same computation as in WorldModel.context.
+    embedding = model.get("task_embedding_scale", 1.0) * embedding
+    norm = np.linalg.norm(embedding, axis=-1, keepdims=True)
+    return step, embedding / np.maximum(norm, 1.0)

@@ -1,0 +1,167 @@
+"""The records of a run as arrays for tables and figures, read once, row by row."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from ezm.errors import UserError
+from ezm.runs.folder import RunFolder
+from ezm.runs.metrics import stream_metrics
+
+Axis = Literal["step", "seconds"]
+"""The x axis of a curve: environment steps per task, or wall-clock seconds of the run."""
+Mode = Literal["search", "policy", "random"]
+
+
+class Series(NamedTuple):
+    """Repeated measurements of one value: three (n,) arrays."""
+
+    step: np.ndarray
+    seconds: np.ndarray
+    value: np.ndarray
+
+
+NOTHING = Series(np.empty(0), np.empty(0), np.empty(0))
+
+
+class Evaluated(NamedTuple):
+    """The episodes of one evaluation of one task."""
+
+    step: int
+    seconds: float
+    returns: tuple[float, ...]
+
+
+@dataclass
+class Record:
+    """Everything that one run recorded, except its checkpoints."""
+
+    path: Path
+    config: Mapping[str, Any]
+    start: Mapping[str, Any] = field(default_factory=dict)
+    """The row "start": version, machine, suite, tasks, parameters."""
+    step: int = 0
+    """Environment steps per task of the last row."""
+    seconds: float = 0.0
+    """Wall-clock seconds of the last row."""
+    updates: int | None = None
+    """Learner updates at the last row that has them."""
+    tasks: list[str] = field(default_factory=list)
+    """Tasks in the suite's order. Without a start row, in the order of their first rows."""
+    episodes: dict[str, Series] = field(default_factory=dict)
+    """Task -> returns of the training episodes in which the task's own policy acted."""
+    training: dict[str, Series] = field(default_factory=dict)
+    """Name -> value of the rows "train"."""
+    diagnostics: dict[str, dict[str, Series]] = field(default_factory=dict)
+    """Name -> task -> value."""
+    evaluations: dict[tuple[str, str], list[Evaluated]] = field(default_factory=dict)
+    """(Task, mode) -> evaluations in order of their steps. The last evaluation counts if a step has several."""
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def suite(self) -> str:
+        return str(self.start.get("suite", self.config.get("suite", "")))
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Reads the record of a run from its folder. The run may still be going on.
+
+        Raises:
+            UserError: not a run folder, or damaged metrics.
+        """
+        run = RunFolder.open(path)
+        return cls.of(run.path, run.config, stream_metrics(run.metrics_path))
+
+    @classmethod
+    def of(cls, path: Path, config: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Record:
+        """Makes the record from rows of metrics.jsonl.
+
+        Raises:
+            UserError: a row lacks a value that its kind must have.
+        """
+        made = _Columns()
+        for number, row in enumerate(rows, start=1):
+            try:
+                made.add(row)
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise UserError(
+                    f"{path / 'metrics.jsonl'} line {number} is damaged ({error!r}): remove that line"
+                ) from error
+        return made.record(path, config)
+
+    def returns(self, task: str, mode: Mode = "search") -> list[Evaluated]:
+        """Returns the evaluations of a task, oldest first."""
+        return self.evaluations.get((task, mode), [])
+
+    def last(self, task: str, mode: Mode = "search") -> tuple[float, ...]:
+        """Returns the returns of a task's last evaluation, empty before the first."""
+        found = self.returns(task, mode)
+        return found[-1].returns if found else ()
+
+
+class _Columns:
+    """Collects rows into columns."""
+
+    def __init__(self) -> None:
+        self.start: Mapping[str, Any] = {}
+        self.last: Mapping[str, Any] = {"step": 0, "seconds": 0.0}
+        self.updates: int | None = None
+        self.tasks: dict[str, None] = {}
+        self.numbers: dict[tuple[str, str, str], tuple[array[float], ...]] = {}
+        """(kind, name, task) -> steps, seconds, values."""
+        self.evaluations: dict[tuple[str, str], dict[int, Evaluated]] = {}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        kind, step, seconds = row["kind"], int(row["step"]), float(row["seconds"])
+        self.last = row
+        if row.get("updates") is not None:
+            self.updates = int(row["updates"])
+        task = row.get("task", "")
+        if task:
+            self.tasks[task] = None
+        if kind == "episode":
+            if row.get("policy", task) == task:
+                self._number(("episode", "return", row["task"]), step, seconds, row["return"])
+        elif kind == "eval":
+            returns = tuple(float(r) for r in row["returns"] if r is not None)
+            if returns:
+                found = self.evaluations.setdefault((row["task"], row["mode"]), {})
+                found[step] = Evaluated(step, seconds, returns)
+        elif kind in ("train", "diagnostic"):
+            for name, value in row.items():
+                if name not in ("kind", "step", "seconds", "task"):
+                    self._number((kind, name, task), step, seconds, value)
+        elif kind == "start":
+            self.start, self.tasks = row, dict.fromkeys(row["tasks"])
+
+    def _number(self, key: tuple[str, str, str], step: int, seconds: float, value: Any) -> None:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if key not in self.numbers:
+                self.numbers[key] = array("d"), array("d"), array("d")
+            for column, number in zip(self.numbers[key], (step, seconds, value), strict=True):
+                column.append(number)
+
+    def record(self, path: Path, config: Mapping[str, Any]) -> Record:
+        made = Record(path, config, self.start, int(self.last["step"]), float(self.last["seconds"]))
+        made.updates, made.tasks = self.updates, list(self.tasks)
+        for (kind, name, task), columns in self.numbers.items():
+            series = Series(*(np.frombuffer(column) for column in columns))
+            if kind == "episode":
+                made.episodes[task] = series
+            elif kind == "train":
+                made.training[name] = series
+            else:
+                made.diagnostics.setdefault(name, {})[task] = series
+        made.evaluations = {
+            key: [found[step] for step in sorted(found)] for key, found in self.evaluations.items()
+        }
+        return made

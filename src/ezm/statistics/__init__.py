@@ -1,0 +1,1 @@
+"""Statistics of returns: intervals, aggregates over tasks and runs, and normalised scores."""
