@@ -76,7 +76,7 @@ def measure(options: Options) -> Iterator[dict[str, Any]]:
         planner = learner.config.planner if isinstance(way, str) else way
         changed = replace(learner, config=replace(learner.config, planner=planner))
         actor = Actor(changed, 0)
-        act = actor.policy(agent.state.model, agent.statistics.normalizer(), mode)
+        act = actor.policy(agent.parameters, mode)
         for index, task in enumerate(suite.task_names):
             actor.reseed(derived_seed(options.seed, task))
             returns = episodes(suite, index, act, options.episodes, options.seed).returns

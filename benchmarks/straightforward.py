@@ -18,6 +18,7 @@ from ezm.agent import build
 from ezm.agent.batch import Batch, Searches
 from ezm.agent.learning import Normalizer
 from ezm.agent.learning.losses import Targets
+from ezm.agent.search_policy import ActingParameters
 from ezm.config import ReplayConfig, TrainConfig
 from ezm.tasks import Suite
 
@@ -190,7 +191,7 @@ class Straightforward:
         self._key = jax.random.key(config.seed)
         self._make_targets: Any = jax.jit(agent.learner.make_targets)
         self._update: Any = jax.jit(agent.learner.update)
-        self._plan: Any = jax.jit(agent.learner.plan)
+        self._plan: Any = jax.jit(agent.learner.policy.plan)
 
     def step(
         self, normalizer: Normalizer, observation: np.ndarray, task: np.ndarray, updates: int
@@ -203,7 +204,8 @@ class Straightforward:
     def act(self, normalizer: Normalizer, observation: np.ndarray, task: np.ndarray) -> np.ndarray:
         """Returns the search's best action for one observation of each task."""
         self._key, key = jax.random.split(self._key)
-        plan = self._plan(key, self.state.model, normalizer, observation, task)
+        parameters = ActingParameters(self.state.model, normalizer)
+        plan = self._plan(key, parameters, observation, task)
         return np.asarray(plan.search.action)
 
     def targets(self, normalizer: Normalizer, batch: Batch) -> Targets:

@@ -35,6 +35,7 @@ from ezm.acting.load import suite_of
 from ezm.agent import build
 from ezm.agent.learning import Normalizer
 from ezm.agent.learning.normalizer import RunningStatistics
+from ezm.agent.search_policy import ActingParameters
 from ezm.config import TrainConfig
 from ezm.config.presets import defaults
 from ezm.config.validation import check
@@ -125,7 +126,9 @@ def _ours(config: TrainConfig, suite: Suite) -> Engine:
     def step(
         normalizer: Normalizer, observation: np.ndarray, task: np.ndarray, updates: int
     ) -> np.ndarray:
-        action, searches = actor.explore(pipeline.state, normalizer, observation, task)
+        state = pipeline.state
+        parameters = ActingParameters(state.model, normalizer, state.q_range, state.updates)
+        action, searches = actor.explore(parameters, observation, task)
         if updates:
             if not pipeline.compiled:
                 pipeline.compile(normalizer, updates)

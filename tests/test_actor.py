@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from benchmarks.keep import keep_agent
 from ezm.acting.actor import policy_for_episode
+from ezm.acting.load import load_agent
 from ezm.config import PlannerConfig
 from ezm.config.presets import PRESETS
 from ezm.runs.folder import RunFolder
-from ezm.training import session as runs
+from ezm.training import session
 
 BODIES = (0, 0, 2, 0)
 
@@ -80,7 +81,7 @@ def trained(tmp_path: Path, **changes: Any) -> Kept:
         optimizer=replace(cpu.optimizer, batch_size=4),
         **changes,
     )
-    runs.train(config, tmp_path / "run")
+    session.train(config, tmp_path / "run")
     checkpoint = RunFolder.open(tmp_path / "run").latest_checkpoint()
     assert checkpoint is not None
     replay = checkpoint.arrays["replay"]
@@ -104,8 +105,8 @@ def test_an_agent_is_kept_without_what_only_training_needs(tmp_path: Path) -> No
     trained(tmp_path, acting="policy")
     run = RunFolder.open(tmp_path / "run")
     keep_agent(run, tmp_path / "agent")
-    kept, step = runs.load_agent(RunFolder.open(tmp_path / "agent"))
-    agent, _ = runs.load_agent(run)
+    kept, step = load_agent(RunFolder.open(tmp_path / "agent"))
+    agent, _ = load_agent(run)
     assert step == 60
     for ours, theirs in zip(
         jax.tree.leaves(kept.state.model), jax.tree.leaves(agent.state.model), strict=True

@@ -24,7 +24,7 @@ from ezm.platform import prepare_jax
 from ezm.report import reference
 from ezm.runs.folder import RunFolder
 from ezm.runs.metrics import MetricsLogger, read_metrics
-from ezm.training import session as runs
+from ezm.training import session
 
 TINY = """
     --random-steps 30 --evaluate-every 1000 --evaluation-episodes 1 --final-episodes 1
@@ -47,11 +47,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[TrainConfig, Path]]:
     """The calls with which `ezm train` would train. Nothing is trained."""
     calls: list[tuple[TrainConfig, Path]] = []
 
-    def train(config: TrainConfig, path: Path, *, wandb: bool) -> bool:
+    def train(config: TrainConfig, path: Path, **_: object) -> bool:
         calls.append((config, path))
         return False
 
-    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(session, "train", train)
     return calls
 
 
@@ -333,11 +333,11 @@ def test_a_run_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_an_interrupt_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def train(config: TrainConfig, path: Path, *, wandb: bool) -> bool:
+    def train(config: TrainConfig, path: Path, **_: object) -> bool:
         new_run(path)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(session, "train", train)
     assert ezm.cli.main(["train", "cartpole", "--out", "my run"]) == 130
     assert capsys.readouterr().err == "stopped; go on with: ezm train --resume 'my run'\n"
 

@@ -61,9 +61,8 @@ def test_acts_as_in_an_evaluation(agent: Agent) -> None:
     actor = Actor(learner, seed=3, evaluating=True)
     padded = np.zeros((1, 6), np.float32)
     padded[0, :5] = OBSERVATION
-    normalizer = agent.statistics.normalizer()
     for _ in range(3):
-        expected = actor.act(agent.state.model, normalizer, padded, np.array([0], np.int32))
+        expected = actor.act(agent.parameters, padded, np.array([0], np.int32))
         action = planner.act(OBSERVATION, "cartpole-swingup")
         assert action.shape == (1,)
         np.testing.assert_allclose(action, expected[0, :1], rtol=1e-5, atol=1e-6)

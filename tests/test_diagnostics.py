@@ -14,8 +14,8 @@ import pytest
 
 from ezm.acting.diagnostics import Diagnostic, Outcomes, Predictions, spearman, summarise
 from ezm.agent import build
-from ezm.agent.learning import Learner, Normalizer
-from ezm.agent.learning.learner import SuiteArrays
+from ezm.agent.learning import Normalizer
+from ezm.agent.search_policy import ActingParameters, SearchPolicy, SuiteArrays
 from ezm.agent.world_model import Context, Gaussian
 from ezm.config import PlannerConfig
 from ezm.config.presets import PRESETS
@@ -85,13 +85,13 @@ def slider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diagnostic:
         PRESETS["cpu"], planner=PlannerConfig(simulations=4, root_actions=4)
     )
     arrays = SuiteArrays(jnp.asarray(suite.action_mask), jnp.array([DISCOUNT]))
-    return Diagnostic(Learner(arrays, config), suite, states=4, horizon=40)
+    return Diagnostic(SearchPolicy(arrays, config), suite, states=4, horizon=40)
 
 
 def test_a_perfect_model_ranks_perfectly_and_a_reversed_one_does_not(slider: Diagnostic) -> None:
     identity = Normalizer(jnp.zeros((1, 1)), jnp.ones((1, 1)))
     exact: Any = SliderModel()
-    found = slider(exact, identity, task=0, seed=3)
+    found = slider(ActingParameters(exact, identity), task=0, seed=3)
     for name in ("search_q", "model_q", "dynamics", "value", "reward"):
         assert found[f"spearman/{name}"] == pytest.approx(1.0), name
     assert found["error/reward"] == pytest.approx(0.0, abs=1e-5)
@@ -100,7 +100,7 @@ def test_a_perfect_model_ranks_perfectly_and_a_reversed_one_does_not(slider: Dia
     assert found["regret/average"] > 0.1
 
     reversed_model: Any = SliderModel(error=1.0)
-    found = slider(reversed_model, identity, task=0, seed=3)
+    found = slider(ActingParameters(reversed_model, identity), task=0, seed=3)
     assert found["spearman/value"] == pytest.approx(1.0)  # it is the dynamics that are wrong
     assert found["spearman/dynamics"] < 0.9
     assert found["error/reward"] > 0.01
@@ -114,14 +114,13 @@ def test_a_fresh_agent_gives_finite_values() -> None:
     )
     suite = load_suite("dmc:cartpole-balance")
     agent = build(config, suite)
-    diagnostic = Diagnostic(agent.learner, suite, states=3, horizon=4)
-    normalizer = agent.statistics.normalizer()
-    found = diagnostic(agent.state.model, normalizer, task=0, seed=0)
+    diagnostic = Diagnostic(agent.learner.policy, suite, states=3, horizon=4)
+    found = diagnostic(agent.parameters, task=0, seed=0)
     assert all(np.isfinite(list(found.values()))), found
     assert found["spearman/search_q"] == 0.0  # a fresh value head says the same of all actions
     assert found["error/reward"] > 0
-    assert found == diagnostic(agent.state.model, normalizer, task=0, seed=0)
-    assert found != diagnostic(agent.state.model, normalizer, task=0, seed=1)
+    assert found == diagnostic(agent.parameters, task=0, seed=0)
+    assert found != diagnostic(agent.parameters, task=0, seed=1)
 
 
 def test_a_task_that_cannot_be_restored_is_skipped(
@@ -130,7 +129,7 @@ def test_a_task_that_cannot_be_restored_is_skipped(
     from ezm.tasks import Task
 
     monkeypatch.setattr(Task, "can_restore", False)
-    assert slider(SliderModel(), None, task=0, seed=0) == {}  # type: ignore[arg-type]
+    assert slider(None, task=0, seed=0) == {}  # type: ignore[arg-type]
 
 
 def test_metrics_equal_hand_computed_ones() -> None:

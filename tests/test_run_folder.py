@@ -124,7 +124,7 @@ def test_a_lock_names_its_holder_and_ends_with_it(run: RunFolder) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_place_without_locks_is_said_and_used(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     def flock(file: int, operation: int) -> None:
         raise OSError(code, os.strerror(code))
@@ -132,7 +132,7 @@ def test_a_place_without_locks_is_said_and_used(
     monkeypatch.setattr(fcntl, "flock", flock)
     with run.lock():
         assert (run.path / "lock").read_text() == f"{os.getpid()}\n"
-    assert capsys.readouterr().err.splitlines() == [
+    assert caplog.messages == [
         f"{run.path} cannot be locked ({os.strerror(code)}): let no other process train there"
     ]
 

@@ -60,7 +60,7 @@ def run(own: Any, tmp_path: Path) -> RunFolder:
 
 
 def test_an_agent_keeps_the_range_that_it_was_trained_with(
-    own: Any, run: RunFolder, capsys: pytest.CaptureFixture[str]
+    own: Any, run: RunFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     trained = build(CONFIG, suite_of(CONFIG))
     run.save_checkpoint(0, {"agent": trained.arrays()}, {})
@@ -70,7 +70,7 @@ def test_an_agent_keeps_the_range_that_it_was_trained_with(
     assert model.reward_support == before.reward_support
     assert model.value_support == before.value_support
     assert agent.suite.tasks == trained.suite.tasks
-    assert capsys.readouterr().err.splitlines() == [
+    assert caplog.messages == [
         "task own_changing:make: its reward_range is (0.0, 100.0); the run keeps (0.0, 1.0)",
         "task own_changing:make: its episode_steps is 500; the run keeps 10",
     ]

@@ -23,7 +23,7 @@ from ezm.config import TrainConfig, to_dict
 from ezm.config.validation import check
 from ezm.errors import UserError
 from ezm.runs.folder import RunFolder
-from ezm.training import session as runs
+from ezm.training import session
 from ezm.training.pipeline import Pipeline
 
 UPDATES, DEVICES = 5, (1, 2, 8)
@@ -251,7 +251,7 @@ def test_a_run_goes_on_with_another_number_of_devices(
         seen.append(config.devices)
         return False
 
-    monkeypatch.setattr(runs, "_run", record)
+    monkeypatch.setattr(session, "_run", record)
     ezm.cli.main([*command, "--devices=1"])
     assert seen == [1] and run.config["devices"] == too_many
 

@@ -23,6 +23,7 @@ from jaxtyping import Array
 from ezm.acting.load import load_agent
 from ezm.agent.agent import Agent
 from ezm.agent.planning import rounds
+from ezm.agent.search_policy import ActingParameters
 from ezm.agent.world_model.inference import for_one_robot
 from ezm.agent.world_model.layers import Precision
 from ezm.agent.world_model.precision import with_weights
@@ -83,14 +84,13 @@ class Planner:
             known = " or ".join(typing.get_args(Precision))
             raise UserError(f"precision {precision!r}: must be {known}")
         self.warm_start = warm_start
-        self._learner = agent.learner
+        self._policy, self._identity = agent.learner.policy, agent.learner.identity
         self._key = jax.random.key(seed)
         root = for_one_robot(agent.state.model, self._key)
         tree = root if precision == "float32" else with_weights(root, precision)
         # One flat list: flattening a model at each call would cost a tenth of a millisecond.
-        self._arrays, self._structure = jax.tree.flatten(
-            (root, tree, agent.statistics.normalizer())
-        )
+        parameters = ActingParameters(root, agent.statistics.normalizer())
+        self._arrays, self._structure = jax.tree.flatten((parameters, tree))
         self._calls = 0
         self.reset()
         self.p99_ms = None
@@ -178,11 +178,10 @@ class Planner:
             task: Array,
             guess: Array,
         ) -> tuple[Array, Array]:
-            model, tree_model, normalizer = jax.tree.unflatten(self._structure, arrays)
-            search = self._learner.plan(
+            parameters, tree_model = jax.tree.unflatten(self._structure, arrays)
+            search = self._policy.plan(
                 jax.random.fold_in(key, call),
-                model,
-                normalizer,
+                parameters,
                 observation,
                 task,
                 config,
@@ -191,7 +190,7 @@ class Planner:
             ).search
             return search.action, search.following[0]
 
-        of = f"act {self._learner.identity} {config} {self._structure} {self.warm_start}"
+        of = f"act {self._identity} {config} {self._structure} {self.warm_start}"
         return prepare(act, *self._arguments(0, *self._nothing), of=of).compile()
 
     @property

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array
 
 from ezm.agent.batch import Searches
-from ezm.agent.learning import Learner, LearnerState, Normalizer
-from ezm.agent.world_model import WorldModel
+from ezm.agent.learning import Learner
+from ezm.agent.search_policy import ActingParameters
 from ezm.programs import prepare
 
 ActingMode = Literal["search", "policy", "sample"]
@@ -36,48 +36,33 @@ class Actor:
         self.steps = 0
         """Number of batches planned so far. It numbers the planner's samples, so a resumed run must set it."""
 
+        policy = learner.policy
+
         def choose(
             key: Array,
             step: Array,
-            model: WorldModel,
-            normalizer: Normalizer,
+            parameters: ActingParameters,
             observation: Array,
             task: Array,
             *,
             mode: Literal["search", "policy"],
         ) -> Array:
             key = jax.random.fold_in(key, step)
-            plan = learner.plan(key, model, normalizer, observation, task, config)
+            plan = policy.plan(key, parameters, observation, task, config)
             # The compiler drops unused results: the policy's mean needs no search.
             return plan.search.action if mode == "search" else plan.policy.mode()
 
         def explore(
-            key: Array,
-            step: Array,
-            model: WorldModel,
-            q_range: Array,
-            updates: Array,
-            normalizer: Normalizer,
-            observation: Array,
-            task: Array,
+            key: Array, step: Array, parameters: ActingParameters, observation: Array, task: Array
         ) -> tuple[Array, Searches]:
             key = jax.random.fold_in(key, step)
-            plan = learner.plan(key, model, normalizer, observation, task, config)
-            found = learner.found(plan, normalizer, task, q_range, updates)
-            return plan.search.action, found
+            plan = policy.plan(key, parameters, observation, task, config)
+            return plan.search.action, policy.search_targets(plan, parameters, task)
 
         def sample(
-            key: Array,
-            step: Array,
-            model: WorldModel,
-            normalizer: Normalizer,
-            observation: Array,
-            task: Array,
+            key: Array, step: Array, parameters: ActingParameters, observation: Array, task: Array
         ) -> Array:
-            key = jax.random.fold_in(key, step)
-            context = model.context(task, learner.suite.action_mask)
-            latent = model.represent(normalizer(observation, task), context)
-            return model.predict(latent, context)[1].one(key)
+            return policy.sample(jax.random.fold_in(key, step), parameters, observation, task)
 
         self._functions: dict[str, Callable[..., Any]] = {
             "explore": explore,
@@ -94,26 +79,20 @@ class Actor:
 
     def compile(
         self,
-        state: LearnerState,
-        normalizer: Normalizer,
+        parameters: ActingParameters,
         observation: np.ndarray,
         task: np.ndarray,
         *,
         exploring: bool,
     ) -> None:
         """Compiles :meth:`explore`, or :meth:`act`, for batches of this size ahead of the first call."""
-        if exploring and not self._searches:
-            self._program("sample", state.model, normalizer, observation, task)
-        elif exploring:
-            self._program("explore", *_acting(state), normalizer, observation, task)
-        else:
-            for mode in ("search", "policy"):
-                self._program(mode, state.model, normalizer, observation, task)
+        own = "explore" if self._searches else "sample"
+        for name in (own,) if exploring else ("search", "policy"):
+            self._program(name, parameters, observation, task)
 
     def act(
         self,
-        model: WorldModel,
-        normalizer: Normalizer,
+        parameters: ActingParameters,
         observation: np.ndarray,
         task: np.ndarray,
         mode: ActingMode = "search",
@@ -122,24 +101,18 @@ class Actor:
 
         It is the search's best action ("search"), the policy's mean ("policy") or a sample of the policy ("sample").
         """
-        return np.asarray(self._run(mode, model, normalizer, observation, task))
+        return np.asarray(self._run(mode, parameters, observation, task))
 
     def explore(
-        self,
-        state: LearnerState,
-        normalizer: Normalizer,
-        observation: np.ndarray,
-        task: np.ndarray,
+        self, parameters: ActingParameters, observation: np.ndarray, task: np.ndarray
     ) -> tuple[Array, Searches | None]:
         """Returns training's action for each observation, (E, A), and the searches for the replay to store, (E, ...).
 
         Both may still be under way. The searches are None if training acts without search.
         """
         if not self._searches:
-            return self._run("sample", state.model, normalizer, observation, task), None
-        found: tuple[Array, Searches] = self._run(
-            "explore", *_acting(state), normalizer, observation, task
-        )
+            return self._run("sample", parameters, observation, task), None
+        found: tuple[Array, Searches] = self._run("explore", parameters, observation, task)
         return found
 
     def _run(self, name: str, *arguments: Any) -> Any:
@@ -156,19 +129,14 @@ class Actor:
         return self._programs[size]
 
     def policy(
-        self, model: WorldModel, normalizer: Normalizer, mode: ActingMode
+        self, parameters: ActingParameters, mode: ActingMode
     ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """Returns a function ``act(observation, task) -> action`` with fixed parameters."""
 
         def act(observation: np.ndarray, task: np.ndarray) -> np.ndarray:
-            return self.act(model, normalizer, observation, task, mode)
+            return self.act(parameters, observation, task, mode)
 
         return act
-
-
-def _acting(state: LearnerState) -> tuple[WorldModel, Array, Array]:
-    """Returns the parts of the learner's state that acting reads. An update may overwrite the rest."""
-    return state.model, state.q_range, state.updates
 
 
 def policy_for_episode(

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ezm.agent.learning import Learner, Normalizer
-from ezm.agent.world_model import WorldModel
+from ezm.agent.search_policy import ActingParameters, SearchPolicy
 from ezm.tasks import Suite, Task
 
 PLAY_STEPS = 100
@@ -61,7 +60,7 @@ class Diagnostic:
     """Compares an agent's predictions with rollouts in the simulator.
 
     Args:
-        learner: holds the suite's arrays and the planner's configuration.
+        policy: the functions that act.
         suite: the tasks.
         states: S, taken from play with the search, at random times of S episodes.
         horizon: agent steps of a rollout.
@@ -69,30 +68,30 @@ class Diagnostic:
     Compiled at the first call, once for all tasks.
     """
 
-    def __init__(self, learner: Learner, suite: Suite, *, states: int = 8, horizon: int = 60):
+    def __init__(self, policy: SearchPolicy, suite: Suite, *, states: int = 8, horizon: int = 60):
         self.suite, self.states, self.horizon = suite, states, horizon
-        self._discount = np.asarray(learner.suite.discount)
+        self._discount = np.asarray(policy.suite.discount)
 
         def predict(
             key: PRNGKeyArray,
             number: Int[Array, ""],
-            model: WorldModel,
-            normalizer: Normalizer,
+            parameters: ActingParameters,
             observation: Float[Array, "S observation"],
             task: Int[Array, " S"],
         ) -> Predictions:
             k_plan, k_heads = jax.random.split(jax.random.fold_in(key, number))
-            search = learner.plan(k_plan, model, normalizer, observation, task).search
-            tasks = jnp.broadcast_to(task[:, None], search.q_values.shape)
-            context = model.context(tasks, learner.suite.action_mask)
-            latent = model.represent(normalizer(observation, task), context[:, 0])
-            latents = jnp.broadcast_to(latent[:, None], (*tasks.shape, latent.shape[-1]))
-            start = latents
+            search = policy.plan(k_plan, parameters, observation, task).search
+            state = (task, *policy.encode(parameters, observation, task))
+            tasks, start, context = jax.tree.map(
+                lambda x: jnp.broadcast_to(x[:, None], (*search.q_values.shape, *x.shape[1:])),
+                state,
+            )
+            model, normalizer = parameters.model, parameters.normalizer
             latents, logits = model.step(start, search.actions, context)
             reward = model.reward(logits)
             values, _ = model.with_two_heads(k_heads).predict(latents, context)
             value = model.value(values)
-            discount = learner.suite.discount[tasks]
+            discount = policy.suite.discount[tasks]
 
             def units(x: Float[Array, "S K"]) -> Float[Array, "S K"]:
                 return normalizer.in_task_units(x.T, task).T
@@ -108,21 +107,18 @@ class Diagnostic:
 
         def react(
             key: PRNGKeyArray,
-            model: WorldModel,
-            normalizer: Normalizer,
+            parameters: ActingParameters,
             observation: Float[Array, "S observation"],
             task: Int[Array, " S"],
         ) -> tuple[Float[Array, "S action"], Float[Array, " S"]]:
-            context = model.context(task, learner.suite.action_mask)
-            latent = model.represent(normalizer(observation, task), context)
-            values, policy = model.with_two_heads(key).predict(latent, context)
-            return policy.mode(), normalizer.in_task_units(model.value(values), task)
+            latent, context = policy.encode(parameters, observation, task)
+            model = parameters.model
+            values, actions = model.with_two_heads(key).predict(latent, context)
+            return actions.mode(), parameters.normalizer.in_task_units(model.value(values), task)
 
         self._predict, self._react = jax.jit(predict), jax.jit(react)
 
-    def __call__(
-        self, model: WorldModel, normalizer: Normalizer, task: int, seed: int
-    ) -> dict[str, float]:
+    def __call__(self, parameters: ActingParameters, task: int, seed: int) -> dict[str, float]:
         """Returns the metrics of one task by name, each a mean over the states, or no metrics if the task cannot be
         restored.
 
@@ -147,8 +143,7 @@ class Diagnostic:
         - ``regret/average``: true return of the best sampled action less the return of the average sampled action.
 
         Args:
-            model: the world model to examine.
-            normalizer: of observations.
+            parameters: the agent to examine.
             task: index in the suite.
             seed: of environments and planner, at least 0.
         """
@@ -158,11 +153,11 @@ class Diagnostic:
 
         def predict(observation: np.ndarray) -> Predictions:
             number = np.int32(next(numbers))
-            predicted = self._predict(key, number, model, normalizer, observation, index)
+            predicted = self._predict(key, number, parameters, observation, index)
             return jax.tree.map(np.asarray, predicted)
 
         def react(observation: np.ndarray) -> Reaction:
-            mean, value = self._react(key, model, normalizer, observation, index)
+            mean, value = self._react(key, parameters, observation, index)
             return np.asarray(mean), np.asarray(value)
 
         try:

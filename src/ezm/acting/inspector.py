@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ezm.agent import Agent
-from ezm.agent.learning import Normalizer
-from ezm.agent.world_model import WorldModel
+from ezm.agent.search_policy import ActingParameters
 
 Mode = Literal["search", "policy"]
 
@@ -49,39 +48,39 @@ class Thinker:
     def __init__(self, agent: Agent, mode: Mode = "search", seed: int = 0) -> None:
         self.agent, self.mode = agent, mode
         self._key = jax.random.key(seed)
-        self._model, self._normalizer = agent.state.model, agent.statistics.normalizer()
+        self._parameters = agent.parameters
         self.steps = 0
-        learner = agent.learner
-        config = learner.config.planner.evaluating()
+        acting = agent.learner.policy
+        config = acting.config.planner.evaluating()
 
         def think(
             key: PRNGKeyArray,
             step: Int[Array, ""],
-            model: WorldModel,
-            normalizer: Normalizer,
+            parameters: ActingParameters,
             observation: Float[Array, "1 observation"],
             task: Int[Array, " 1"],
         ) -> tuple[Array, ...]:
             key = jax.random.fold_in(key, step)
-            planned = learner.plan(key, model, normalizer, observation, task, config)
+            planned = acting.plan(key, parameters, observation, task, config)
             search = planned.search
             action = search.action if mode == "search" else planned.policy.mode()
-            value, q = (normalizer.in_task_units(x, task) for x in (search.value, search.q_values))
+            units = parameters.normalizer.in_task_units
+            value, q = units(search.value, task), units(search.q_values, task)
             return action, value, search.actions, q, search.visits
 
         def imagine(
             steps: int,
             key: PRNGKeyArray,
-            model: WorldModel,
-            normalizer: Normalizer,
+            parameters: ActingParameters,
             observation: Float[Array, "1 observation"],
             task: Int[Array, " 1"],
             actions: Float[Array, "K action"],
         ) -> tuple[Array, Array]:
-            tasks = jnp.broadcast_to(task, actions.shape[:1])
-            context = model.context(tasks, learner.suite.action_mask)
-            latent = model.represent(normalizer(observation, task), context[:1])
-            latents = jnp.broadcast_to(latent, (len(actions), latent.shape[-1]))
+            latent, context = acting.encode(parameters, observation, task)
+            tasks, latents, context = jax.tree.map(
+                lambda x: jnp.broadcast_to(x, (len(actions), *x.shape[1:])), (task, latent, context)
+            )
+            model, normalizer = parameters.model, parameters.normalizer
             heads = model.with_two_heads(key)
 
             def step(now: tuple[Array, Array], nothing: None) -> tuple[tuple[Array, Array], Any]:
@@ -111,4 +110,4 @@ class Thinker:
         return Paths(*map(np.asarray, found))
 
     def _state(self, observation: np.ndarray, task: int) -> tuple[Any, ...]:
-        return (self._model, self._normalizer, observation[None], np.array([task], np.int32))
+        return (self._parameters, observation[None], np.array([task], np.int32))

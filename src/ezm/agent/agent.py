@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from ezm.agent.learning.learner import Learner, LearnerState, SuiteArrays, discounts, supports
+from ezm.agent.learning.learner import Learner, LearnerState, discounts, supports
 from ezm.agent.learning.normalizer import ReturnScale, RunningStatistics
+from ezm.agent.search_policy import ActingParameters, SuiteArrays
 from ezm.agent.world_model import WorldModel
 from ezm.config import TrainConfig
 from ezm.tasks import Suite
@@ -30,6 +31,13 @@ class Agent:
     learner: Learner
     state: LearnerState
     statistics: RunningStatistics
+
+    @property
+    def parameters(self) -> ActingParameters:
+        """The parameters to act with, and the present statistics."""
+        state = self.state
+        normalizer = self.statistics.normalizer()
+        return ActingParameters(state.model, normalizer, state.q_range, state.updates)
 
     def arrays(self) -> dict[str, Any]:
         """Returns all arrays of the agent as nested dictionaries, for :meth:`load`."""

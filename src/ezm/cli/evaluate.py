@@ -89,7 +89,7 @@ def _evaluate(run: Any, config: TrainConfig, tasks: Sequence[str], options: Eval
     agent, step = load_agent(run)
     suite = with_protocol(agent.suite, options.protocol) if options.protocol else agent.suite
     actor = Actor(agent.learner, 0, evaluating=True)
-    act = actor.policy(agent.state.model, agent.statistics.normalizer(), options.planner)
+    act = actor.policy(agent.parameters, options.planner)
     results = {}
     with EvaluationProgress(options.episodes) as progress:
         for name in tasks:

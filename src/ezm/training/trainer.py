@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import ezm
-from ezm.acting.actor import Actor, policy_for_episode
+from ezm.acting.actor import Actor
+from ezm.acting.collector import Collector, Experience
 from ezm.acting.diagnostics import Diagnostic
 from ezm.acting.evaluate import Act, Evaluator, Mode, random_policy
 from ezm.acting.load import take_over
 from ezm.agent import build
-from ezm.agent.batch import Searches
 from ezm.agent.learning import Normalizer
-from ezm.agent.world_model.policy import MAX_ACTION
+from ezm.agent.search_policy import ActingParameters
 from ezm.config import TrainConfig
 from ezm.errors import Diverged
 from ezm.experience import Replay, RowSizes
@@ -33,11 +33,11 @@ from ezm.tasks import ParallelTasks, Suite
 from ezm.training.display import Display
 from ezm.training.memory import Memory, has_own_memory, planned, size
 from ezm.training.pipeline import Pipeline, Updates
+from ezm.training.sink import ReplaySink
 
 _NORMALIZER_EVERY = 25  # steps per task between two refreshes of the normaliser
 EVALUATED: tuple[Mode, ...] = ("search", "policy")
 """Modes of acting in evaluations. The difference shows what the search adds to the policy."""
-_EARLY_SHARE = 0.4  # of the run, in which ``early_episode_steps`` cuts episodes (the authors' code)
 _LOG_EVERY = 50  # steps per task between two rows of losses
 
 
@@ -119,7 +119,7 @@ class Trainer:
         config = self.config
         self._actor = Actor(self.agent.learner, config.seed)
         self._evaluation_actor = Actor(self.agent.learner, config.seed + 1, evaluating=True)
-        self._diagnostic = Diagnostic(self.agent.learner, self.suite)
+        self._diagnostic = Diagnostic(self.agent.learner.policy, self.suite)
         self._pipeline = Pipeline(self.agent.learner, self.agent.state, self.replay, self.rng)
         self.agent.state = self._pipeline.state
         self._normalizer = self.agent.statistics.normalizer()
@@ -142,18 +142,13 @@ class Trainer:
         self.display.announce(self.memory)
         if self.step == 0:
             self._evaluate(config.evaluation_episodes, modes=("random",))
-        self._acting_as = self._environments.task_ids.copy()
-        self._noise = np.zeros(self.suite.num_tasks, np.float32)
-        """Standard deviation of the noise on the actions of each task's running episode."""
+        self._sink = ReplaySink(self.replay, self.agent.statistics, lambda: self._pipeline.updates)
+        self._collector = Collector(config, self._environments, self._actor, self.rng, self.step)
         if self._checkpoint is None:
-            anew = list(range(self.suite.num_tasks))
-            self._environments.reset()
+            self._collector.reset(self._sink)
         else:
-            anew = self._go_on(self._checkpoint)
+            self._go_on(self._checkpoint)
             self._checkpoint = None
-        for task in anew:
-            self.replay.cut_episode(task)
-            self._begin_episode(task, self._environments.observation[task])
 
     def _loop(self) -> None:
         while self.step < self.config.steps and not self._stop:
@@ -165,9 +160,9 @@ class Trainer:
         if not self._ready and self.step >= config.random_steps:
             self._get_ready()
         # Both use the same parameters. A device runs programs in the order of submission, so the search comes first.
-        searching = self._search()
+        planned = self._collector.plan(self.latest())
         learned = self._learn()
-        self._act(searching)
+        self._act(planned)
         self.step += 1
         if self.step % _NORMALIZER_EVERY == 0:
             self._normalizer = self.agent.statistics.normalizer()
@@ -183,7 +178,7 @@ class Trainer:
 
     def _compile(self) -> int:
         """Compiles the programs of learning, acting and evaluating. Returns the learner's working memory in bytes."""
-        config, agent, tasks = self.config, self.agent, self.suite.num_tasks
+        config, tasks = self.config, self.suite.num_tasks
         updates = max(1, config.updates_by(config.random_steps + 1))
         memory = self._pipeline.compile(self._normalizer, updates)
         for actor, copies, exploring in (
@@ -192,7 +187,7 @@ class Trainer:
         ):
             observation = np.zeros((tasks * copies, self.suite.observation_size), np.float32)
             task = np.tile(np.arange(tasks, dtype=np.int32), copies)
-            actor.compile(agent.state, self._normalizer, observation, task, exploring=exploring)
+            actor.compile(self.latest(), observation, task, exploring=exploring)
         return memory
 
     def _get_ready(self) -> None:
@@ -219,63 +214,22 @@ class Trainer:
         self.agent.state = pipeline.state
         return learned
 
-    def _search(self) -> tuple[Any, Searches | None] | None:
-        """Starts the search for every task's next action. Returns None while actions are random."""
-        if self.step < self.config.random_steps:
-            return None
-        observation = self._environments.observation
-        return self._actor.explore(self.agent.state, self._normalizer, observation, self._acting_as)
+    def latest(self) -> ActingParameters:
+        """Returns the newest parameters. The trainer is its collector's source of parameters."""
+        state = self.agent.state
+        return ActingParameters(state.model, self._normalizer, state.q_range, state.updates)
 
-    def _act(self, searching: tuple[Any, Searches | None] | None) -> None:
+    def _act(self, planned: Any) -> None:
         """Makes one step of every task and records it."""
-        environments = self._environments
-        tasks = environments.task_ids
-        if searching is None:
-            shape = (len(tasks), self.suite.action_size)
-            action = self.rng.uniform(-1.0, 1.0, shape).astype(np.float32)
-            action *= self.suite.action_mask[tasks]
-        else:
-            action, searches = np.asarray(searching[0]), searching[1]
-            if not np.isfinite(action).all():
-                self._pipeline.settle()
-                raise Diverged(f"the agent's action is {action[~np.isfinite(action)][0]}")
-            if searches is not None:
-                # A search for another task is no target for this task.
-                row = np.where(self._acting_as == tasks, self.replay.rows[tasks] - 1, -1)
-                self.replay.store(tasks, row, searches, self._pipeline.updates)
-            if self.config.noise:
-                noise = self._noise[tasks, None] * self.rng.standard_normal(
-                    action.shape, np.float32
-                )
-                action = np.clip(action + noise, -MAX_ACTION, MAX_ACTION)
-                action *= self.suite.action_mask[tasks]
-        if self.config.early_episode_steps is not None:
-            early = self.step < _EARLY_SHARE * self.config.steps
-            environments.cut_episodes(self.config.early_episode_steps if early else None)
-        result = environments.step(action)
-        for e, task in enumerate(tasks.tolist()):
-            terminated, truncated = bool(result.terminated[e]), bool(result.truncated[e])
-            next_observation = result.next_observation[e]
-            self.replay.add(
-                task, action[e], float(result.reward[e]), next_observation, terminated, truncated
-            )
-            self.agent.statistics.add(task, next_observation)
-            if self.agent.statistics.returns is not None:
-                ended = terminated or truncated
-                self.agent.statistics.returns.add(task, float(result.reward[e]), ended=ended)
-            if terminated or truncated:
-                self._log_episode(
-                    task, result.episode_return[e], result.episode_length[e], terminated
-                )
-                self._begin_episode(task, result.observation[e])
-
-    def _begin_episode(self, task: int, observation: np.ndarray) -> None:
-        self.replay.begin(task, observation)
-        self.agent.statistics.add(task, observation)
-        share = self.config.borrowed_episodes
-        self._acting_as[task] = policy_for_episode(self.rng, task, self.suite.bodies, share)
-        if self.config.noise:
-            self._noise[task] = self.rng.uniform(0.0, self.config.noise)
+        try:
+            experience = self._collector.act(planned)
+        except Diverged:
+            self._pipeline.settle()  # names the update where that is the cause
+            raise
+        self._sink.add(experience)
+        step = experience.step
+        for e in np.flatnonzero(step.terminated | step.truncated).tolist():
+            self._log_episode(experience, e)
 
     # -- figures ---------------------------------------------------------------------------
 
@@ -306,15 +260,22 @@ class Trainer:
             f"G = {config.updates_per_step:g} gradient steps of batch {config.optimizer.batch_size}"
         )
 
-    def _log_episode(self, task: int, value: float, length: int, terminated: bool) -> None:
-        name, policy = (self.suite.task_names[t] for t in (task, self._acting_as[task]))
+    def _log_episode(self, experience: Experience, e: int) -> None:
+        """Logs the episode that ended in environment ``e``."""
+        indices = experience.task[e], experience.behaviour_task[e]
+        name, policy = (self.suite.task_names[index] for index in indices)
+        value, length = experience.step.episode_return[e], experience.step.episode_length[e]
         self.metrics.log(
             "episode",
             self.step + 1,
             self.seconds,
             task=name,
             policy=policy,
-            **{"return": float(value), "length": int(length), "terminated": terminated},
+            **{
+                "return": float(value),
+                "length": int(length),
+                "terminated": bool(experience.step.terminated[e]),
+            },
         )
         if policy == name:
             self.display.episode(name, float(value))
@@ -347,16 +308,14 @@ class Trainer:
 
     def _diagnose(self) -> None:
         for task, name in enumerate(self.suite.task_names):
-            figures = self._diagnostic(
-                self.agent.state.model, self._normalizer, task, self.config.seed + self.step
-            )
+            figures = self._diagnostic(self.latest(), task, self.config.seed + self.step)
             if figures:
                 self.metrics.log("diagnostic", self.step, self.seconds, task=name, **figures)
 
     def _policy(self, mode: Mode) -> Act:
         if mode == "random":
             return random_policy(self.suite, self.config.seed)
-        return self._evaluation_actor.policy(self.agent.state.model, self._normalizer, mode)
+        return self._evaluation_actor.policy(self.latest(), mode)
 
     # -- keeping ---------------------------------------------------------------------------
 
@@ -377,10 +336,8 @@ class Trainer:
             "replay": self.replay.state(),
             "pending": packed(self._pipeline.pending()),
             "normalizer": {k: v for k, v in vars(self._normalizer).items() if v is not None},
-            "acting_as": self._acting_as,
+            **self._collector.state(),
         }
-        if self.config.noise:
-            arrays["noise"] = self._noise
         if environments:
             arrays["environments"] = packed(self._environments.state())
             arrays["evaluation"] = packed(self._evaluator.state())
@@ -408,24 +365,20 @@ class Trainer:
             "the rewards"
         )
 
-    def _go_on(self, checkpoint: Checkpoint) -> list[int]:
-        """Restores the state of actors, pipeline and environments. Returns the tasks whose environments start again."""
+    def _go_on(self, checkpoint: Checkpoint) -> None:
+        """Restores the state of actors, pipeline and environments."""
         saved, meta = checkpoint.arrays, checkpoint.meta
         self._actor.steps, self._evaluation_actor.steps = meta["acted"], meta["evaluated"]
-        self._acting_as[:] = saved["acting_as"]
-        if self.config.noise:
-            self._noise[:] = saved["noise"]
         self._normalizer = Normalizer(**jax.tree.map(jnp.asarray, saved["normalizer"]))
         self._pipeline.resume(unpacked(saved["pending"]), self._normalizer)
-        if "environments" not in saved:
-            self._environments.reset()
-            return list(range(self.suite.num_tasks))
-        self._evaluator.load(unpacked(saved["evaluation"]))
-        anew = self._environments.load(unpacked(saved["environments"]))
-        if anew:
-            names = ", ".join(self.suite.task_names[task] for task in anew)
+        environments = None
+        if "environments" in saved:
+            self._evaluator.load(unpacked(saved["evaluation"]))
+            environments = unpacked(saved["environments"])
+        again = self._collector.load(saved, environments, self._sink)
+        if again and environments is not None:
+            names = ", ".join(self.suite.task_names[task] for task in again)
             self.display.message(f"new episodes of {names}, which cannot be restored")
-        return anew
 
     def restore(self) -> None:
         """Restores the run's latest checkpoint, or its beginning where it has none."""

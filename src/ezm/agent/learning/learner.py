@@ -16,17 +16,16 @@ from ezm.agent.learning.losses import TARGET_AXIS, Targets, unrolled_loss
 from ezm.agent.learning.normalizer import LARGEST_RETURN, Normalizer
 from ezm.agent.learning.sharding import split
 from ezm.agent.learning.targets import (
-    best_alone,
     mixed_value,
     n_step_value,
-    policy_weights,
     task_means,
 )
-from ezm.agent.planning import Plan, imagined_value, log_importance, plan
+from ezm.agent.planning import imagined_value, plan
+from ezm.agent.search_policy import ActingParameters, SearchPolicy, SuiteArrays
 from ezm.agent.world_model import Context, Support, WorldModel, moments
 from ezm.agent.world_model.batch_norm import training, with_statistics, without_statistics
 from ezm.agent.world_model.precision import fast_precision, with_products
-from ezm.config import PlannerConfig, ReplayConfig, TrainConfig
+from ezm.config import ReplayConfig, TrainConfig
 
 if TYPE_CHECKING:
     import optax
@@ -67,19 +66,16 @@ class LearnerState(eqx.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class SuiteArrays:
-    """The arrays of a suite that targets and losses use."""
-
-    action_mask: Float[Array, "tasks action"]
-    discount: Float[Array, " tasks"]
-
-
-@dataclass(frozen=True, eq=False)
 class Learner:
-    """The pure update and planning functions of one configuration on one suite."""
+    """The pure functions that learn, of one configuration on one suite."""
 
     suite: SuiteArrays
     config: TrainConfig
+
+    @property
+    def policy(self) -> SearchPolicy:
+        """Acting with the same configuration on the same suite."""
+        return SearchPolicy(self.suite, self.config)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -102,14 +98,6 @@ class Learner:
         suite = (np.asarray(x) for x in (self.suite.action_mask, self.suite.discount))
         return " ".join([repr(config), *(f"{x.shape}{x.tobytes().hex()}" for x in suite)])
 
-    def _temperature(self, updates: Int[Array, ""]) -> Float[Array, ""]:
-        first, last = (
-            self.config.loss.policy_temperature,
-            self.config.loss.final_policy_temperature,
-        )
-        done = jnp.minimum(updates / self.config.schedule_updates, 1.0)
-        return first + done * ((first if last is None else last) - first)
-
     def init(self, model: WorldModel, key: PRNGKeyArray) -> LearnerState:
         """Returns the initial state of a learner with an untrained model."""
         return LearnerState(
@@ -123,58 +111,6 @@ class Learner:
             updates=jnp.zeros((), jnp.int32),
             key=key,
         )
-
-    def plan(
-        self,
-        key: PRNGKeyArray,
-        model: WorldModel,
-        normalizer: Normalizer,
-        observation: Float[Array, "batch observation"],
-        task: Int[Array, " batch"],
-        config: PlannerConfig | None = None,
-        *,
-        tree_model: WorldModel | None = None,
-        guess: Float[Array, "batch action"] | None = None,
-    ) -> Plan:
-        """Searches from raw observations, for acting and evaluation.
-
-        ``config`` replaces the run's planner. :func:`ezm.agent.planning.plan` explains ``tree_model`` and ``guess``.
-        """
-        context = model.context(task, self.suite.action_mask)
-        latent = model.represent(normalizer(observation, task), context)
-        config = self.config.planner if config is None else config
-        discount = self.suite.discount[task]
-        return plan(
-            key, model, latent, context, discount, config, tree_model=tree_model, guess=guess
-        )
-
-    def found(
-        self,
-        planned: Plan,
-        normalizer: Normalizer,
-        task: Int[Array, " batch"],
-        q_range: Float[Array, " tasks"],
-        updates: Int[Array, ""],
-    ) -> Searches:
-        """Returns the part of a search that the replay stores: the policy's target, the root's value, the spread of Q.
-
-        ``q_range`` and ``updates`` belong to the learner's state. Value and spread are in task units, (B,).
-        """
-        search = planned.search
-        kind = self.config.loss.policy_target
-        weights = policy_weights(
-            kind,
-            search,
-            log_importance(planned.policy, search.actions, self.config.planner),
-            q_range[task],
-            self._temperature(updates),
-        )
-        actions = search.actions
-        if kind == "best_action":
-            actions, weights = best_alone(actions, weights)
-        spread = search.q_values.max(-1) - search.q_values.min(-1)
-        value, spread = (normalizer.in_task_units(x, task) for x in (search.value, spread))
-        return Searches(actions, weights, value, spread)
 
     def make_targets(
         self,
@@ -224,7 +160,8 @@ class Learner:
                 self.config.planner,
                 sharding=split(self.config.devices) if self.config.devices > 1 else None,
             )
-            renewed = self.found(planned, normalizer, task, state.q_range, state.updates)
+            parameters = ActingParameters(model, normalizer, state.q_range, state.updates)
+            renewed = self.policy.search_targets(planned, parameters, task)
             searched = searched.at[batch.renew].set(True)
 
         def with_renewed(old: Array, new: Array) -> Array:

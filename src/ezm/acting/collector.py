@@ -1,0 +1,169 @@
+"""Collecting experience: the seam between acting and learning.
+
+A :class:`Collector` steps a suite's environments. It needs the parameters to act with from a :class:`ParameterSource`,
+and an :class:`ExperienceSink` takes what it returns. Neither knows the other side, so a collector may run in the
+learner's process, in another process or on another machine.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ezm.acting.actor import Actor, policy_for_episode
+from ezm.agent.batch import Searches
+from ezm.agent.search_policy import ActingParameters
+from ezm.agent.world_model.policy import MAX_ACTION
+from ezm.config import TrainConfig
+from ezm.errors import Diverged
+from ezm.tasks import ParallelTasks, StepBatch
+
+_EARLY_SHARE = 0.4  # of the run, in which ``early_episode_steps`` cuts episodes (the authors' code)
+
+
+class Experience(NamedTuple):
+    """One step of E environments, with the searches that chose its actions."""
+
+    task: np.ndarray
+    """Task of each environment, (E,) int32."""
+    behaviour_task: np.ndarray
+    """The task whose policy acts in each running episode, (E,) int32."""
+    action: np.ndarray
+    """(E, A) float32."""
+    step: StepBatch
+    """What the environments returned. Where an episode ended, ``observation`` begins the next one."""
+    searches: Searches | None
+    """(E, ...) searches of the states before the step, None where no search chose the actions."""
+    searched: np.ndarray
+    """(E,) bool: whether the search is a target for the environment's own task."""
+
+
+class ParameterSource(Protocol):
+    """Gives a collector the parameters to act with."""
+
+    def latest(self) -> ActingParameters:
+        """Returns the newest parameters."""
+
+
+class ExperienceSink(Protocol):
+    """Takes what a collector experiences."""
+
+    def begin(self, task: np.ndarray, observation: np.ndarray) -> None:
+        """Takes the first observations (N, O) of new episodes of the tasks (N,), whose last episodes have no end."""
+
+    def add(self, experience: Experience) -> None:
+        """Takes one step of all environments."""
+
+
+class Collector:
+    """Acts in a suite's environments.
+
+    Args:
+        config: of the run.
+        environments: of the suite, to be reset by :meth:`reset` or restored by :meth:`load`.
+        actor: chooses the actions.
+        rng: draws random actions, noise, and the task whose policy acts in an episode.
+        steps: environment steps per task that the run has made before.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        environments: ParallelTasks,
+        actor: Actor,
+        rng: np.random.Generator,
+        steps: int = 0,
+    ) -> None:
+        self.environments, self.actor, self.steps = environments, actor, steps
+        self._config, self._suite, self._rng = config, environments.suite, rng
+        self.behaviour_task = environments.task_ids.copy()
+        """The task whose policy acts in each environment's running episode."""
+        self._noise = np.zeros(len(environments.task_ids), np.float32)
+        """Standard deviation of the noise on the actions of each environment's running episode."""
+
+    def reset(self, sink: ExperienceSink) -> None:
+        """Begins a new episode in every environment."""
+        self.environments.reset()
+        self._begin(sink, np.arange(len(self.environments.task_ids)))
+
+    def plan(self, parameters: ActingParameters) -> Any:
+        """Starts the search for every environment's next action. :meth:`act` takes what it returns.
+
+        Returns None while the run's first actions are random.
+        """
+        if self.steps < self._config.random_steps:
+            return None
+        return self.actor.explore(parameters, self.environments.observation, self.behaviour_task)
+
+    def act(self, planned: tuple[Any, Searches | None] | None) -> Experience:
+        """Makes one step of every environment with the actions that :meth:`plan` chose.
+
+        Raises:
+            UserError: an environment failed.
+            Diverged: an action is not finite.
+        """
+        config, environments = self._config, self.environments
+        tasks, behaviour = environments.task_ids, self.behaviour_task.copy()
+        searches: Searches | None = None
+        if planned is None:
+            shape = (len(tasks), self._suite.action_size)
+            action = self._rng.uniform(-1.0, 1.0, shape).astype(np.float32)
+            action *= self._suite.action_mask[tasks]
+        else:
+            action, searches = np.asarray(planned[0]), planned[1]
+            if not np.isfinite(action).all():
+                raise Diverged(f"the agent's action is {action[~np.isfinite(action)][0]}")
+            if config.noise:
+                noise = self._noise[:, None] * self._rng.standard_normal(action.shape, np.float32)
+                action = np.clip(action + noise, -MAX_ACTION, MAX_ACTION)
+                action *= self._suite.action_mask[tasks]
+        if config.early_episode_steps is not None:
+            early = self.steps < _EARLY_SHARE * config.steps
+            environments.cut_episodes(config.early_episode_steps if early else None)
+        step = environments.step(action)
+        self.steps += 1
+        for e in np.flatnonzero(step.terminated | step.truncated).tolist():
+            self._draw(e)
+        # A search for another task is no target for this task.
+        return Experience(tasks, behaviour, action, step, searches, behaviour == tasks)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns what :meth:`load` needs besides the environments' own state."""
+        noise = {"noise": self._noise} if self._config.noise else {}
+        return {"acting_as": self.behaviour_task, **noise}
+
+    def load(
+        self,
+        saved: dict[str, np.ndarray],
+        environments: dict[str, np.ndarray] | None,
+        sink: ExperienceSink,
+    ) -> list[int]:
+        """Continues from :meth:`state` and the state of the environments. Without the latter, begins new episodes.
+
+        Returns the environments that began a new episode.
+        """
+        self.behaviour_task[:] = saved["acting_as"]
+        if self._config.noise:
+            self._noise[:] = saved["noise"]
+        if environments is None:
+            self.environments.reset()
+            again = list(range(len(self.environments.task_ids)))
+        else:
+            again = self.environments.load(environments)
+        self._begin(sink, np.array(again, int))
+        return again
+
+    def _begin(self, sink: ExperienceSink, places: np.ndarray) -> None:
+        sink.begin(self.environments.task_ids[places], self.environments.observation[places])
+        for e in places.tolist():
+            self._draw(e)
+
+    def _draw(self, e: int) -> None:
+        """Draws the policy and the noise of the episode that environment ``e`` begins."""
+        task, config = int(self.environments.task_ids[e]), self._config
+        self.behaviour_task[e] = policy_for_episode(
+            self._rng, task, self._suite.bodies, config.borrowed_episodes
+        )
+        if config.noise:
+            self._noise[e] = self._rng.uniform(0.0, config.noise)

@@ -1,0 +1,53 @@
+"""The training's end of the seam: experience goes to the replay and to the running statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ezm.acting.collector import Experience
+from ezm.agent.learning import RunningStatistics
+from ezm.experience import Replay
+
+
+class ReplaySink:
+    """Adds what a collector experiences to a replay, and to the statistics of observations and returns.
+
+    Args:
+        replay: of the suite's tasks, with one environment each.
+        statistics: of the agent.
+        updates: returns the learner's present number of updates, which is kept with each search.
+    """
+
+    def __init__(
+        self, replay: Replay, statistics: RunningStatistics, updates: Callable[[], int]
+    ) -> None:
+        self._replay, self._statistics, self._updates = replay, statistics, updates
+
+    def begin(self, task: np.ndarray, observation: np.ndarray) -> None:
+        """See :class:`ezm.acting.collector.ExperienceSink`."""
+        for each, first in zip(task.tolist(), observation, strict=True):
+            self._replay.cut_episode(each)
+            self._begin(each, first)
+
+    def add(self, experience: Experience) -> None:
+        """See :class:`ezm.acting.collector.ExperienceSink`."""
+        replay, statistics, step = self._replay, self._statistics, experience.step
+        if experience.searches is not None:
+            newest = replay.rows[experience.task] - 1
+            rows = np.where(experience.searched, newest, -1)
+            replay.store(experience.task, rows, experience.searches, self._updates())
+        for e, task in enumerate(experience.task.tolist()):
+            terminated, truncated = bool(step.terminated[e]), bool(step.truncated[e])
+            reward, observation = float(step.reward[e]), step.next_observation[e]
+            replay.add(task, experience.action[e], reward, observation, terminated, truncated)
+            statistics.add(task, observation)
+            if statistics.returns is not None:
+                statistics.returns.add(task, reward, ended=terminated or truncated)
+            if terminated or truncated:
+                self._begin(task, step.observation[e])
+
+    def _begin(self, task: int, observation: np.ndarray) -> None:
+        self._replay.begin(task, observation)
+        self._statistics.add(task, observation)
