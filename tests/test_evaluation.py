@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from ezm.evaluation.results import (
 )
 from ezm.evaluation.scores import normalised, success_bar
 from ezm.learning import build
+from ezm.learning.agent import TO_ACT
+from ezm.learning.named import named
 from ezm.presets import PRESETS
 from ezm.tasks import ParallelTasks, Suite, load_suite, protocol_of, with_protocol
 from ezm.training.run_folder import RunFolder, unwritable
@@ -226,13 +229,15 @@ def test_an_agent_to_act_with_is_the_trained_one_without_replay_and_optimizer(
     arrays = whole.arrays["agent"]["learner"]
     leaves = jax.tree.leaves(agent.state)
     assert len(leaves) == len(jax.tree.leaves(agent.state.model)) < len(arrays) / 2
-    for number, leaf in enumerate(leaves):
-        np.testing.assert_array_equal(leaf, arrays[f"{number:03d}"])
+    for name, leaf in named(agent.state).items():
+        assert name.startswith("model.")
+        np.testing.assert_array_equal(leaf, arrays[name])
     np.testing.assert_array_equal(
         agent.statistics.mean, whole.arrays["agent"]["statistics"]["mean"]
     )
-    part = folder.latest_checkpoint({"agent": agent.names()})
+    part = folder.latest_checkpoint([f"agent/{name}" for name in TO_ACT])
     assert part is not None and part.arrays.keys() == {"agent"}
+    assert part.arrays["agent"]["learner"].keys() == named(agent.state).keys()
 
 
 def test_a_checkpoint_of_other_networks_is_one_line(
@@ -241,7 +246,12 @@ def test_a_checkpoint_of_other_networks_is_one_line(
     document = json.loads((run / "config.json").read_text())
     document["config"]["model"]["latent_size"] = 24
     (run / "config.json").write_text(json.dumps(document))
-    assert "checkpoint 30 has other networks than config.json" in error(capsys, "copied")
+    said = error(capsys, "copied")
+    assert "checkpoint 30 has other networks than config.json" in said
+    assert re.search(
+        r": model\.observation_in\.weight has the shape \(\d+, 16\) in the checkpoint and \(\d+, 24\) now; bring",
+        said,
+    )
 
 
 def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "ezm"
 LAYERS = [
     {"errors", "output"},
     {"plain"},
-    {"config", "presets", "programs", "validation"},
+    {"config", "presets", "validation"},
     {"tasks"},
     {"world_model"},
     {"planning"},

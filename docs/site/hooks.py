@@ -33,7 +33,7 @@ API = [
         "world_model",
         "planning",
     ),
-    *("replay", "learning", "evaluation", "training", "watching", "control", "programs"),
+    *("replay", "learning", "evaluation", "training", "watching", "control"),
 ]
 """Modules and packages of ezm that have a page."""
 

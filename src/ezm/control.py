@@ -24,7 +24,6 @@ from ezm.config import PlannerConfig
 from ezm.errors import UserError
 from ezm.learning.agent import Agent
 from ezm.planning import rounds
-from ezm.programs import prepare
 from ezm.tasks.spec import nearest
 from ezm.training.run_folder import RunFolder
 from ezm.training.runs import load_agent
@@ -192,8 +191,7 @@ class Planner:
             ).search
             return search.action, search.following[0]
 
-        of = f"act {self._learner.identity} {config} {self._structure} {self.warm_start}"
-        return prepare(act, *self._arguments(0, *self._nothing), of=of).compile()
+        return jax.jit(act).lower(*self._arguments(0, *self._nothing)).compile()
 
     @property
     def _nothing(self) -> tuple[np.ndarray, int, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import equinox as eqx
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ezm.config import PlannerConfig, ReplayConfig, TrainConfig
+from ezm.config import PlannerConfig, TrainConfig
 from ezm.learning.losses import TARGET_AXIS, Targets, unrolled_loss
 from ezm.learning.normalizer import LARGEST_RETURN, Normalizer
 from ezm.learning.sharding import split
@@ -36,18 +36,6 @@ _TEMPERATURE_RATE = 3e-3
 _FIRST_TEMPERATURE = 0.01  # FlashSAC's
 # Folded into the key of the actor's samples. Batch numbers start at 0 and never reach it.
 _ACTOR_KEY = 2**32 - 1
-_NOT_IN_PROGRAMS: dict[str, Any] = {
-    "suite": "",
-    "seed": 0,
-    "evaluate_every": 0,
-    "evaluation_episodes": 0,
-    "final_episodes": 0,
-    "diagnose_every": 0,
-    "checkpoint_every": 0,
-    "step_limit": 0.0,
-    "replay": ReplayConfig(),
-}
-"""Options of a run that none of the learner's functions reads."""
 
 
 class LearnerState(eqx.Module):
@@ -94,13 +82,6 @@ class Learner:
             optax.clip_by_global_norm(config.gradient_clip),
             optax.adamw(rate, weight_decay=config.weight_decay),
         )
-
-    @property
-    def identity(self) -> str:
-        """Text that names all constants in programs of this learner's functions, for :mod:`ezm.programs`."""
-        config = replace(self.config, **_NOT_IN_PROGRAMS)
-        suite = (np.asarray(x) for x in (self.suite.action_mask, self.suite.discount))
-        return " ".join([repr(config), *(f"{x.shape}{x.tobytes().hex()}" for x in suite)])
 
     def _temperature(self, updates: Int[Array, ""]) -> Float[Array, ""]:
         first, last = (

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Array
 
 from ezm.learning import Learner, LearnerState, Normalizer
-from ezm.programs import prepare
 from ezm.replay import Searches
 from ezm.world_model import WorldModel
 
@@ -85,7 +84,6 @@ class Actor:
             "policy": partial(choose, mode="policy"),
             "sample": sample,
         }
-        self._of = f"{learner.identity} {config}"
         self._programs: dict[tuple[str, int], Any] = {}  # by function and observations
 
     def reseed(self, seed: int) -> None:
@@ -150,9 +148,9 @@ class Actor:
         """Returns the compiled function of that name. ``arguments`` follow key and step, with the tasks last."""
         size = name, len(arguments[-1])
         if size not in self._programs:
-            function, of = self._functions[name], f"{name} {self._of}"
-            prepared = prepare(function, self._key, np.int32(0), *arguments, of=of)
-            self._programs[size] = prepared.compile()
+            program = jax.jit(self._functions[name])
+            lowered = program.lower(self._key, np.int32(0), *arguments)
+            self._programs[size] = lowered.compile()
         return self._programs[size]
 
     def policy(

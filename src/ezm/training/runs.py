@@ -12,6 +12,7 @@ import jax
 from ezm.config import TrainConfig, from_dict, to_dict
 from ezm.errors import UserError
 from ezm.learning import Agent, for_acting
+from ezm.learning.agent import TO_ACT
 from ezm.learning.sharding import mesh
 from ezm.output import note
 from ezm.plain import read
@@ -143,14 +144,16 @@ def _check(config: TrainConfig, suite: Suite) -> None:
 def _run(run: RunFolder, config: TrainConfig, suite: Suite, wandb: bool) -> bool:
     with ExitStack() as stack:
         stack.enter_context(run.lock())
-        if config != from_dict(run.config):
-            run.replace_config(to_dict(config))
+        changed = config != from_dict(run.config)
+        run.config = to_dict(config)
         metrics = stack.enter_context(MetricsLogger(run, wandb=wandb))
         progress = stack.enter_context(
             TrainingProgress(suite.task_names, config.steps, folder=run.path)
         )
         trainer = Trainer(config, suite, run, metrics, progress)
         trainer.restore()
+        if changed:  # only now, so that a run that cannot go on stays as it is
+            run.replace_config(run.config)
         progress.recall(read_metrics(run.metrics_path))
         return trainer.train()
 
@@ -167,7 +170,7 @@ def load_agent(run: RunFolder) -> tuple[Agent, int]:
     suite = as_trained(suite_of(config), run)
     check(config, suite.num_tasks)
     agent = for_acting(config, suite)
-    checkpoint = run.latest_checkpoint({"agent": agent.names()})
+    checkpoint = run.latest_checkpoint([f"agent/{name}" for name in TO_ACT])
     if checkpoint is None:
         raise UserError(f"{run.path} has no checkpoint yet: train it further first")
     take_over(agent, checkpoint)

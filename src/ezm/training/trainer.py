@@ -21,7 +21,6 @@ from ezm.learning import Agent, Normalizer, build
 from ezm.replay import Replay, RowSizes, Searches
 from ezm.tasks import ParallelTasks, Suite
 from ezm.training.actor import Actor, policy_for_episode
-from ezm.training.checkpoints import packed, unpacked
 from ezm.training.interrupts import at_interrupt
 from ezm.training.machine import machine
 from ezm.training.memory import Memory, has_own_memory, planned, size
@@ -372,15 +371,13 @@ class Trainer:
         arrays = {
             "agent": self.agent.arrays(),
             "replay": self.replay.state(),
-            "pending": packed(self._pipeline.pending()),
+            "pending": self._pipeline.pending(),
             "normalizer": {k: v for k, v in vars(self._normalizer).items() if v is not None},
-            "acting_as": self._acting_as,
+            "acting": {"task": self._acting_as, "noise": self._noise},
         }
-        if self.config.noise:
-            arrays["noise"] = self._noise
         if environments:
-            arrays["environments"] = packed(self._environments.state())
-            arrays["evaluation"] = packed(self._evaluator.state())
+            arrays["environments"] = self._environments.state()
+            arrays["evaluation"] = self._evaluator.state()
         meta = {
             "step": self.step,
             "seconds": self.seconds,
@@ -409,27 +406,34 @@ class Trainer:
         """Restores the state of actors, pipeline and environments. Returns the tasks whose environments start again."""
         saved, meta = checkpoint.arrays, checkpoint.meta
         self._actor.steps, self._evaluation_actor.steps = meta["acted"], meta["evaluated"]
-        self._acting_as[:] = saved["acting_as"]
-        if self.config.noise:
-            self._noise[:] = saved["noise"]
+        self._acting_as[:], self._noise[:] = saved["acting"]["task"], saved["acting"]["noise"]
         self._normalizer = Normalizer(**jax.tree.map(jnp.asarray, saved["normalizer"]))
-        self._pipeline.resume(unpacked(saved["pending"]), self._normalizer)
+        self._pipeline.resume(saved["pending"], self._normalizer)
         if "environments" not in saved:
             self._environments.reset()
             return list(range(self.suite.num_tasks))
-        self._evaluator.load(unpacked(saved["evaluation"]))
-        anew = self._environments.load(unpacked(saved["environments"]))
+        self._evaluator.load(saved["evaluation"])
+        anew = self._environments.load(saved["environments"])
         if anew:
             names = ", ".join(self.suite.task_names[task] for task in anew)
             self.progress.message(f"new episodes of {names}, which cannot be restored")
         return anew
 
     def restore(self) -> None:
-        """Restores the run's latest checkpoint, or its beginning where it has none."""
+        """Restores the run's latest checkpoint, or its beginning where it has none.
+
+        Raises:
+            UserError: the checkpoint cannot be read, has other networks, or holds only what acting needs.
+        """
         checkpoint = self.run.latest_checkpoint()
         if checkpoint is None:
             self.metrics.truncate(0, -1)
             return
+        if "replay" not in checkpoint.arrays:
+            raise UserError(
+                f"{self.run.path} cannot be trained further: its checkpoint holds what acting needs, and no replay; "
+                "start a new run"
+            )
         take_over(self.agent, checkpoint)
         self.replay.load(checkpoint.arrays.pop("replay"))
         self._checkpoint = checkpoint
@@ -451,10 +455,10 @@ def take_over(agent: Agent, checkpoint: Checkpoint) -> None:
     """
     try:
         agent.load(checkpoint.arrays["agent"])
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise UserError(
             f"checkpoint {checkpoint.step} has other networks than config.json, the tasks and ezm "
-            f"{ezm.__version__} make now: bring back what has changed, or start a new run"
+            f"{ezm.__version__} make now: {error}; bring back what has changed, or start a new run"
         ) from error
 
 
