@@ -24,7 +24,6 @@ from benchmarks.results import Row, append
 from ezm.acting.load import load_agent, suite_of
 from ezm.config import TrainConfig, from_dict
 from ezm.errors import UserError
-from ezm.runs.checkpoints import MANIFEST, write_manifest
 from ezm.runs.folder import RunFolder
 from ezm.runs.metrics import read_metrics
 
@@ -106,12 +105,6 @@ def keep_agent(run: RunFolder, path: Path) -> None:
     agent, step = load_agent(run)
     kept = RunFolder.create(path, run.config, run.tasks)
     kept.save_checkpoint(step, {"agent": agent.arrays()}, {"step": step})
-    for marker in kept.checkpoints_path.rglob("commit_success.txt"):
-        # Orbax writes a path of this machine to it.
-        marker.write_text("Checkpoint commit was successful\n")
-    for manifest in kept.checkpoints_path.rglob(MANIFEST):
-        manifest.unlink()
-        write_manifest(manifest.parent)
 
 
 def main(options: Options) -> None:

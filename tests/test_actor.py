@@ -85,7 +85,7 @@ def trained(tmp_path: Path, **changes: Any) -> Kept:
     checkpoint = RunFolder.open(tmp_path / "run").latest_checkpoint()
     assert checkpoint is not None
     replay = checkpoint.arrays["replay"]
-    return Kept(replay["action"][0][20:60, 0], replay["search_updates"][0][20:60] >= 0)
+    return Kept(replay["action"]["0"][20:60, 0], replay["search_updates"]["0"][20:60] >= 0)
 
 
 def test_acting_without_search_stores_none(tmp_path: Path) -> None:

@@ -149,8 +149,8 @@ def test_a_search_of_a_state_that_is_named_twice_is_the_last_one() -> None:
         Story([replay], 0)
         found = Story([], 0).searches(3)
         replay.store(np.array([0, 0, 1]), np.array([1, 1, 1]), found, 5)
-        np.testing.assert_array_equal(replay.state()["search_value"][0], [0, found.value[1]])
-        np.testing.assert_array_equal(replay.state()["search_value"][1], [0, found.value[2]])
+        np.testing.assert_array_equal(replay.state()["search_value"]["0"], [0, found.value[1]])
+        np.testing.assert_array_equal(replay.state()["search_value"]["1"], [0, found.value[2]])
 
 
 def test_more_rows_than_are_moved_at_once_are_saved_and_loaded(

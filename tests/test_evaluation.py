@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from ezm.acting.evaluate import Episodes, episodes, random_policy
 from ezm.acting.load import load_agent, suite_of
 from ezm.acting.results import Evaluation, read_evaluations
 from ezm.agent import build
+from ezm.agent.agent import TO_ACT
+from ezm.agent.named import named
 from ezm.config import ModelConfig, PlannerConfig, to_dict
 from ezm.config.presets import PRESETS
 from ezm.errors import UserError
@@ -223,13 +226,15 @@ def test_an_agent_to_act_with_is_the_trained_one_without_replay_and_optimizer(
     arrays = whole.arrays["agent"]["learner"]
     leaves = jax.tree.leaves(agent.state)
     assert len(leaves) == len(jax.tree.leaves(agent.state.model)) < len(arrays) / 2
-    for number, leaf in enumerate(leaves):
-        np.testing.assert_array_equal(leaf, arrays[f"{number:03d}"])
+    for name, leaf in named(agent.state).items():
+        assert name.startswith("model.")
+        np.testing.assert_array_equal(leaf, arrays[name])
     np.testing.assert_array_equal(
         agent.statistics.mean, whole.arrays["agent"]["statistics"]["mean"]
     )
-    part = folder.latest_checkpoint({"agent": agent.names()})
+    part = folder.latest_checkpoint([f"agent/{name}" for name in TO_ACT])
     assert part is not None and part.arrays.keys() == {"agent"}
+    assert part.arrays["agent"]["learner"].keys() == named(agent.state).keys()
 
 
 def test_a_checkpoint_of_other_networks_is_one_line(
@@ -238,7 +243,12 @@ def test_a_checkpoint_of_other_networks_is_one_line(
     document = json.loads((run / "config.json").read_text())
     document["config"]["model"]["latent_size"] = 24
     (run / "config.json").write_text(json.dumps(document))
-    assert "checkpoint 30 has other networks than config.json" in error(capsys, "copied")
+    said = error(capsys, "copied")
+    assert "checkpoint 30 has other networks than config.json" in said
+    assert re.search(
+        r": model\.observation_in\.weight has the shape \(\d+, 16\) in the checkpoint and \(\d+, 24\) now; bring",
+        said,
+    )
 
 
 def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,8 +147,8 @@ def test_a_learner_that_diverges(train: Train, tmp_path: Path) -> None:
     for leaf in jax.tree.leaves(checkpoint.arrays["agent"]):
         assert np.isfinite(leaf).all()
     batch = np.load(run / "diverged.npz")
-    assert batch["['batch'].observation"].shape == (9, 4, 2)
-    figures = [batch["['figures']['loss/total']"], batch["['figures']['gradient_norm']"]]
+    assert batch["batch.observation"].shape == (9, 4, 2)
+    figures = [batch["figures.loss/total"], batch["figures.gradient_norm"]]
     assert not np.isfinite(figures).all()
 
 

@@ -89,6 +89,17 @@ def test_open_refuses_a_newer_format(run: RunFolder) -> None:
         RunFolder.open(run.path)
 
 
+def test_open_tells_how_to_convert_an_older_format(tmp_path: Path) -> None:
+    path = tmp_path / "my run"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"format": FORMAT - 1, "config": CONFIG}))
+    with pytest.raises(UserError) as caught:
+        RunFolder.open(path)
+    assert str(caught.value) == (
+        f"{path} was written by an older ezm: convert it with `ezm convert '{path}'`"
+    )
+
+
 def test_write_atomically_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a", "old")
     write_atomically(tmp_path / "a", "new")
@@ -174,7 +185,7 @@ def test_what_may_not_be_read_is_named(run: RunFolder, monkeypatch: pytest.Monke
 
     (run.checkpoints_path / "000000060").mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "verify", refused)
+        patch.setattr(checkpoints, "read_manifest", refused)
         with pytest.raises(UserError, match="000000060 cannot be read .Permission denied.: check"):
             run.latest_checkpoint()
     with monkeypatch.context() as patch:

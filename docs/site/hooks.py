@@ -25,7 +25,7 @@ ELSEWHERE = {
 API = [
     *("config", "tasks", "tasks.sources", "tasks.humanoid_bench", "statistics"),
     *("agent", "agent.world_model", "agent.planning", "agent.learning"),
-    *("experience", "runs", "acting", "training", "control", "report", "watching", "programs"),
+    *("experience", "runs", "acting", "training", "control", "report", "watching"),
 ]
 """Modules and packages of ezm that have a page."""
 

@@ -29,7 +29,6 @@ from ezm.agent.world_model.layers import Precision
 from ezm.agent.world_model.precision import with_weights
 from ezm.config import PlannerConfig
 from ezm.errors import UserError, nearest
-from ezm.programs import prepare
 from ezm.runs.folder import RunFolder
 
 _WARM_UP, _TIMED = 5, 50
@@ -84,7 +83,7 @@ class Planner:
             known = " or ".join(typing.get_args(Precision))
             raise UserError(f"precision {precision!r}: must be {known}")
         self.warm_start = warm_start
-        self._policy, self._identity = agent.learner.policy, agent.learner.identity
+        self._policy = agent.learner.policy
         self._key = jax.random.key(seed)
         root = for_one_robot(agent.state.model, self._key)
         tree = root if precision == "float32" else with_weights(root, precision)
@@ -190,8 +189,7 @@ class Planner:
             ).search
             return search.action, search.following[0]
 
-        of = f"act {self._identity} {config} {self._structure} {self.warm_start}"
-        return prepare(act, *self._arguments(0, *self._nothing), of=of).compile()
+        return jax.jit(act).lower(*self._arguments(0, *self._nothing)).compile()
 
     @property
     def _nothing(self) -> tuple[np.ndarray, int, np.ndarray]:

@@ -13,7 +13,6 @@ from jaxtyping import Array
 from ezm.agent.batch import Searches
 from ezm.agent.learning import Learner
 from ezm.agent.search_policy import ActingParameters
-from ezm.programs import prepare
 
 ActingMode = Literal["search", "policy", "sample"]
 """Source of actions: the search's best action, the policy's mean, or a sample of the policy."""
@@ -70,7 +69,6 @@ class Actor:
             "policy": partial(choose, mode="policy"),
             "sample": sample,
         }
-        self._of = f"{learner.identity} {config}"
         self._programs: dict[tuple[str, int], Any] = {}  # by function and observations
 
     def reseed(self, seed: int) -> None:
@@ -123,9 +121,9 @@ class Actor:
         """Returns the compiled function of that name. ``arguments`` follow key and step, with the tasks last."""
         size = name, len(arguments[-1])
         if size not in self._programs:
-            function, of = self._functions[name], f"{name} {self._of}"
-            prepared = prepare(function, self._key, np.int32(0), *arguments, of=of)
-            self._programs[size] = prepared.compile()
+            program = jax.jit(self._functions[name])
+            lowered = program.lower(self._key, np.int32(0), *arguments)
+            self._programs[size] = lowered.compile()
         return self._programs[size]
 
     def policy(

@@ -32,7 +32,7 @@ class Experience(NamedTuple):
     action: np.ndarray
     """(E, A) float32."""
     step: StepBatch
-    """What the environments returned. Where an episode ended, ``observation`` begins the next one."""
+    """The result of the step. Where an episode ended, ``observation`` begins the next one."""
     searches: Searches | None
     """(E, ...) searches of the states before the step, None where no search chose the actions."""
     searched: np.ndarray
@@ -129,9 +129,8 @@ class Collector:
         return Experience(tasks, behaviour, action, step, searches, behaviour == tasks)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Returns what :meth:`load` needs besides the environments' own state."""
-        noise = {"noise": self._noise} if self._config.noise else {}
-        return {"acting_as": self.behaviour_task, **noise}
+        """Returns the arrays that :meth:`load` needs besides the environments' own state."""
+        return {"task": self.behaviour_task, "noise": self._noise}
 
     def load(
         self,
@@ -143,9 +142,7 @@ class Collector:
 
         Returns the environments that began a new episode.
         """
-        self.behaviour_task[:] = saved["acting_as"]
-        if self._config.noise:
-            self._noise[:] = saved["noise"]
+        self.behaviour_task[:], self._noise[:] = saved["task"], saved["noise"]
         if environments is None:
             self.environments.reset()
             again = list(range(len(self.environments.task_ids)))

@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields, replace
 
 import ezm
 from ezm.agent import Agent, for_acting
+from ezm.agent.agent import TO_ACT
 from ezm.config import TrainConfig, from_dict
 from ezm.config.plain import read
 from ezm.config.validation import check
@@ -73,7 +74,7 @@ def load_agent(run: RunFolder) -> tuple[Agent, int]:
     suite = as_trained(suite_of(config), run)
     check(config, suite.num_tasks)
     agent = for_acting(config, suite)
-    checkpoint = run.latest_checkpoint({"agent": agent.names()})
+    checkpoint = run.latest_checkpoint([f"agent/{name}" for name in TO_ACT])
     if checkpoint is None:
         raise UserError(f"{run.path} has no checkpoint yet: train it further first")
     take_over(agent, checkpoint)
@@ -88,8 +89,8 @@ def take_over(agent: Agent, checkpoint: Checkpoint) -> None:
     """
     try:
         agent.load(checkpoint.arrays["agent"])
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise UserError(
             f"checkpoint {checkpoint.step} has other networks than config.json, the tasks and ezm "
-            f"{ezm.__version__} make now: bring back what has changed, or start a new run"
+            f"{ezm.__version__} make now: {error}; bring back what has changed, or start a new run"
         ) from error

@@ -14,13 +14,14 @@ from jaxtyping import PRNGKeyArray
 
 from ezm.agent.learning.learner import Learner, LearnerState, discounts, supports
 from ezm.agent.learning.normalizer import ReturnScale, RunningStatistics
+from ezm.agent.named import compare, filled, named
 from ezm.agent.search_policy import ActingParameters, SuiteArrays
 from ezm.agent.world_model import WorldModel
 from ezm.config import TrainConfig
 from ezm.tasks import Suite
 
-TASK_EMBEDDING = "000"
-"""Name of the model's task embeddings in :meth:`Agent.arrays`: the first array of the learner's state."""
+TO_ACT = ("learner/model.", "statistics/")
+"""Beginnings of the names of the arrays that acting needs, among :meth:`Agent.arrays`."""
 
 
 @dataclass
@@ -40,36 +41,23 @@ class Agent:
         return ActingParameters(state.model, normalizer, state.q_range, state.updates)
 
     def arrays(self) -> dict[str, Any]:
-        """Returns all arrays of the agent as nested dictionaries, for :meth:`load`."""
-        leaves = jax.tree.leaves(_raw_key(self.state))
-        return {
-            "learner": {f"{i:03d}": np.asarray(x) for i, x in enumerate(leaves)},
-            "statistics": self.statistics.state(),
-        }
+        """Returns all arrays of the agent by name, as nested dictionaries, for :meth:`load`."""
+        learner = {name: np.asarray(leaf) for name, leaf in named(_raw_key(self.state)).items()}
+        return {"learner": learner, "statistics": self.statistics.state()}
 
     def load(self, arrays: dict[str, Any]) -> None:
         """Loads the arrays of a saved agent with the same configuration and suite.
 
         Raises:
-            ValueError: the arrays have other shapes.
+            ValueError: the arrays have other names or shapes. The message names the first that differs.
         """
-        leaves, structure = jax.tree.flatten(_raw_key(self.state))
-        saved = [jnp.asarray(each) for _, each in sorted(arrays["learner"].items())]
-        if [each.shape for each in saved] != [leaf.shape for leaf in leaves]:
-            raise ValueError("the networks differ")
-        state = jax.tree.unflatten(structure, saved)
+        saved = filled(_raw_key(self.state), arrays["learner"])
+        compare(self.statistics.state(), arrays["statistics"])
+        state = jax.tree.map(jnp.asarray, saved)
         if state.key is not None:
             state = eqx.tree_at(lambda s: s.key, state, jax.random.wrap_key_data(state.key))
         self.state = state
         self.statistics.load(arrays["statistics"])
-
-    def names(self) -> dict[str, Any]:
-        """Returns the structure that :meth:`load` reads: nested dictionaries with 0 in place of each array."""
-        leaves = jax.tree.leaves(_raw_key(self.state))
-        return {
-            "learner": {f"{i:03d}": 0 for i in range(len(leaves))},
-            "statistics": dict.fromkeys(self.statistics.state(), 0),
-        }
 
 
 def _raw_key(state: LearnerState) -> LearnerState:
@@ -94,7 +82,7 @@ def build(config: TrainConfig, suite: Suite) -> Agent:
 def for_acting(config: TrainConfig, suite: Suite) -> Agent:
     """Returns an agent to act with. Its learner's state has only the model, whose arrays come with :meth:`Agent.load`.
 
-    The model comes first among the arrays that a trained agent saved, so ``load`` takes the first of them.
+    Give ``load`` only the arrays of :data:`TO_ACT`.
     """
     learner, network = _parts(config, suite)
     model = eqx.filter_eval_shape(network, jax.random.key(0))

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import ezm
 from ezm.cli.completion import Completion, completion
+from ezm.cli.convert import Convert, convert
 from ezm.cli.doctor import Doctor, doctor
 from ezm.cli.evaluate import Eval, evaluate
 from ezm.cli.output import Lines
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Command] = {
     "tasks": Command(Tasks, tasks),
     "demo": Command(Demo, demo),
     "doctor": Command(Doctor, doctor),
+    "convert": Command(Convert, convert),
     "completion": Command(Completion, lambda arguments: completion(arguments, _options())),
 }
 
@@ -67,6 +69,7 @@ EfficientZero-Multitask: one model-based agent learns many control tasks.
   ezm profile SUITE    where the time of a run goes, as a table and a picture
   ezm tasks            list suites and tasks
   ezm doctor           can this machine train and draw, and what to mend
+  ezm convert RUN      bring a run of an older ezm into today's format
   ezm completion SHELL tab completion for bash, zsh or fish
   ezm --version
 

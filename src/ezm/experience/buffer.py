@@ -97,16 +97,18 @@ class Replay:
     def state(self) -> dict[str, Any]:
         """Returns all arrays by name, to be saved, for :meth:`load`.
 
-        An array with rows is a list with the rows that each task has filled. These are views, or
+        An array with rows is a dictionary, by the task's number, of the rows that each task has filled. These are views, or
         :class:`ezm.experience.rows.Deferred` for rows on a device, so that saving makes no copy of the replay.
         """
-        filled = np.clip(self.rows, 1, self.config.capacity).tolist()
+        filled = np.minimum(self.rows, self.config.capacity).tolist()
         places = {
-            name: value if value.ndim == 1 else [ring[:n] for ring, n in zip(value, filled)]
+            name: value
+            if value.ndim == 1
+            else {str(task): value[task, :n] for task, n in enumerate(filled)}
             for name, value in self._arrays().items()
         }
         return places | {
-            name: [self._content.filled(name, task, n) for task, n in enumerate(filled)]
+            name: {str(task): self._content.filled(name, task, n) for task, n in enumerate(filled)}
             for name in self._content.sizes.fields
         }
 
@@ -121,9 +123,8 @@ class Replay:
             if mine is not None and mine.ndim == 1:
                 mine[:] = saved
                 continue
-            saved = list(saved)
             for task, rows in enumerate(filled):
-                ring, saved[task] = saved[task], None
+                ring = saved.pop(str(task))
                 before = len(ring)
                 slots = np.arange(before)
                 if not (before == now or rows <= before <= now):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ezm.agent.agent import TASK_EMBEDDING
-from ezm.errors import UserError
 from ezm.runs.folder import RunFolder
+
+_NAME = "model.task_embedding"
 
 
 def task_embeddings(run: RunFolder) -> tuple[int, np.ndarray] | None:
@@ -19,14 +19,11 @@ def task_embeddings(run: RunFolder) -> tuple[int, np.ndarray] | None:
         UserError: the checkpoint cannot be read.
     """
     model = run.config.get("model", {})
-    found = run.latest_checkpoint({"agent": {"learner": {TASK_EMBEDDING: 0}}})
+    found = run.latest_checkpoint((f"agent/learner/{_NAME}",))
     if found is None or not model.get("task_embedding", True):
         return None
-    step = found.step
-    embedding = np.asarray(found.arrays["agent"]["learner"][TASK_EMBEDDING], dtype=float)
-    if embedding.ndim != 2:
-        raise UserError(f"checkpoint {step} of {run.path} was written by another version of ezm")
+    embedding = found.arrays["agent"]["learner"][_NAME].astype(float)
     # The same computation as in WorldModel.context.
     embedding = model.get("task_embedding_scale", 1.0) * embedding
     norm = np.linalg.norm(embedding, axis=-1, keepdims=True)
-    return step, embedding / np.maximum(norm, 1.0)
+    return found.step, embedding / np.maximum(norm, 1.0)

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from ezm.acting.results import Evaluation, read_evaluations
 from ezm.errors import UserError
 from ezm.report import figures
+from ezm.report.embedding import task_embeddings
 from ezm.report.page import Part
 from ezm.report.variants import flat
 from ezm.runs.folder import RunFolder
@@ -144,9 +145,6 @@ def task_map(run: RunFolder, tasks: Sequence[str]) -> Sequence[Part | str]:
         return []  # two points lie on a line, whatever was learned
     if not run.checkpoint_steps():
         return ["The run has no checkpoint yet, so there are no task embeddings to show."]
-    # Orbax and JAX take seconds to import.
-    from ezm.report.embedding import task_embeddings
-
     try:
         found = task_embeddings(run)
     except UserError as error:

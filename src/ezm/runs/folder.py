@@ -25,8 +25,9 @@ import json
 import logging
 import os
 import re
+import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ from ezm.runs.checkpoints import Checkpoint, Checkpoints, Saved
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Version of the layout. It increases when an older ezm can no longer read a run."""
+FORMAT = 2
+"""Version of the layout. It increases when an older ezm can no longer read a run. Format 1 had checkpoints of Orbax."""
 
 
 def new_run_path(root: Path, suite: str, preset: str, seed: int) -> Path:
@@ -126,7 +127,22 @@ class RunFolder:
         """Opens an existing run folder.
 
         Raises:
-            UserError: the path is not a run folder, a newer ezm wrote it, or its config.json is damaged or unreadable.
+            UserError: the path is not a run folder, a newer or an older ezm wrote it, or its config.json is damaged
+                or unreadable.
+        """
+        run, version = cls.open_any(path)
+        if version < FORMAT:
+            raise UserError(
+                f"{run.path} was written by an older ezm: convert it with `ezm convert {shlex.quote(str(path))}`"
+            )
+        return run
+
+    @classmethod
+    def open_any(cls, path: Path) -> tuple[RunFolder, int]:
+        """Opens a run folder of this format or of an older one. Returns it and its format.
+
+        Raises:
+            UserError: as :meth:`open`, except for an older format.
         """
         path = _place(path)
         file = path / "config.json"
@@ -150,7 +166,7 @@ class RunFolder:
             raise UserError(
                 f"{path} has run format {version}, this ezm reads up to {FORMAT}: update ezm"
             )
-        return cls(path, config, tasks)
+        return cls(path, config, tasks), version
 
     def replace_config(self, config: dict[str, Any]) -> None:
         """Replaces the configuration, for example when a run is given more steps. The caller must hold the lock.
@@ -216,11 +232,11 @@ class RunFolder:
         finally:
             os.close(file)
 
-    def save_checkpoint(self, step: int, arrays: Any, meta: dict[str, Any]) -> Saved:
+    def save_checkpoint(self, step: int, arrays: Mapping[str, Any], meta: dict[str, Any]) -> Saved:
         """Saves a checkpoint, see :meth:`Checkpoints.save`."""
         return self._checkpoints.save(step, arrays, meta)
 
-    def latest_checkpoint(self, wanted: Any = None) -> Checkpoint | None:
+    def latest_checkpoint(self, wanted: Sequence[str] = ("",)) -> Checkpoint | None:
         """Returns the newest readable checkpoint, or some of its arrays, see :meth:`Checkpoints.latest`."""
         return self._checkpoints.latest(wanted)
 

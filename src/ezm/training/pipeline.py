@@ -24,9 +24,9 @@ from ezm.agent.batch import Batch
 from ezm.agent.learning import Learner, LearnerState, Normalizer
 from ezm.agent.learning.losses import Targets
 from ezm.agent.learning.sharding import Layout, first, layout
+from ezm.agent.named import filled, named
 from ezm.errors import Diverged
 from ezm.experience import Drawn, Replay
-from ezm.programs import Prepared, prepare
 
 
 class Updates(NamedTuple):
@@ -51,9 +51,7 @@ class Updates(NamedTuple):
 
     def write(self, path: Path) -> None:
         """Writes batches, targets, figures and priorities to an .npz file, to find the cause of a divergence."""
-        named = jax.tree_util.tree_leaves_with_path(self._asdict())
-        arrays = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in named}
-        np.savez(path, allow_pickle=False, **arrays)
+        np.savez(path, allow_pickle=False, **named(self._asdict()))
 
 
 _UPDATES: dict[str, Any] = {"donate_argnums": 0, "static_argnums": 5}
@@ -139,10 +137,8 @@ class Pipeline:
         self._layout = layout(devices) if devices > 1 else None
         # Programs of several devices wait for each other, so all devices must start them in the same order.
         self._in_order: AbstractContextManager[Any] = Lock() if self._layout else nullcontext()
-        self._functions = functions(learner, state)
-        self._make_targets, self._updates = programs(*self._functions, self._layout)
+        self._make_targets, self._updates = programs(*functions(learner, state), self._layout)
         self._structure = jax.tree.structure(state)
-        self._identity = f"{learner.identity} {self._structure}"
         leaves = jax.tree.leaves(state)
         self._leaves = (
             leaves if self._layout is None else jax.device_put(leaves, self._layout.whole)
@@ -184,24 +180,13 @@ class Pipeline:
         """
         batch, _ = self._example(updates)
         optimizer, rest = self._parts
-        make = self._prepared("targets", rest, normalizer, batch, np.int32(0))
-        update = self._prepared(
-            "updates", optimizer, rest, normalizer, batch, make.out_info, static=(updates,)
-        )
+        make = self._make_targets.lower(rest, normalizer, batch, np.int32(0))
+        update = self._updates.lower(optimizer, rest, normalizer, batch, make.out_info, updates)
         targets = self._thread.submit(make.compile)
         learned = update.compile()
         self._compiled[updates] = compiled = targets.result(), learned
         memory = [program.memory_analysis() for program in compiled]
         return sum(m.temp_size_in_bytes + m.output_size_in_bytes for m in memory if m)
-
-    def _prepared(self, name: str, *arguments: Any, static: tuple[int, ...] = ()) -> Prepared:
-        targets = name == "targets"
-        if self._layout is None:
-            function, options = self._functions[not targets], {} if targets else _UPDATES
-            of = f"{name} {self._identity}"
-            return prepare(function, *arguments, of=of, static=static, **options)
-        lowered = (self._make_targets if targets else self._updates).lower(*arguments, *static)
-        return Prepared(lowered.out_info, lowered.compile)
 
     def step(self, normalizer: Normalizer, updates: int = 1, then: int | None = None) -> Updates:
         """Starts a step's updates, which may still be under way when this returns.
@@ -293,31 +278,31 @@ class Pipeline:
         return _Ahead(updates, batch, drawn, self._thread.submit(work))
 
     def pending(self) -> dict[str, np.ndarray]:
-        """Returns the batches drawn ahead and their targets, as arrays to save. Empty before the first update."""
+        """Returns the batches drawn ahead and their targets by name, to save. Empty before the first update."""
         if self._next is None:
             return {}
         updates, batch, drawn, making = self._next
-        leaves = map(np.asarray, jax.tree.leaves((batch, drawn, making.result())))
-        return {f"{i:03d}": leaf for i, leaf in enumerate([np.asarray(updates), *leaves])}
+        ahead = {"updates": updates, "batch": batch, "drawn": drawn, "targets": making.result()}
+        return {name: np.asarray(leaf) for name, leaf in named(ahead).items()}
 
     def resume(self, pending: dict[str, np.ndarray], normalizer: Normalizer) -> None:
         """Restores the batches and targets that :meth:`pending` returned."""
         if not pending:
             return
-        number, *leaves = (pending[name] for name in sorted(pending))
-        updates = int(number)
+        updates = int(pending["updates"])
         batch, drawn = self._example(updates)
         _, rest = self._parts
         targets = jax.eval_shape(self._make_targets, rest, normalizer, batch, np.int32(0))
-        structure = jax.tree.structure((batch, drawn, targets))
-        batch, drawn, made = jax.tree.unflatten(structure, leaves)
+        like = {"updates": updates, "batch": batch, "drawn": drawn, "targets": targets}
+        ahead = filled(like, pending)
+        batch, made = ahead["batch"], ahead["targets"]
         if self._layout is None:
             made = jax.device_put(made)
         else:
             batch, made = jax.device_put((batch, made), (self._layout.batch, self._layout.targets))
         done: Future[Targets] = Future()
         done.set_result(made)
-        self._next = _Ahead(updates, batch, drawn, done)
+        self._next = _Ahead(updates, batch, ahead["drawn"], done)
         self._drawn += updates
 
     def close(self) -> None:

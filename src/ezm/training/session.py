@@ -116,11 +116,13 @@ def _run(
 ) -> bool:
     with ExitStack() as stack:
         stack.enter_context(run.lock())
-        if config != from_dict(run.config):
-            run.replace_config(to_dict(config))
+        changed = config != from_dict(run.config)
+        run.config = to_dict(config)
         metrics = stack.enter_context(MetricsLogger(run, wandb=wandb))
         shown = stack.enter_context(display(suite.task_names, config.steps, folder=run.path))
         trainer = Trainer(config, suite, run, metrics, shown)
         trainer.restore()
+        if changed:  # only now, so that a run that cannot go on stays as it is
+            run.replace_config(run.config)
         shown.recall(read_metrics(run.metrics_path))
         return trainer.train()

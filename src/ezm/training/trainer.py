@@ -22,10 +22,9 @@ from ezm.agent import build
 from ezm.agent.learning import Normalizer
 from ezm.agent.search_policy import ActingParameters
 from ezm.config import TrainConfig
-from ezm.errors import Diverged
+from ezm.errors import Diverged, UserError
 from ezm.experience import Replay, RowSizes
 from ezm.platform import at_interrupt
-from ezm.runs.checkpoints import packed, unpacked
 from ezm.runs.folder import Checkpoint, RunFolder
 from ezm.runs.machine import machine
 from ezm.runs.metrics import MetricsLogger
@@ -334,13 +333,13 @@ class Trainer:
         arrays = {
             "agent": self.agent.arrays(),
             "replay": self.replay.state(),
-            "pending": packed(self._pipeline.pending()),
+            "pending": self._pipeline.pending(),
             "normalizer": {k: v for k, v in vars(self._normalizer).items() if v is not None},
-            **self._collector.state(),
+            "acting": self._collector.state(),
         }
         if environments:
-            arrays["environments"] = packed(self._environments.state())
-            arrays["evaluation"] = packed(self._evaluator.state())
+            arrays["environments"] = self._environments.state()
+            arrays["evaluation"] = self._evaluator.state()
         meta = {
             "step": self.step,
             "seconds": self.seconds,
@@ -370,22 +369,30 @@ class Trainer:
         saved, meta = checkpoint.arrays, checkpoint.meta
         self._actor.steps, self._evaluation_actor.steps = meta["acted"], meta["evaluated"]
         self._normalizer = Normalizer(**jax.tree.map(jnp.asarray, saved["normalizer"]))
-        self._pipeline.resume(unpacked(saved["pending"]), self._normalizer)
-        environments = None
-        if "environments" in saved:
-            self._evaluator.load(unpacked(saved["evaluation"]))
-            environments = unpacked(saved["environments"])
-        again = self._collector.load(saved, environments, self._sink)
+        self._pipeline.resume(saved["pending"], self._normalizer)
+        environments = saved.get("environments")
+        if environments is not None:
+            self._evaluator.load(saved["evaluation"])
+        again = self._collector.load(saved["acting"], environments, self._sink)
         if again and environments is not None:
             names = ", ".join(self.suite.task_names[task] for task in again)
             self.display.message(f"new episodes of {names}, which cannot be restored")
 
     def restore(self) -> None:
-        """Restores the run's latest checkpoint, or its beginning where it has none."""
+        """Restores the run's latest checkpoint, or its beginning where it has none.
+
+        Raises:
+            UserError: the checkpoint cannot be read, has other networks, or holds only what acting needs.
+        """
         checkpoint = self.run.latest_checkpoint()
         if checkpoint is None:
             self.metrics.truncate(0, -1)
             return
+        if "replay" not in checkpoint.arrays:
+            raise UserError(
+                f"{self.run.path} cannot be trained further: its checkpoint holds what acting needs, and no replay; "
+                "start a new run"
+            )
         take_over(self.agent, checkpoint)
         self.replay.load(checkpoint.arrays.pop("replay"))
         self._checkpoint = checkpoint

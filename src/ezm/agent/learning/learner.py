@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import equinox as eqx
@@ -25,7 +25,7 @@ from ezm.agent.search_policy import ActingParameters, SearchPolicy, SuiteArrays
 from ezm.agent.world_model import Context, Support, WorldModel, moments
 from ezm.agent.world_model.batch_norm import training, with_statistics, without_statistics
 from ezm.agent.world_model.precision import fast_precision, with_products
-from ezm.config import ReplayConfig, TrainConfig
+from ezm.config import TrainConfig
 
 if TYPE_CHECKING:
     import optax
@@ -35,18 +35,6 @@ _TEMPERATURE_RATE = 3e-3
 _FIRST_TEMPERATURE = 0.01  # FlashSAC's
 # Folded into the key of the actor's samples. Batch numbers start at 0 and never reach it.
 _ACTOR_KEY = 2**32 - 1
-_NOT_IN_PROGRAMS: dict[str, Any] = {
-    "suite": "",
-    "seed": 0,
-    "evaluate_every": 0,
-    "evaluation_episodes": 0,
-    "final_episodes": 0,
-    "diagnose_every": 0,
-    "checkpoint_every": 0,
-    "step_limit": 0.0,
-    "replay": ReplayConfig(),
-}
-"""Options of a run that none of the learner's functions reads."""
 
 
 class LearnerState(eqx.Module):
@@ -90,13 +78,6 @@ class Learner:
             optax.clip_by_global_norm(config.gradient_clip),
             optax.adamw(rate, weight_decay=config.weight_decay),
         )
-
-    @property
-    def identity(self) -> str:
-        """Text that names all constants in programs of this learner's functions, for :mod:`ezm.programs`."""
-        config = replace(self.config, **_NOT_IN_PROGRAMS)
-        suite = (np.asarray(x) for x in (self.suite.action_mask, self.suite.discount))
-        return " ".join([repr(config), *(f"{x.shape}{x.tobytes().hex()}" for x in suite)])
 
     def init(self, model: WorldModel, key: PRNGKeyArray) -> LearnerState:
         """Returns the initial state of a learner with an untrained model."""
