@@ -9,6 +9,7 @@ import pytest
 
 from ezm.config import from_dict, to_dict
 from ezm.errors import UserError
+from ezm.plain import without
 from ezm.presets import PRESETS
 from ezm.validation import check
 
@@ -32,7 +33,7 @@ def edited(name: str, value: Any) -> dict[str, Any]:
         ("planner.simulations", 1.5, "a whole number"),
         ("planner.simulations", True, "a whole number"),
         ("planner.simulations", None, "a whole number"),
-        ("planner.backend", "nosuch", "one of ezm, mctx"),
+        ("loss.consistency", "nosuch", "one of cosine, mse, off"),
         ("planner.considered_actions", "4", "a whole number or null"),
         ("model.latent_size", "64", "a whole number"),
         ("model.latent_norm", 1, "true or false"),
@@ -71,6 +72,12 @@ def test_what_an_older_version_did_not_write_has_its_default() -> None:
     plain = to_dict(PRESETS["cpu"])
     del plain["devices"], plain["model"]["bins"]
     assert from_dict(plain).devices == 1
+
+
+def test_named_values_are_left_out() -> None:
+    plain = {"a": 1, "b": {"a": 2, "c": {"d": 3, "a": 4}}, "c": [5]}
+    assert without(plain, ("a", "b.c.d", "c.x")) == {"b": {"a": 2, "c": {"a": 4}}, "c": [5]}
+    assert without("text", ("a",)) == "text"
 
 
 def test_an_unknown_name_is_of_another_version() -> None:

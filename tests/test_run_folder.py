@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ezm.config import from_dict, to_dict
 from ezm.errors import UserError
+from ezm.presets import PRESETS
 from ezm.training import checkpoints
 from ezm.training.run_folder import FORMAT, RunFolder, new_run_path, write_atomically
 
@@ -29,6 +31,20 @@ def test_created_run_opens_with_its_config(run: RunFolder) -> None:
     assert run.metrics_path == run.path / "metrics.jsonl"
     assert run.report_path.parent == run.tensorboard_path.parent == run.path
     assert run.checkpoints_path.is_dir()
+
+
+@pytest.mark.parametrize("value", ["ezm", "mctx"])
+def test_an_older_run_opens_without_the_options_that_are_gone(run: RunFolder, value: str) -> None:
+    config = to_dict(PRESETS["cpu"])
+    older = {**config, "planner": {**config["planner"], "backend": value}}
+    run.replace_config(older)
+    opened = RunFolder.open(run.path).config
+    assert "backend" not in opened["planner"] and from_dict(opened) == PRESETS["cpu"]
+
+
+def test_the_agent_in_the_repository_opens() -> None:
+    agent = RunFolder.open(Path(__file__).parents[1] / "agents" / "h1-stand")
+    assert from_dict(agent.config).suite == "h1-stand"
 
 
 def test_default_names_are_file_names_and_never_clash(tmp_path: Path) -> None:

@@ -79,9 +79,6 @@ class ModelConfig:
 class PlannerConfig:
     """Gumbel search over sampled actions (Danihelka et al. 2022, and paper, section "Planner")."""
 
-    backend: Literal["ezm", "mctx"] = "ezm"
-    """Implementation of the search. ezm makes one model call per round of Sequential
-    Halving, mctx one per simulation."""
     simulations: Annotated[int, POSITIVE] = 32
     """Nodes added to the tree by each search (N)."""
     root_actions: Annotated[int, POSITIVE] = 16
@@ -345,6 +342,10 @@ class TrainConfig:
             return self
         size = round(wanted * num_tasks / self.updates_per_step)
         return replace(self, optimizer=replace(self.optimizer, batch_size=size))
+
+
+DROPPED = ("planner.backend",)
+"""Options that runs of older versions name, and that changed no result. A run folder is read without them."""
 
 
 def named_values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, tuple[Any, ...]]]:

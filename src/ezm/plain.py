@@ -48,6 +48,17 @@ def read(kind: type[T], values: Any, required: Collection[str] = (), prefix: str
     return kind(**known)
 
 
+def without(values: Any, names: Collection[str], prefix: str = "") -> Any:
+    """Returns nested plain values without the values that have one of the dotted ``names``, such as ``loss.unroll``."""
+    if not isinstance(values, Mapping):
+        return values
+    return {
+        name: without(value, names, f"{prefix}{name}.")
+        for name, value in values.items()
+        if prefix + name not in names
+    }
+
+
 def _wrong(name: str, value: Any, expected: str) -> UserError:
     return UserError(f"the configuration has {name} {value!r}, it must be {expected}: {_FIX}")
 

@@ -80,6 +80,8 @@ class Learner:
 
     suite: SuiteArrays
     config: TrainConfig
+    plan_from = staticmethod(plan)
+    """Searches from latent states. The benchmarks' oracle is a learner with another search here."""
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -100,7 +102,9 @@ class Learner:
         """Text that names all constants in programs of this learner's functions, for :mod:`ezm.programs`."""
         config = replace(self.config, **_NOT_IN_PROGRAMS)
         suite = (np.asarray(x) for x in (self.suite.action_mask, self.suite.discount))
-        return " ".join([repr(config), *(f"{x.shape}{x.tobytes().hex()}" for x in suite)])
+        return " ".join(
+            [type(self).__name__, repr(config), *(f"{x.shape}{x.tobytes().hex()}" for x in suite)]
+        )
 
     def _temperature(self, updates: Int[Array, ""]) -> Float[Array, ""]:
         first, last = (
@@ -144,7 +148,7 @@ class Learner:
         latent = model.represent(normalizer(observation, task), context)
         config = self.config.planner if config is None else config
         discount = self.suite.discount[task]
-        return plan(
+        return self.plan_from(
             key, model, latent, context, discount, config, tree_model=tree_model, guess=guess
         )
 
@@ -215,7 +219,7 @@ class Learner:
         renewed = jax.tree.map(lambda x: x[batch.renew].astype(jnp.float32), stored)
         if len(batch.renew):
             task = jnp.tile(batch.task, states)[batch.renew]
-            planned = plan(
+            planned = self.plan_from(
                 k_plan,
                 model,
                 latents[:states].reshape(-1, latents.shape[-1])[batch.renew],

@@ -29,8 +29,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ezm.config import DROPPED
 from ezm.errors import UserError
 from ezm.output import note
+from ezm.plain import without
 from ezm.training.checkpoints import Checkpoint, Checkpoints, Saved
 
 FORMAT = 1
@@ -134,7 +136,7 @@ class RunFolder:
                     f"{path} is not a run folder, it {why}: name a folder that ezm train made"
                 )
             document = json.loads(file.read_text(encoding="utf-8"))
-            version, config = document["format"], document["config"]
+            version, config = document["format"], without(document["config"], DROPPED)
             tasks = list(document.get("tasks") or ())
             newer = version > FORMAT
         except OSError as error:

@@ -1,4 +1,7 @@
-"""The search by mctx, the field's reference implementation, with one model call per simulation."""
+"""The search by mctx, the field's reference implementation, with one model call per simulation.
+
+It is the oracle of the library's own search. Tests compare the results, and benchmarks compare the times.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,12 @@ import mctx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ezm.config import PlannerConfig
+from ezm.learning import Learner
+from ezm.planning import Plan
 from ezm.planning.candidates import NO_ACTION, Candidates, exists
+from ezm.planning.planner import latent_model, start
 from ezm.planning.search import LatentModel, QTransform, SearchResult, complete_q, sigma
+from ezm.world_model import Context, WorldModel
 
 
 def mctx_search(
@@ -87,6 +94,28 @@ def mctx_search(
         visits=visits,
         following=jnp.where(below.any(-1)[:, None], following, action),
     )
+
+
+def mctx_plan(
+    key: PRNGKeyArray,
+    model: WorldModel,
+    latent: Float[Array, "batch latent"],
+    context: Context,
+    discount: Float[Array, " batch"],
+    config: PlannerConfig,
+    **options: Any,
+) -> Plan:
+    """Computes :func:`ezm.planning.plan` by mctx, from the same candidates and with the same ``options``."""
+    begun = start(key, model, latent, context, discount, config, **options)
+    inside = latent_model(begun.inside, context, discount, config)
+    found = mctx_search(begun.key, inside, latent, begun.candidates, begun.value, config)
+    return Plan(found, begun.policy, begun.value)
+
+
+class MctxLearner(Learner):
+    """A learner whose targets and actions come from searches by mctx."""
+
+    plan_from = staticmethod(mctx_plan)
 
 
 def _nodes(function: Any, state: Any) -> Any:
