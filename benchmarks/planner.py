@@ -32,7 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command import Flag, command
-from ezm.agent.planning import plan, rounds
+from benchmarks.mctx_search import mctx_plan
+from ezm.agent.planning import Plan, plan, rounds
 from ezm.agent.world_model import Context, Support, WorldModel
 from ezm.agent.world_model.inference import for_one_robot
 from ezm.agent.world_model.layers import Precision
@@ -126,7 +127,9 @@ def programs(case: Case) -> dict[str, Callable[[], Any]]:
         model = for_one_robot(model, key)
     cast = model if precision == "float32" else with_weights(model, precision)
 
-    def search(config: PlannerConfig, model: WorldModel, tree: WorldModel, latent: Array) -> Array:
+    def search(
+        plan: Callable[..., Plan], model: WorldModel, tree: WorldModel, latent: Array
+    ) -> Array:
         context = model.context(task, masks)
         discount = jnp.full(batch, DISCOUNT)
         found = plan(key, model, latent, context, discount, config, tree_model=tree)
@@ -156,8 +159,8 @@ def programs(case: Case) -> dict[str, Callable[[], Any]]:
         return total
 
     functions: dict[str, tuple[Callable[..., Array], WorldModel]] = {
-        "ours": (partial(search, config), cast),
-        "mctx": (partial(search, replace(config, backend="mctx")), model),
+        "ours": (partial(search, plan), cast),
+        "mctx": (partial(search, mctx_plan), model),
         "sequential_floor": (partial(floor, [1] * simulations), model),
         "grouped_floor": (partial(floor, rounds(actions, simulations)), cast),
     }

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from benchmarks.mctx_search import MctxLearner
 from ezm.agent import build
 from ezm.agent.batch import Batch, Searches
 from ezm.agent.learning import Normalizer
@@ -151,17 +152,12 @@ class ListReplay:
 
 
 def simplified(config: TrainConfig, precision: Literal["auto", "float32"]) -> TrainConfig:
-    """Returns the configuration with mctx, every state of every batch searched, and the given precision."""
-    return replace(
-        config,
-        precision=precision,
-        planner=replace(config.planner, backend="mctx"),
-        loss=replace(config.loss, reanalyze_ratio=1.0),
-    )
+    """Returns the configuration with every state of every batch searched, and the given precision."""
+    return replace(config, precision=precision, loss=replace(config.loss, reanalyze_ratio=1.0))
 
 
 class Straightforward:
-    """An agent with its replay, which alternates :meth:`update` and :meth:`act`.
+    """An agent that searches with mctx, and its replay. It alternates :meth:`update` and :meth:`act`.
 
     Args:
         config: of the library's training, see :func:`simplified`.
@@ -177,6 +173,7 @@ class Straightforward:
     ) -> None:
         config = simplified(config, precision)
         agent = build(config, suite)
+        learner = MctxLearner(agent.learner.suite, config)
         self.state, self.statistics = agent.state, agent.statistics
         self.replay = ListReplay(
             suite.num_tasks,
@@ -184,14 +181,14 @@ class Straightforward:
             config.replay,
             window=config.loss.unroll + config.loss.n_step,
             states=config.loss.unroll + 1,
-            root_actions=agent.learner.config.kept_actions,
+            root_actions=config.kept_actions,
         )
         self._batch_size = config.optimizer.batch_size
         self._rng = np.random.default_rng(config.seed)
         self._key = jax.random.key(config.seed)
-        self._make_targets: Any = jax.jit(agent.learner.make_targets)
-        self._update: Any = jax.jit(agent.learner.update)
-        self._plan: Any = jax.jit(agent.learner.policy.plan)
+        self._make_targets: Any = jax.jit(learner.make_targets)
+        self._update: Any = jax.jit(learner.update)
+        self._plan: Any = jax.jit(learner.policy.plan)
 
     def step(
         self, normalizer: Normalizer, observation: np.ndarray, task: np.ndarray, updates: int

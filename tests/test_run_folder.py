@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ezm.config import from_dict
 from ezm.errors import UserError
 from ezm.runs import checkpoints
 from ezm.runs.folder import FORMAT, RunFolder, new_run_path, write_atomically
@@ -29,6 +30,11 @@ def test_created_run_opens_with_its_config(run: RunFolder) -> None:
     assert run.metrics_path == run.path / "metrics.jsonl"
     assert run.report_path.parent == run.tensorboard_path.parent == run.path
     assert run.checkpoints_path.is_dir()
+
+
+def test_the_agent_in_the_repository_opens() -> None:
+    agent = RunFolder.open(Path(__file__).parents[1] / "agents" / "h1-stand")
+    assert from_dict(agent.config).suite == "h1-stand"
 
 
 def test_default_names_are_file_names_and_never_clash(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import simulations as integrator
+from benchmarks.mctx_search import mctx_search
 from ezm.agent.planning import (
     NO_ACTION,
     Candidates,
@@ -23,7 +24,6 @@ from ezm.agent.planning import (
     SearchResult,
     enumerated,
     gumbel_search,
-    mctx_search,
     root_candidates,
     rounds,
     sampled,

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import throughput
+from benchmarks.mctx_search import MctxLearner
 from benchmarks.straightforward import ListReplay, Straightforward
 from ezm.agent import build
 from ezm.agent.learning.normalizer import RunningStatistics
@@ -88,11 +89,12 @@ def test_the_straightforward_targets_are_the_learners_with_mctx() -> None:
         2, PAIR.observation_size, PAIR.action_size, TINY.replay, window=4, states=3, root_actions=2
     )
     record_alike(ours, theirs.replay)
-    planner, loss = replace(TINY.planner, backend="mctx"), replace(TINY.loss, reanalyze_ratio=1.0)
-    agent = build(replace(TINY, precision="float32", planner=planner, loss=loss), PAIR)
+    loss = replace(TINY.loss, reanalyze_ratio=1.0)
+    agent = build(replace(TINY, precision="float32", loss=loss), PAIR)
     normalizer = agent.statistics.normalizer()
     batch, _ = ours.sample(np.random.default_rng(0), 13, renew=39)
-    make_targets = jax.jit(agent.learner.make_targets)
+    learner = MctxLearner(agent.learner.suite, agent.learner.config)
+    make_targets = jax.jit(learner.make_targets)
     expected = make_targets(agent.state, normalizer, batch, jnp.int32(0))
     listed, _ = theirs.replay.sample(np.random.default_rng(0), 13)
     found = theirs.targets(normalizer, listed)

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,7 +42,6 @@ class Planner:
         simulations: number in each search. The default is the number in training.
         budget_ms: milliseconds that a call may take. The planner measures searches of different size when it is
             made, and takes the largest whose 99th percentile fits. It has at most ``simulations``.
-        backend: ``ezm`` or ``mctx``. The default is the backend of training.
         precision: of the weights inside the tree. The root keeps float32. ``bfloat16`` reads half the memory, and is
             fast where the processor multiplies it in hardware (AMX, AVX512-BF16).
         warm_start: make the next action of a task's previous plan a candidate of its next plan. Call :meth:`reset`
@@ -64,7 +63,6 @@ class Planner:
         *,
         simulations: int | None = None,
         budget_ms: float | None = None,
-        backend: Literal["ezm", "mctx"] | None = None,
         precision: Precision = "float32",
         warm_start: bool = False,
         seed: int = 0,
@@ -74,8 +72,6 @@ class Planner:
             if simulations < 1:
                 raise UserError(f"simulations {simulations}: must be at least 1")
             config = replace(config, simulations=simulations)
-        if backend is not None:
-            config = replace(config, backend=backend)
         if budget_ms is not None and not budget_ms > 0:
             raise UserError(f"budget_ms {budget_ms}: must be greater than 0")
         self.suite = agent.suite

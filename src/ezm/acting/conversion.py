@@ -32,6 +32,7 @@ DROPPED = {
     "loss.search_every": ANY,
     "loss.searched_states": ANY,
     "model.critic_norm": "layer",
+    "planner.backend": ANY,
     "planner.evaluation_actions": None,
 }
 """Options that are gone, each with the value that today's code has, or :data:`ANY` where acting does not read it."""

@@ -44,6 +44,8 @@ class SearchPolicy:
 
     suite: SuiteArrays
     config: TrainConfig
+    plan_from = staticmethod(plan)
+    """Searches from latent states. A subclass may search in another way, as the benchmarks' oracle does."""
 
     def encode(
         self,
@@ -75,7 +77,7 @@ class SearchPolicy:
         latent, context = self.encode(parameters, observation, task)
         config = self.config.planner if config is None else config
         discount = self.suite.discount[task]
-        return plan(
+        return self.plan_from(
             key,
             parameters.model,
             latent,

@@ -79,9 +79,6 @@ class ModelConfig:
 class PlannerConfig:
     """Gumbel search over sampled actions (Danihelka et al. 2022, and paper, section "Planner")."""
 
-    backend: Literal["ezm", "mctx"] = "ezm"
-    """Implementation of the search. ezm makes one model call per round of Sequential
-    Halving, mctx one per simulation."""
     simulations: Annotated[int, POSITIVE] = 32
     """Nodes added to the tree by each search (N)."""
     root_actions: Annotated[int, POSITIVE] = 16

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from ezm.errors import UserError
+from ezm.runs.checkpoints import Checkpoint, Checkpoints, Saved
 
 from ezm.runs.checkpoints import Checkpoint, Checkpoints, Saved
 

@@ -20,7 +20,7 @@ from ezm.agent.learning.targets import (
     n_step_value,
     task_means,
 )
-from ezm.agent.planning import imagined_value, plan
+from ezm.agent.planning import imagined_value
 from ezm.agent.search_policy import ActingParameters, SearchPolicy, SuiteArrays
 from ezm.agent.world_model import Context, Support, WorldModel, moments
 from ezm.agent.world_model.batch_norm import training, with_statistics, without_statistics
@@ -132,7 +132,7 @@ class Learner:
         renewed = jax.tree.map(lambda x: x[batch.renew].astype(jnp.float32), stored)
         if len(batch.renew):
             task = jnp.tile(batch.task, states)[batch.renew]
-            planned = plan(
+            planned = self.policy.plan_from(
                 k_plan,
                 model,
                 latents[:states].reshape(-1, latents.shape[-1])[batch.renew],

@@ -7,7 +7,6 @@ from ezm.agent.planning.candidates import (
     root_candidates,
     sampled,
 )
-from ezm.agent.planning.mctx_search import mctx_search
 from ezm.agent.planning.planner import Plan, imagined_value, log_importance, plan
 from ezm.agent.planning.search import LatentModel, SearchResult, gumbel_search, rounds
 
@@ -21,7 +20,6 @@ __all__ = [
     "gumbel_search",
     "imagined_value",
     "log_importance",
-    "mctx_search",
     "plan",
     "root_candidates",
     "rounds",

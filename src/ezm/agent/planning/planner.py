@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ezm.agent.planning.candidates import Candidates, root_candidates, sampled
-from ezm.agent.planning.mctx_search import mctx_search
 from ezm.agent.planning.mppi import mppi
 from ezm.agent.planning.search import LatentModel, Propose, SearchResult, gumbel_search
 from ezm.agent.world_model import Context, Gaussian, WorldModel
@@ -25,6 +24,18 @@ class Plan(NamedTuple):
     """A search and the network's own predictions at its root."""
 
     search: SearchResult
+    policy: Gaussian
+    value: Float[Array, " batch"]
+
+
+class Start(NamedTuple):
+    """All that a search begins with, whichever program searches."""
+
+    key: PRNGKeyArray
+    """For the search's own samples."""
+    inside: WorldModel
+    """The model inside the tree."""
+    candidates: Candidates
     policy: Gaussian
     value: Float[Array, " batch"]
 
@@ -144,23 +155,50 @@ def plan(
             keep the sample.
         sharding: each of its devices searches a part of the roots.
     """
+    begun = start(
+        key,
+        model,
+        latent,
+        context,
+        discount,
+        config,
+        tree_model=tree_model,
+        guess=guess,
+        sharding=sharding,
+    )
+
+    def searched(key: PRNGKeyArray, roots: Any) -> SearchResult:
+        latent, root, value, context, discount = _on_devices(roots, sharding)
+        return gumbel_search(
+            key, latent_model(begun.inside, context, discount, config), latent, root, value, config
+        )
+
+    roots = latent, begun.candidates, begun.value, context, discount
+    return Plan(_in_parts(searched, begun.key, roots), begun.policy, begun.value)
+
+
+def start(
+    key: PRNGKeyArray,
+    model: WorldModel,
+    latent: Float[Array, "batch latent"],
+    context: Context,
+    discount: Float[Array, " batch"],
+    config: PlannerConfig,
+    *,
+    tree_model: WorldModel | None = None,
+    guess: Float[Array, "batch action"] | None = None,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Start:
+    """Returns what :func:`plan`, with the same arguments, gives to the search."""
     k_heads, k_actions, k_search = jax.random.split(key, 3)
     model = model.with_two_heads(k_heads)
     values, policy = model.predict(latent, context)
-    value = model.value(values)
     inside = model if tree_model is None else tree_model.with_two_heads(k_heads)
-    at_once = len(latent)
-    if config.backend == "ezm":  # mctx, whose calls have a node a root, gains nothing from parts
-        at_once = roots_at_once(at_once, jax.default_backend())
-
-    def on_devices(roots: Any) -> Any:
-        return roots if sharding is None else jax.lax.with_sharding_constraint(roots, sharding)
-
     proposal = policy
     if config.mppi_rounds:
 
         def better(key: PRNGKeyArray, roots: Any) -> Gaussian:
-            latent, policy, context, discount = on_devices(roots)
+            latent, policy, context, discount = _on_devices(roots, sharding)
             leaves = latent_model(inside, context, discount, config)
 
             def value_of(actions: Array) -> Array:
@@ -172,7 +210,7 @@ def plan(
             return mppi(key, policy, value_of, config)
 
         k_mppi = jax.random.fold_in(k_actions, 1)
-        proposal = _in_parts(better, k_mppi, (latent, policy, context, discount), at_once)
+        proposal = _in_parts(better, k_mppi, (latent, policy, context, discount))
     root = root_candidates(k_actions, proposal, config)
     if config.refined_actions:
         last = root.actions[:, -config.refined_actions :]
@@ -182,23 +220,17 @@ def plan(
         slot = min(1, config.root_actions - 1)  # the first may be the policy's mean
         second = jnp.where(jnp.isnan(guess), root.actions[:, slot], guess)
         root = root._replace(actions=root.actions.at[:, slot].set(second))
-    search = gumbel_search if config.backend == "ezm" else mctx_search
-
-    def searched(key: PRNGKeyArray, roots: Any) -> SearchResult:
-        latent, root, value, context, discount = on_devices(roots)
-        return search(
-            key, latent_model(inside, context, discount, config), latent, root, value, config
-        )
-
-    found = _in_parts(searched, k_search, (latent, root, value, context, discount), at_once)
-    return Plan(found, policy, value)
+    return Start(k_search, inside, root, policy, model.value(values))
 
 
-def _in_parts(
-    function: Callable[[PRNGKeyArray, Any], Any], key: PRNGKeyArray, roots: Any, at_once: int
-) -> Any:
-    """Returns ``function(key, roots)``, computed for ``at_once`` roots of the batch at a time."""
+def _on_devices(roots: Any, sharding: jax.sharding.Sharding | None) -> Any:
+    return roots if sharding is None else jax.lax.with_sharding_constraint(roots, sharding)
+
+
+def _in_parts(function: Callable[[PRNGKeyArray, Any], Any], key: PRNGKeyArray, roots: Any) -> Any:
+    """Returns ``function(key, roots)``, computed for :func:`roots_at_once` roots of the batch at a time."""
     batch = len(jax.tree.leaves(roots)[0])
+    at_once = roots_at_once(batch, jax.default_backend())
     if at_once == batch:
         return function(key, roots)
     keys = jax.random.split(key, batch // at_once)

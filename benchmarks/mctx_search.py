@@ -1,4 +1,7 @@
-"""The search by mctx, the field's reference implementation, with one model call per simulation."""
+"""The search by mctx, the field's reference implementation, with one model call per simulation.
+
+It is the oracle of the library's own search. Tests compare the results, and benchmarks compare the times.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,13 @@ import jax.numpy as jnp
 import mctx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ezm.agent.learning import Learner
+from ezm.agent.planning import Plan
 from ezm.agent.planning.candidates import NO_ACTION, Candidates, exists
+from ezm.agent.planning.planner import latent_model, start
 from ezm.agent.planning.search import LatentModel, QTransform, SearchResult, complete_q, sigma
+from ezm.agent.search_policy import SearchPolicy
+from ezm.agent.world_model import Context, WorldModel
 from ezm.config import PlannerConfig
 
 
@@ -87,6 +95,36 @@ def mctx_search(
         visits=visits,
         following=jnp.where(below.any(-1)[:, None], following, action),
     )
+
+
+def mctx_plan(
+    key: PRNGKeyArray,
+    model: WorldModel,
+    latent: Float[Array, "batch latent"],
+    context: Context,
+    discount: Float[Array, " batch"],
+    config: PlannerConfig,
+    **options: Any,
+) -> Plan:
+    """Computes :func:`ezm.agent.planning.plan` by mctx, from the same candidates and with the same ``options``."""
+    begun = start(key, model, latent, context, discount, config, **options)
+    inside = latent_model(begun.inside, context, discount, config)
+    found = mctx_search(begun.key, inside, latent, begun.candidates, begun.value, config)
+    return Plan(found, begun.policy, begun.value)
+
+
+class MctxPolicy(SearchPolicy):
+    """Acts by searches of mctx."""
+
+    plan_from = staticmethod(mctx_plan)
+
+
+class MctxLearner(Learner):
+    """A learner whose targets come from searches by mctx."""
+
+    @property
+    def policy(self) -> SearchPolicy:
+        return MctxPolicy(self.suite, self.config)
 
 
 def _nodes(function: Any, state: Any) -> Any:
