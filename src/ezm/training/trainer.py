@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from ezm.training.metrics import MetricsLogger
 from ezm.training.pipeline import Pipeline, Updates
 from ezm.training.progress import TrainingProgress
 from ezm.training.run_folder import Checkpoint, RunFolder
+from ezm.training.timer import Timer
 from ezm.world_model.policy import MAX_ACTION
 
 _NORMALIZER_EVERY = 25  # steps per task between two refreshes of the normaliser
@@ -74,6 +76,10 @@ class Trainer:
         )
         self.rng = np.random.default_rng(config.seed)
         self.step = 0  # environment steps per task
+        self.timer = Timer()
+        """Sections of the thread that trains."""
+        self._timed = self.timer.taken()
+        """The timer's sections at the last row of losses."""
         self._seconds_before = 0.0
         self._stop = False
         self._ready = False
@@ -93,14 +99,12 @@ class Trainer:
             UserError: an environment failed, or a checkpoint cannot be written.
             Diverged: a loss, a gradient or an action is not finite. The saved state is the last finite state.
         """
-        self._started = time.monotonic()
-        with ExitStack() as stack:
-            stack.enter_context(at_interrupt(self._stop_soon))
-            self._open(stack)
-            stack.callback(self._pipeline.close)
-            stack.callback(self._compiling.result)
+        with at_interrupt(self._stop_soon), self.opened():
+            if self.step == 0:
+                self.evaluate(self.config.evaluation_episodes, modes=("random",))
             try:
-                self._loop()
+                while self.step < self.config.steps and not self._stop:
+                    self.advance()
                 self.save()
             except Diverged as error:
                 raise self._keep_what_was_finite(error) from None
@@ -109,16 +113,28 @@ class Trainer:
                 raise
             if self._stop:
                 return False
-            self._evaluate(self.config.final_episodes, modes=EVALUATED)
+            self.evaluate(self.config.final_episodes, modes=EVALUATED)
         return True
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Makes everything that :meth:`advance` needs, and closes it at the end of ``with``."""
+        self._started = time.monotonic()
+        with ExitStack() as stack:
+            self._open(stack)
+            stack.callback(self.pipeline.close)
+            stack.callback(self._compiling.result)
+            yield
 
     def _open(self, stack: ExitStack) -> None:
         config = self.config
         self._actor = Actor(self.agent.learner, config.seed)
         self._evaluation_actor = Actor(self.agent.learner, config.seed + 1, evaluating=True)
         self._diagnostic = Diagnostic(self.agent.learner, self.suite)
-        self._pipeline = Pipeline(self.agent.learner, self.agent.state, self.replay, self.rng)
-        self.agent.state = self._pipeline.state
+        self.pipeline = Pipeline(
+            self.agent.learner, self.agent.state, self.replay, self.rng, self.timer
+        )
+        self.agent.state = self.pipeline.state
         self._normalizer = self.agent.statistics.normalizer()
         # Compiling runs in parallel with the creation of environments and the random steps.
         thread = stack.enter_context(ThreadPoolExecutor(1, "ezm-compile"))
@@ -137,8 +153,6 @@ class Trainer:
         if self.step == 0:
             self._describe()
         self.progress.announce(self.memory)
-        if self.step == 0:
-            self._evaluate(config.evaluation_episodes, modes=("random",))
         self._acting_as = self._environments.task_ids.copy()
         self._noise = np.zeros(self.suite.num_tasks, np.float32)
         """Standard deviation of the noise on the actions of each task's running episode."""
@@ -152,37 +166,38 @@ class Trainer:
             self.replay.cut_episode(task)
             self._begin_episode(task, self._environments.observation[task])
 
-    def _loop(self) -> None:
-        while self.step < self.config.steps and not self._stop:
-            self._advance()
-
-    def _advance(self) -> None:
+    def advance(self) -> None:
         """Makes one step of every task and the updates due for it, and the evaluations and saves due after it."""
         config = self.config
         if not self._ready and self.step >= config.random_steps:
             self._get_ready()
+        section = self.timer.section
         # Both use the same parameters. A device runs programs in the order of submission, so the search comes first.
-        searching = self._search()
+        with section("search"):
+            searching = self._search()
         learned = self._learn()
         self._act(searching)
         self.step += 1
         if self.step % _NORMALIZER_EVERY == 0:
             self._normalizer = self.agent.statistics.normalizer()
         if learned is not None and self.step % _LOG_EVERY == 0:
-            self._log_training(learned)
-        self.progress.update(self.step, self._pipeline.updates, self.seconds)
+            with section("metrics"):
+                self._log_training(learned)
+        self.progress.update(self.step, self.pipeline.updates, self.seconds)
         if self.step % config.evaluate_every == 0 and self.step < config.steps:
-            self._evaluate(config.evaluation_episodes, modes=EVALUATED)
+            self.evaluate(config.evaluation_episodes, modes=EVALUATED)
         if config.diagnose_every and self.step % config.diagnose_every == 0:
-            self._diagnose()
+            with section("evaluation"):
+                self._diagnose()
         if self.step % config.checkpoint_every == 0:
-            self.save()
+            with section("saving"):
+                self.save()
 
     def _compile(self) -> int:
         """Compiles the programs of learning, acting and evaluating. Returns the learner's working memory in bytes."""
         config, agent, tasks = self.config, self.agent, self.suite.num_tasks
         updates = max(1, config.updates_by(config.random_steps + 1))
-        memory = self._pipeline.compile(self._normalizer, updates)
+        memory = self.pipeline.compile(self._normalizer, updates)
         for actor, copies, exploring in (
             (self._actor, 1, True),
             (self._evaluation_actor, config.evaluation_episodes, False),
@@ -196,7 +211,8 @@ class Trainer:
         """Waits until the programs are compiled."""
         if not self._compiling.done():
             self.progress.message("compiling (once; cached for later runs)")
-        memory = self._compiling.result()
+        with self.timer.section("compiling"):
+            memory = self._compiling.result()
         self.progress.message(f"learning takes {size(memory)} more")
         self.progress.forget_rates()  # the rates so far were with random actions
         self._ready = True
@@ -207,7 +223,7 @@ class Trainer:
         """Starts the updates due for the coming step, and returns the last of them. None before learning begins."""
         if self.step < self.config.random_steps:
             return None
-        pipeline, config = self._pipeline, self.config
+        pipeline, config = self.pipeline, self.config
         due = config.updates_by(self.step + 1)
         then = max(1, config.updates_by(self.step + 2) - due)
         learned = None
@@ -225,21 +241,23 @@ class Trainer:
 
     def _act(self, searching: tuple[Any, Searches | None] | None) -> None:
         """Makes one step of every task and records it."""
-        environments = self._environments
+        environments, section = self._environments, self.timer.section
         tasks = environments.task_ids
         if searching is None:
             shape = (len(tasks), self.suite.action_size)
             action = self.rng.uniform(-1.0, 1.0, shape).astype(np.float32)
             action *= self.suite.action_mask[tasks]
         else:
-            action, searches = np.asarray(searching[0]), searching[1]
+            with section("search"):
+                action, searches = np.asarray(searching[0]), searching[1]
             if not np.isfinite(action).all():
-                self._pipeline.settle()
+                self.pipeline.settle()
                 raise Diverged(f"the agent's action is {action[~np.isfinite(action)][0]}")
             if searches is not None:
                 # A search for another task is no target for this task.
                 row = np.where(self._acting_as == tasks, self.replay.rows[tasks] - 1, -1)
-                self.replay.store(tasks, row, searches, self._pipeline.updates)
+                with section("replay"):
+                    self.replay.store(tasks, row, searches, self.pipeline.updates)
             if self.config.noise:
                 noise = self._noise[tasks, None] * self.rng.standard_normal(
                     action.shape, np.float32
@@ -249,22 +267,22 @@ class Trainer:
         if self.config.early_episode_steps is not None:
             early = self.step < _EARLY_SHARE * self.config.steps
             environments.cut_episodes(self.config.early_episode_steps if early else None)
-        result = environments.step(action)
-        for e, task in enumerate(tasks.tolist()):
-            terminated, truncated = bool(result.terminated[e]), bool(result.truncated[e])
-            next_observation = result.next_observation[e]
-            self.replay.add(
-                task, action[e], float(result.reward[e]), next_observation, terminated, truncated
-            )
-            self.agent.statistics.add(task, next_observation)
-            if self.agent.statistics.returns is not None:
+        with section("environments"):
+            result = environments.step(action)
+        with section("replay"):
+            for e, task in enumerate(tasks.tolist()):
+                reward, following = float(result.reward[e]), result.next_observation[e]
+                terminated, truncated = bool(result.terminated[e]), bool(result.truncated[e])
                 ended = terminated or truncated
-                self.agent.statistics.returns.add(task, float(result.reward[e]), ended=ended)
-            if terminated or truncated:
-                self._log_episode(
-                    task, result.episode_return[e], result.episode_length[e], terminated
-                )
-                self._begin_episode(task, result.observation[e])
+                self.replay.add(task, action[e], reward, following, terminated, truncated)
+                self.agent.statistics.add(task, following)
+                if self.agent.statistics.returns is not None:
+                    self.agent.statistics.returns.add(task, reward, ended=ended)
+                if ended:
+                    with section("metrics"):
+                        made = result.episode_return[e], result.episode_length[e]
+                        self._log_episode(task, *made, terminated)
+                    self._begin_episode(task, result.observation[e])
 
     def _begin_episode(self, task: int, observation: np.ndarray) -> None:
         self.replay.begin(task, observation)
@@ -322,18 +340,23 @@ class Trainer:
         values["value_error"] = float(np.nanmean(errors))
         for name, error in zip(self.suite.task_names, errors, strict=True):
             values[f"priority/{name}"] = float(error)
-        self.metrics.log("train", self.step, self.seconds, updates=self._pipeline.updates, **values)
+        for name, taken in self.timer.taken(self._timed).items():
+            values[f"time/{name.replace(' ', '_')}"] = taken.seconds
+        self._timed = self.timer.taken()
+        self.metrics.log("train", self.step, self.seconds, updates=self.pipeline.updates, **values)
 
-    def _evaluate(self, episodes: int, modes: tuple[Mode, ...]) -> None:
+    def evaluate(self, episodes: int, modes: tuple[Mode, ...]) -> None:
+        """Logs the returns of some episodes of each task, for each mode of acting."""
         for mode in modes:
-            returns = self._evaluator.run(self._policy(mode), episodes)
+            with self.timer.section("evaluation"):
+                returns = self._evaluator.run(self._policy(mode), episodes)
             for name, values in zip(self.suite.task_names, returns, strict=True):
                 mean = float(np.mean(values))
                 self.metrics.log(
                     "eval",
                     self.step,
                     self.seconds,
-                    updates=self._pipeline.updates,
+                    updates=self.pipeline.updates,
                     task=name,
                     mode=mode,
                     returns=[float(v) for v in values],
@@ -367,12 +390,12 @@ class Trainer:
             Diverged: the last update was not finite.
             UserError: the checkpoint cannot be written.
         """
-        self._pipeline.settle()
-        self.agent.state = self._pipeline.state
+        self.pipeline.settle()
+        self.agent.state = self.pipeline.state
         arrays = {
             "agent": self.agent.arrays(),
             "replay": self.replay.state(),
-            "pending": packed(self._pipeline.pending()),
+            "pending": packed(self.pipeline.pending()),
             "normalizer": {k: v for k, v in vars(self._normalizer).items() if v is not None},
             "acting_as": self._acting_as,
         }
@@ -395,7 +418,7 @@ class Trainer:
     def _keep_what_was_finite(self, error: Diverged) -> Diverged:
         """Saves the learner as it was before the failed updates, and the batches of these updates."""
         kept = f"the agent before it is kept at step {self.step:,}"
-        if (update := self._pipeline.diverged) is not None:
+        if (update := self.pipeline.diverged) is not None:
             batch = self.run.path / "diverged.npz"
             update.write(batch)
             kept += f", the batch in {batch}"
@@ -413,7 +436,7 @@ class Trainer:
         if self.config.noise:
             self._noise[:] = saved["noise"]
         self._normalizer = Normalizer(**jax.tree.map(jnp.asarray, saved["normalizer"]))
-        self._pipeline.resume(unpacked(saved["pending"]), self._normalizer)
+        self.pipeline.resume(unpacked(saved["pending"]), self._normalizer)
         if "environments" not in saved:
             self._environments.reset()
             return list(range(self.suite.num_tasks))
@@ -424,9 +447,9 @@ class Trainer:
             self.progress.message(f"new episodes of {names}, which cannot be restored")
         return anew
 
-    def restore(self) -> None:
-        """Restores the run's latest checkpoint, or its beginning where it has none."""
-        checkpoint = self.run.latest_checkpoint()
+    def restore(self, source: RunFolder | None = None) -> None:
+        """Restores the latest checkpoint of the run, or of ``source``. Without a checkpoint, the run begins."""
+        checkpoint = (source or self.run).latest_checkpoint()
         if checkpoint is None:
             self.metrics.truncate(0, -1)
             return
