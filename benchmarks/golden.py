@@ -57,7 +57,7 @@ def digests(suite: str) -> tuple[str, str]:
     learned = hashlib.sha256()
     for row in metrics:
         if row["kind"] in ("train", "episode"):
-            kept = {name: value for name, value in row.items() if name != "seconds"}
+            kept = {k: v for k, v in row.items() if k != "seconds" and not k.startswith("time/")}
             learned.update(json.dumps(kept, sort_keys=True).encode())
     return parameters.hexdigest()[:16], learned.hexdigest()[:16]
 

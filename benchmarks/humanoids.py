@@ -22,7 +22,7 @@ from benchmarks.command import Flag, command, show
 from benchmarks.learning import recorded_path
 from benchmarks.results import Row, read
 from ezm.errors import UserError
-from ezm.report.figures import GRID, INK, TASK_COLOURS
+from ezm.report.panels import GRID, INK, TASK_COLOURS
 from ezm.report.reference import published
 
 FLASHSAC: dict[str, list[float]] = {

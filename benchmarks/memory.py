@@ -127,11 +127,11 @@ def _run(options: Options, folder: Path, rows: Connection) -> None:
     searches = Searches(np.ones((*root, suite.action_size)), np.ones(root), one, one)
 
     class Watched(Trainer):
-        def _act(self, searching: Any) -> None:
+        def advance(self) -> None:
             # Random steps have no searches, so made-up searches are stored instead.
             tasks = np.arange(suite.num_tasks)
             self.replay.store(tasks, self.replay.rows[tasks] - 1, searches, 0)
-            super()._act(searching)
+            super().advance()
 
         def save(self, *, environments: bool = True) -> None:
             self.note(f"before checkpoint {self.step:,}")

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from benchmarks.results import Curves
-from ezm.report.figures import GRID, INK, TASK_COLOURS
+from ezm.report.panels import GRID, INK, TASK_COLOURS
 
 STYLES = {
     "ezm": ("EZ-M, one agent", TASK_COLOURS[0], "-"),

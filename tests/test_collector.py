@@ -82,7 +82,7 @@ def collect(config: TrainConfig, suite: Suite, source: Any, sink: Any) -> None:
     try:
         collector.reset(sink)
         for _ in range(STEPS):
-            sink.add(collector.act(collector.plan(source.latest())))
+            sink.add(collector.act(source.latest()))
     finally:
         environments.close()
 

@@ -1,14 +1,11 @@
-"""Where the time of a run goes: the stopwatch, and `ezm profile` on a tiny run."""
+"""Where the time of a run goes: the timer, and `ezm profile` on a tiny run."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import pytest
 
 import ezm.cli
@@ -16,8 +13,8 @@ import ezm.platform
 from ezm.config import to_dict
 from ezm.config.presets import PRESETS
 from ezm.runs.folder import RunFolder
-from ezm.training import trainer
-from ezm.training.profile import Occasion, Pace, Part, Profile, Stopwatch
+from ezm.training import hooks
+from ezm.training.timer import Taken, Timer
 
 TINY = [
     "--evaluation-episodes",
@@ -46,17 +43,13 @@ TINY = [
     "--replay.alpha",
     "1",
 ]
-PARTS = {
+SECTIONS = {
     "environments",
-    "acting (search)",
-    "sampling",
+    "search",
+    "replay",
     "waiting for targets",
-    "gradient step",
-    "reading the loss",
-    "storing searches",
-    "priorities",
-    "replay writes",
-    "observation statistics",
+    "starting updates",
+    "waiting for updates",
     "metrics",
 }
 
@@ -68,104 +61,62 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ezm.platform, "has_gpu", lambda: False)
 
 
-class Owner:
-    """What can be watched."""
+class Clock:
+    """Seconds that pass only when told to."""
 
-    def __init__(self, clock: list[float]) -> None:
-        self._clock = clock
+    now = 0.0
 
-    def wait(self, seconds: float, *, result: str = "done") -> str:
-        self._clock[0] += seconds
-        return result
+    def __call__(self) -> float:
+        return self.now
 
-    def fail(self) -> None:
+
+def test_sections_add_up_to_all_the_time() -> None:
+    clock = Clock()
+    timer = Timer(clock)
+    clock.now += 1.0
+    for seconds in (2.0, 0.5):
+        with timer.section("search"):
+            clock.now += seconds
+    clock.now += 4.0
+    assert timer.taken() == {"rest": Taken(5.0, 0), "search": Taken(2.5, 2)}
+
+
+def test_a_section_interrupts_the_one_around_it_and_ends_with_an_error() -> None:
+    clock = Clock()
+    timer = Timer(clock)
+    with pytest.raises(ValueError, match="failed"), timer.section("replay"):
+        clock.now += 1.0
+        with timer.section("metrics"):
+            clock.now += 2.0
+        with timer.section("replay"):
+            clock.now += 4.0
         raise ValueError("failed")
+    clock.now += 8.0
+    assert timer.taken() == {
+        "rest": Taken(8.0, 0),
+        "replay": Taken(5.0, 2),
+        "metrics": Taken(2.0, 1),
+    }
 
 
-def test_the_stopwatch_adds_up_what_the_clock_says() -> None:
-    clock = [0.0]
-    owner, other = Owner(clock), Owner(clock)
-    watch = Stopwatch(lambda: clock[0])
-    watch.watch("waiting", owner, "wait")
-    watch.watch("failing", owner, "fail")
-    assert watch.parts == {}
-    assert owner.wait(2.0) == "done"
-    assert owner.wait(0.5, result="again") == "again"
-    other.wait(7.0)  # another object, which is not watched
-    assert watch.parts == {"waiting": Part(2.5, 2)}
-    with pytest.raises(ValueError, match="failed"):
-        owner.fail()
-    assert set(watch.parts) == {"waiting"}
-
-
-def test_two_methods_can_be_one_part() -> None:
-    clock = [0.0]
-    owner, other = Owner(clock), Owner(clock)
-    watch = Stopwatch(lambda: clock[0])
-    for each in (owner, other):
-        watch.watch("both", each, "wait")
-    owner.wait(1.0)
-    other.wait(2.0)
-    assert watch.parts == {"both": Part(3.0, 2)}
-
-
-def test_the_stopwatch_waits_for_what_jax_has_under_way() -> None:
-    class Program:
-        @staticmethod
-        def run(x: jax.Array) -> dict[str, jax.Array]:
-            def slow(x: jax.Array) -> jax.Array:
-                time.sleep(0.2)
-                return x
-
-            return {"x": jax.pure_callback(slow, x, x)}
-
-    program, x = Program(), jnp.ones(3)
-    setattr(program, "run", jax.jit(program.run))  # noqa: B010 - an attribute that mypy need not know
-    program.run(x)
-    watch = Stopwatch()
-    watch.watch("run", program, "run")
-    program.run(x)
-    assert watch.parts["run"].seconds >= 0.2
-
-
-def example(**seconds: float) -> Profile:
-    parts = {name.replace("_", " "): Part(value, 4) for name, value in seconds.items()}
-    return Profile(
-        "cartpole",
-        "cpu",
-        pace=Pace(10.0, 400, 200),
-        timed=Pace(10.0, 300, 150),
-        parts=parts,
-        beside={"targets": Part(6.0, 4)},
-        evaluation=Occasion(3.0, 500, 0.1),
-        checkpoint=Occasion(1.0, 1_000, 0.02, mib=4.0),
-        peak_memory_mib=900.0,
-    )
-
-
-def test_rates_and_what_is_unattributed_known_values() -> None:
-    found = example(gradient_step=7.0, sampling=2.0)
-    assert (found.pace.env_steps_per_s, found.pace.updates_per_s) == (40.0, 20.0)
-    assert found.unattributed == 1.0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        ({"gradient_step": 7.0, "sampling": 2.0}, "the learner: 70% of the time"),
-        ({"gradient_step": 2.0, "waiting_for_targets": 6.0}, "the targets: 60% of the time"),
-        ({"environments": 5.0, "sampling": 2.0}, "the environments: 50% of the time"),
-        ({"gradient_step": 1.0, "sampling": 4.0}, "sampling: 40% of the time"),
-    ],
-)
-def test_the_longest_part_bounds_the_run(seconds: dict[str, float], said: str) -> None:
-    assert example(**seconds).bound.startswith(said)
+def test_what_was_taken_since_includes_the_section_that_runs() -> None:
+    clock = Clock()
+    timer = Timer(clock)
+    with timer.section("search"):
+        clock.now += 1.0
+        before = timer.taken()
+        clock.now += 2.0
+        assert timer.taken(before) == {"rest": Taken(0.0, 0), "search": Taken(2.0, 0)}
+        assert timer.taken(timer.taken())["search"] == Taken(0.0, 0)
+    with timer.section("replay"):
+        clock.now += 4.0
+    assert timer.taken(before)["replay"] == Taken(4.0, 1)
 
 
 @pytest.fixture
 def short_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Losses are logged, and statistics renewed, often enough for a second of training."""
-    monkeypatch.setattr(trainer, "_LOG_EVERY", 2)
+    monkeypatch.setattr(hooks, "_LOG_EVERY", 2)
     yield
 
 
@@ -173,38 +124,40 @@ def test_a_profile_of_a_tiny_run(
     tmp_path: Path, short_logging: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["dmc:cartpole-balance", *TINY, "--seconds", "2", "--out", "profile"]
+    options += ["--trace", "trace"]
     assert ezm.cli.main(["profile", *options]) == 0
     printed = capsys.readouterr().out
-    # The temporary folder is gone.
-    assert {path.name for path in (tmp_path / "profile").iterdir()} == {
-        "profile.json",
-        "profile.png",
-    }
-    assert (tmp_path / "profile" / "profile.png").read_bytes().startswith(b"\x89PNG")
+    # The temporary folders are gone.
+    assert [path.name for path in (tmp_path / "profile").iterdir()] == ["profile.json"]
+    assert [path.name for path in (tmp_path / "trace").iterdir()] == ["plugins"]
+    assert list((tmp_path / "trace").rglob("*.trace.json.gz"))
 
     found = json.loads((tmp_path / "profile" / "profile.json").read_text())
-    parts = found["parts"]
-    assert set(parts) == PARTS
-    assert all(part["calls"] > 0 and part["seconds"] > 0 for part in parts.values())
-    summed = sum(part["seconds"] for part in parts.values()) + found["unattributed"]
-    assert summed == pytest.approx(found["timed"]["seconds"])
-    # Parts do not lie within each other, and little is left out.
-    assert 0 < found["unattributed"] < found["timed"]["seconds"] / 2
-    updates = found["timed"]["updates"]
-    assert parts["gradient step"]["calls"] == parts["sampling"]["calls"] == updates
-    assert parts["environments"]["calls"] == found["timed"]["env_steps"]
-    assert found["beside"]["targets"]["calls"] > 0
-    assert found["timed"]["seconds"] >= 1 <= found["pace"]["seconds"]
-    assert found["checkpoint"]["seconds"] > 0 and found["checkpoint"]["mib"] > 0
+    sections = found["sections"]
+    assert set(sections) == {*SECTIONS, "compiling", "rest"}
+    assert all(sections[name]["calls"] > 0 < sections[name]["seconds"] for name in SECTIONS)
+    assert sections["compiling"] == {"seconds": 0.0, "calls": 0}, "it came before"
+    assert sum(each["seconds"] for each in sections.values()) == pytest.approx(found["seconds"])
+    assert found["seconds"] >= 2
+    # Little is left out.
+    assert 0 < sections["rest"]["seconds"] < found["seconds"] / 2
+    updates = sections["starting updates"]["calls"]  # one a step
+    assert updates == sections["environments"]["calls"] == sections["waiting for targets"]["calls"]
+    assert found["updates_per_s"] == pytest.approx(updates / found["seconds"])
+    assert found["env_steps_per_s"] == pytest.approx(found["updates_per_s"])
+    assert list(found["beside"]) == ["targets"] and found["beside"]["targets"]["calls"] > 0
+    assert found["checkpoint"]["seconds"] > 0 and found["checkpoint_mib"] > 0
     assert found["evaluation"]["seconds"] > 0
     assert found["peak_memory_mib"] > 50
     # Evaluations take what part of the loop their number says.
     every, one = found["evaluation"]["every"], found["evaluation"]["seconds"]
     assert found["evaluation"]["share"] == pytest.approx(one * found["env_steps_per_s"] / every)
 
-    for expected in (*PARTS, "unattributed", "targets, beside it", f"bound by {found['bound']}"):
+    longest = max(sections, key=lambda name: sections[name]["seconds"])
+    assert found["bound"].startswith(f"{longest}: ")
+    for expected in (*SECTIONS, "rest", "targets, beside it", f"bound by {found['bound']}"):
         assert expected in printed
-    assert printed.splitlines()[-2:] == ["profile/profile.json", "profile/profile.png"]
+    assert printed.splitlines()[-1] == "profile/profile.json"
 
 
 def test_a_resumed_run_is_profiled_and_stays_as_it_is(
@@ -221,7 +174,7 @@ def test_a_resumed_run_is_profiled_and_stays_as_it_is(
     assert ezm.cli.main(["profile", "--resume", "run", "--seconds", "0.2"]) == 0
     assert content() == before
     found = json.loads((tmp_path / "profile.json").read_text())
-    assert found["suite"] == "dmc:cartpole-balance" and found["timed"]["updates"] >= 1
+    assert found["suite"] == "dmc:cartpole-balance" and found["updates_per_s"] > 0
     assert "bound by" in capsys.readouterr().out
 
 
@@ -235,6 +188,7 @@ def test_a_resumed_run_is_profiled_and_stays_as_it_is(
         ("cartpole --second 3", "unknown option --second (did you mean --seconds?)"),
         ("cartpole --model.latent-size 0", "--model.latent-size 0: must be greater than 0"),
         ("cartpole --out file/profile", "cannot write to file/profile"),
+        ("cartpole --trace file/trace", "cannot write to file/trace"),
         ("--resume nothing", "nothing is not a run folder"),
         ("--resume begun", "begun has no checkpoint yet: train it further first"),
         ("walker --resume begun", "suite walker contradicts --resume"),
@@ -250,7 +204,7 @@ def test_a_mistake_is_one_line(
     assert len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0], lines
 
 
-def test_help_says_what_waiting_takes_away(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_what_counts(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         ezm.cli.main(["profile", "cartpole", "--help"])
     shown = capsys.readouterr().out

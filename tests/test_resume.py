@@ -81,9 +81,12 @@ def stop(
 
 
 def measured(run: Path) -> list[dict[str, Any]]:
-    """All metrics but the wall clock."""
+    """All metrics but those of the wall clock."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    return [
+        {k: v for k, v in row.items() if k != "seconds" and not k.startswith("time/")}
+        for row in rows
+    ]
 
 
 def leaves(tree: Any) -> Iterator[tuple[str, np.ndarray]]:

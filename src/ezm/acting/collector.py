@@ -39,6 +39,15 @@ class Experience(NamedTuple):
     """(E,) bool: whether the search is a target for the environment's own task."""
 
 
+class Chosen(NamedTuple):
+    """The actions of a step, and the searches that chose them."""
+
+    action: np.ndarray
+    """(E, A) float32."""
+    searches: Searches | None
+    """(E, ...), None where no search chose the actions."""
+
+
 class ParameterSource(Protocol):
     """Gives a collector the parameters to act with."""
 
@@ -87,46 +96,59 @@ class Collector:
         self.environments.reset()
         self._begin(sink, np.arange(len(self.environments.task_ids)))
 
-    def plan(self, parameters: ActingParameters) -> Any:
-        """Starts the search for every environment's next action. :meth:`act` takes what it returns.
-
-        Returns None while the run's first actions are random.
-        """
-        if self.steps < self._config.random_steps:
-            return None
-        return self.actor.explore(parameters, self.environments.observation, self.behaviour_task)
-
-    def act(self, planned: tuple[Any, Searches | None] | None) -> Experience:
-        """Makes one step of every environment with the actions that :meth:`plan` chose.
+    def act(self, parameters: ActingParameters) -> Experience:
+        """Searches, and makes one step of every environment.
 
         Raises:
             UserError: an environment failed.
             Diverged: an action is not finite.
         """
-        config, environments = self._config, self.environments
-        tasks, behaviour = environments.task_ids, self.behaviour_task.copy()
-        searches: Searches | None = None
+        return self.step(self.choose(self.plan(parameters)))
+
+    def plan(self, parameters: ActingParameters) -> Any:
+        """Starts the search for every environment's next action, for :meth:`choose`. Random actions need no search."""
+        if self.steps < self._config.random_steps:
+            return None
+        return self.actor.explore(parameters, self.environments.observation, self.behaviour_task)
+
+    def choose(self, planned: Any) -> Chosen:
+        """Waits for the search, and returns the actions with their noise.
+
+        Raises:
+            Diverged: an action is not finite.
+        """
+        tasks = self.environments.task_ids
         if planned is None:
             shape = (len(tasks), self._suite.action_size)
             action = self._rng.uniform(-1.0, 1.0, shape).astype(np.float32)
+            return Chosen(action * self._suite.action_mask[tasks], None)
+        action, searches = np.asarray(planned[0]), planned[1]
+        if not np.isfinite(action).all():
+            raise Diverged(f"the agent's action is {action[~np.isfinite(action)][0]}")
+        if self._config.noise:
+            noise = self._noise[:, None] * self._rng.standard_normal(action.shape, np.float32)
+            action = np.clip(action + noise, -MAX_ACTION, MAX_ACTION)
             action *= self._suite.action_mask[tasks]
-        else:
-            action, searches = np.asarray(planned[0]), planned[1]
-            if not np.isfinite(action).all():
-                raise Diverged(f"the agent's action is {action[~np.isfinite(action)][0]}")
-            if config.noise:
-                noise = self._noise[:, None] * self._rng.standard_normal(action.shape, np.float32)
-                action = np.clip(action + noise, -MAX_ACTION, MAX_ACTION)
-                action *= self._suite.action_mask[tasks]
+        return Chosen(action, searches)
+
+    def step(self, chosen: Chosen) -> Experience:
+        """Makes one step of every environment with the chosen actions.
+
+        Raises:
+            UserError: an environment failed.
+        """
+        config, environments = self._config, self.environments
+        tasks, behaviour = environments.task_ids, self.behaviour_task.copy()
         if config.early_episode_steps is not None:
             early = self.steps < _EARLY_SHARE * config.steps
             environments.cut_episodes(config.early_episode_steps if early else None)
-        step = environments.step(action)
+        step = environments.step(chosen.action)
         self.steps += 1
         for e in np.flatnonzero(step.terminated | step.truncated).tolist():
             self._draw(e)
         # A search for another task is no target for this task.
-        return Experience(tasks, behaviour, action, step, searches, behaviour == tasks)
+        searched = behaviour == tasks
+        return Experience(tasks, behaviour, chosen.action, step, chosen.searches, searched)
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns the arrays that :meth:`load` needs besides the environments' own state."""

@@ -66,7 +66,7 @@ EfficientZero-Multitask: one model-based agent learns many control tasks.
   ezm eval RUN         returns, success rate and score of a trained agent
   ezm watch RUN        film a trained agent at every task, or watch it live
   ezm report RUN...    write a run's report, one HTML page; or compare runs
-  ezm profile SUITE    where the time of a run goes, as a table and a picture
+  ezm profile SUITE    where the time of a run goes, as a table
   ezm tasks            list suites and tasks
   ezm doctor           can this machine train and draw, and what to mend
   ezm convert RUN      bring a run of an older ezm into today's format

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +17,16 @@ from ezm.errors import UserError
 
 @dataclass(frozen=True)
 class Profile(Options):
-    """Train for some seconds and show where they went, as a table and in profile.json and profile.png.
+    """Train for some seconds and show where they went, as a table and in profile.json.
 
     It trains as `ezm train` does with the same options, in a temporary folder. Compilation and the random phase are
-    left out. For half of the time, training runs normally, which gives its steps/s. For the other half, the profiler
-    waits for each part to measure the part's own seconds. Only the targets then overlap with an update. The
-    difference between the two rates is the gain from overlapping.
+    left out. The sections of the loop add up to its time. Work that overlaps counts only where the loop waits for it.
 
     Examples:
       ezm profile cartpole
       ezm profile h1 --preset paper --seconds 120 --out profiles
       ezm profile --resume runs/RUN
+      ezm profile cartpole --trace trace
     """
 
     FIRST: ClassVar[tuple[str, ...]] = (*Options.FIRST, "seconds")
@@ -34,9 +34,11 @@ class Profile(Options):
     seconds: float = 30.0
     """Seconds of training. One checkpoint and one evaluation follow."""
     out: Path = Path()
-    """Folder of profile.json and profile.png, and of the temporary folder with the checkpoint."""
+    """Folder of profile.json, and of the temporary folder with the checkpoint."""
     resume: Path | None = None
     """Profile a copy of the run in this folder, with its options, replay and parameters."""
+    trace: Path | None = None
+    """Folder for JAX's own profile of a few more updates, which TensorBoard's profiler and Perfetto show."""
 
 
 def profile(arguments: Sequence[str]) -> int:
@@ -45,10 +47,14 @@ def profile(arguments: Sequence[str]) -> int:
     if not 0 < options.seconds < math.inf:
         raise UserError(f"--seconds {options.seconds:g}: must be finite and greater than 0")
     platform.prepare_jax(options.device)
+    from ezm.runs.folder import write_atomically
     from ezm.training import profile as profiling
 
-    found = profiling.profile(config_of(options), options.seconds, options.out, options.resume)
+    found = profiling.profile(
+        config_of(options), options.seconds, options.out, options.resume, options.trace
+    )
     print_profile(found)
-    for path in profiling.write_profile(found, options.out):
-        print(path)
+    path = options.out / "profile.json"
+    write_atomically(path, json.dumps(found.to_dict(), indent=2) + "\n")
+    print(path)
     return 0

@@ -13,7 +13,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from ezm.acting.results import Evaluation
     from ezm.cli.examination import Finding
-    from ezm.training.profile import Occasion, Part, Profile
+    from ezm.training.profile import Occasion, Profile
+    from ezm.training.timer import Taken
 
 
 def print_results(path: Path) -> None:
@@ -76,38 +77,35 @@ def _or_dash(value: float | None, form: str) -> str:
 
 
 def print_profile(found: Profile) -> None:
-    """Prints the seconds of each part of a run's loop, what bounds it, its rates, and the costs on top of it."""
-    from ezm.training.profile import Part
+    """Prints the seconds of each section of a run's loop, what bounds it, its rates, and the costs on top of it."""
 
-    wall = found.timed.seconds
-
-    def row(name: str, part: Part) -> list[str]:
-        each = [f"{1e3 * part.seconds / part.calls:.3g}", f"{part.calls:,}"] if part.calls else "--"
-        return [name, f"{part.seconds:.2f}", f"{part.seconds / wall:.1%}", *each]
+    def row(name: str, taken: Taken) -> list[str]:
+        share = f"{taken.seconds / found.seconds:.1%}"
+        each = (
+            [f"{1e3 * taken.seconds / taken.calls:.3g}", f"{taken.calls:,}"]
+            if taken.calls
+            else ["-", "-"]
+        )
+        return [name, f"{taken.seconds:.2f}", share, *each]
 
     print_table(
-        ["part", "seconds", "of the loop", "ms a call", "calls"],
+        ["section", "seconds", "of the loop", "ms a call", "calls"],
         [
-            *(row(name, part) for name, part in found.parts.items()),
-            row("unattributed", Part(found.unattributed)),
-            row("the loop", Part(wall)),
-            *(row(f"{name}, beside it", part) for name, part in found.beside.items()),
+            *(row(name, taken) for name, taken in found.sections.items()),
+            ["the loop", f"{found.seconds:.2f}", "100.0%", "-", "-"],
+            *(row(f"{name}, beside it", t) for name, t in found.beside.items()),
         ],
     )
     print(f"bound by {found.bound}")
-    for title, pace in (("as in training", found.pace), ("part by part", found.timed)):
-        print(
-            f"{title}: {pace.env_steps_per_s:.1f} env steps/s, {pace.updates_per_s:.1f} updates/s"
-        )
-    print(f"a checkpoint: {_occasion(found.checkpoint)}")
+    print(f"{found.env_steps_per_s:.1f} env steps/s, {found.updates_per_s:.1f} updates/s")
+    print(f"a checkpoint of {found.checkpoint_mib:.1f} MiB: {_occasion(found.checkpoint)}")
     print(f"an evaluation: {_occasion(found.evaluation)}")
     print(f"peak memory: {found.peak_memory_mib:,.0f} MiB")
 
 
 def _occasion(occasion: Occasion) -> str:
-    written = "" if occasion.mib is None else f", {occasion.mib:.1f} MiB"
     return (
-        f"{occasion.seconds:.2f} s{written}; every {occasion.every:,} steps per task, which adds "
+        f"{occasion.seconds:.2f} s; every {occasion.every:,} steps per task, which adds "
         f"{occasion.share:.1%} to the loop"
     )
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from ezm.report.curves import binned, seed_line
-from ezm.report.panels import GRID, INK, SEARCH, TASK_COLOURS, Level, Line, Look, Panel, Text, look
+from ezm.report.panels import GRID, INK, SEARCH, Level, Line, Look, Panel, Text, look
 from ezm.report.record import Record, Series
 from ezm.report.variants import Variant
 from ezm.statistics.aggregates import Estimate, performance_profile, profile_band
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 STEPS = "environment steps per task"
 HEALTH = {
@@ -33,10 +30,12 @@ def training_panels(
 ) -> list[Panel]:
     """Returns a panel for each training value of a group that any run has: mean and range of each variant's seeds.
 
-    A legend names several variants. The priorities are in no group.
+    A legend names several variants. Priorities and times are in no group.
     """
     names = dict.fromkeys(n for v in variants for record in v.records for n in record.training)
-    own = [n for n in names if n not in {"updates", *HEALTH} and not n.startswith(PRIORITY)]
+    own = [
+        n for n in names if n not in {"updates", *HEALTH} and not n.startswith((PRIORITY, "time/"))
+    ]
     chosen = [n for n in own if n.startswith("loss/") == (group == "losses")]
     panels = []
     for name in HEALTH if group == "health" else chosen:
@@ -183,50 +182,3 @@ def _apart(places: np.ndarray, gap: float) -> np.ndarray:
 
 def _thin(series: Series, bins: int = _BINS) -> tuple[np.ndarray, np.ndarray]:
     return binned(series.step, series.value, bins)
-
-
-def shares_figure(title: str, groups: Mapping[str, Mapping[str, float]], label: str) -> Figure:
-    """Draws shares as horizontal bars, each with its percentage.
-
-    Args:
-        title: of the figure.
-        groups: group -> name -> share (1 is all), from top to bottom, with a colour for each group.
-        label: the whole that the shares are parts of.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-    bars = [
-        (name, share, group, colour)
-        for (group, shares), colour in zip(groups.items(), TASK_COLOURS, strict=False)
-        for name, share in shares.items()
-    ]
-    figure = Figure(figsize=(9.6, 0.26 * len(bars) + 1.15), facecolor="white")
-    axes = figure.subplots()
-    figure.subplots_adjust(left=0.2, right=0.99, top=1 - 0.7 / figure.get_figheight())
-    figure.subplots_adjust(bottom=0.45 / figure.get_figheight())
-    axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)
-    axes.tick_params(colors=INK, labelsize=8, length=0)
-    longest = max(share for _, share, *_ in bars)
-    for place, (_, share, group, colour) in enumerate(bars):
-        axes.barh(place, share, color=colour, height=0.7, label=group)
-        axes.text(share + longest / 100, place, f"{share:.1%}", va="center", fontsize=8, color=INK)
-    axes.set_yticks(range(len(bars)), [name for name, *_ in bars])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.08 * longest)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel(label, fontsize=8, color=INK)
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="upper left",
-        ncols=5,
-        frameon=False,
-        fontsize=8,
-        labelcolor=INK,
-    )
-    return figure

@@ -27,6 +27,7 @@ from ezm.agent.learning.sharding import Layout, first, layout
 from ezm.agent.named import filled, named
 from ezm.errors import Diverged
 from ezm.experience import Drawn, Replay
+from ezm.training.timer import Timer
 
 
 class Updates(NamedTuple):
@@ -121,15 +122,24 @@ class Pipeline:
         state: the learner's state. The pipeline owns and overwrites its arrays. :attr:`state` is the latest state.
         replay: source of the batches.
         rng: draws the batches.
+        timer: of the thread that calls :meth:`step`.
 
     Raises:
         UserError: JAX has fewer devices than the learner should use.
     """
 
     def __init__(
-        self, learner: Learner, state: LearnerState, replay: Replay, rng: np.random.Generator
+        self,
+        learner: Learner,
+        state: LearnerState,
+        replay: Replay,
+        rng: np.random.Generator,
+        timer: Timer | None = None,
     ):
         self._replay, self._rng = replay, rng
+        self._timer = timer or Timer()
+        self.targets_timer = Timer()
+        """Sections of the thread that makes the targets."""
         self._batch_size = learner.config.optimizer.batch_size
         self._batch_uses = learner.config.optimizer.batch_uses
         self._renewed = learner.config.loss.renewed(self._batch_size)
@@ -199,24 +209,33 @@ class Pipeline:
         Raises:
             Diverged: the step before diverged, see :meth:`settle`.
         """
+        section = self._timer.section
         if self._next is None:
-            self._next = self._draw(normalizer, updates)
+            with section("replay"):
+                self._next = self._draw(normalizer, updates)
         updates, batch, drawn, making = self._next
-        targets = self._wait(making)
+        with section("waiting for targets"):
+            targets = making.result()
         if self._renewed:
-            renewed = targets.renewed if self._layout is None else first(targets.renewed)
-            self._replay.store(*drawn.renewed, renewed, self.updates)
-        self.settle()
-        self._next = self._draw(normalizer, updates if then is None else then)
+            with section("replay"):
+                renewed = targets.renewed if self._layout is None else first(targets.renewed)
+                self._replay.store(*drawn.renewed, renewed, self.updates)
+        with section("waiting for updates"):
+            self.settle()
+        with section("replay"):
+            self._next = self._draw(normalizer, updates if then is None else then)
         optimizer, rest = self._parts
-        with self._in_order:
+        with section("starting updates"), self._in_order:
             self._leaves, figures, priority = self._learn(
                 updates, optimizer, rest, normalizer, batch, targets
             )
         self._last = Updates(batch, targets, figures, priority)
         self.updates += updates
         if self._prioritised:
-            self._replay.update_priorities(drawn, np.asarray(priority))
+            with section("waiting for updates"):
+                found = np.asarray(priority)
+            with section("replay"):
+                self._replay.update_priorities(drawn, found)
         return self._last
 
     def settle(self) -> None:
@@ -239,9 +258,6 @@ class Pipeline:
         raise Diverged(
             f"update {self.updates + first} gave the loss {loss[first]:g} and a gradient of norm {norm[first]:g}"
         )
-
-    def _wait(self, making: Future[Targets]) -> Targets:
-        return making.result()
 
     def _make(self, updates: int, *arguments: Any) -> Targets:
         compiled = self._compiled.get(updates)
@@ -271,9 +287,10 @@ class Pipeline:
         self._drawn += updates
 
         def work() -> Targets:
-            with self._in_order:
-                targets = self._make(updates, rest, normalizer, batch, number)
-            return jax.block_until_ready(targets)
+            with self.targets_timer.section("targets"):
+                with self._in_order:
+                    targets = self._make(updates, rest, normalizer, batch, number)
+                return jax.block_until_ready(targets)
 
         return _Ahead(updates, batch, drawn, self._thread.submit(work))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import ezm
 from ezm.acting.actor import Actor
-from ezm.acting.collector import Collector, Experience
+from ezm.acting.collector import Chosen, Collector, Experience
 from ezm.acting.diagnostics import Diagnostic
-from ezm.acting.evaluate import Act, Evaluator, Mode, random_policy
+from ezm.acting.evaluate import Evaluator, Mode
 from ezm.acting.load import take_over
 from ezm.agent import build
 from ezm.agent.learning import Normalizer
@@ -26,18 +26,28 @@ from ezm.errors import Diverged, UserError
 from ezm.experience import Replay, RowSizes
 from ezm.platform import at_interrupt
 from ezm.runs.folder import Checkpoint, RunFolder
-from ezm.runs.machine import machine
 from ezm.runs.metrics import MetricsLogger
 from ezm.tasks import ParallelTasks, Suite
 from ezm.training.display import Display
+from ezm.training.hooks import (
+    EVALUATED,
+    Checkpointing,
+    Diagnosis,
+    Episodes,
+    Evaluation,
+    Hook,
+    Losses,
+    Moment,
+    Position,
+    Recorder,
+    describe,
+)
 from ezm.training.memory import Memory, has_own_memory, planned, size
 from ezm.training.pipeline import Pipeline, Updates
 from ezm.training.sink import ReplaySink
+from ezm.training.timer import Timer
 
 _NORMALIZER_EVERY = 25  # steps per task between two refreshes of the normaliser
-EVALUATED: tuple[Mode, ...] = ("search", "policy")
-"""Modes of acting in evaluations. The difference shows what the search adds to the policy."""
-_LOG_EVERY = 50  # steps per task between two rows of losses
 
 
 class Trainer:
@@ -51,6 +61,13 @@ class Trainer:
         display: shows the progress.
     """
 
+    pipeline: Pipeline
+    _collector: Collector
+    _sink: ReplaySink
+    _evaluation: Evaluation
+    _hooks: list[Hook]
+    _compiling: Future[int]
+
     def __init__(
         self,
         config: TrainConfig,
@@ -61,6 +78,8 @@ class Trainer:
     ):
         self.config, self.suite, self.run = config, suite, run
         self.metrics, self.display = metrics, display
+        self.timer = Timer()
+        """Sections of the thread that trains."""
         self.agent = build(config, suite)
         rows = replay_rows(config, suite)
         self.memory = memory_of(config, suite, self.agent.state.model.num_parameters())
@@ -95,14 +114,12 @@ class Trainer:
             UserError: an environment failed, or a checkpoint cannot be written.
             Diverged: a loss, a gradient or an action is not finite. The saved state is the last finite state.
         """
-        self._started = time.monotonic()
-        with ExitStack() as stack:
-            stack.enter_context(at_interrupt(self._stop_soon))
-            self._open(stack)
-            stack.callback(self._pipeline.close)
-            stack.callback(self._compiling.result)
+        with at_interrupt(self._stop_soon), self.opened():
+            if self.step == 0:
+                self.evaluate(self.config.evaluation_episodes, ("random",))
             try:
-                self._loop()
+                while self.step < self.config.steps and not self._stop:
+                    self.advance()
                 self.save()
             except Diverged as error:
                 raise self._keep_what_was_finite(error) from None
@@ -111,78 +128,144 @@ class Trainer:
                 raise
             if self._stop:
                 return False
-            self._evaluate(self.config.final_episodes, modes=EVALUATED)
+            self.evaluate(self.config.final_episodes)
         return True
 
+    def advance(self) -> None:
+        """Makes one step of every task and the updates due for it, then calls the hooks that are due."""
+        if not self._ready and self.step >= self.config.random_steps:
+            self._get_ready()
+        section = self.timer.section
+        # Both use the same parameters. A device runs programs in the order of submission, so the search comes first.
+        with section("search"):
+            planned = self._collector.plan(self.latest())
+        learned = self._learn()
+        with section("search"):
+            chosen = self._choose(planned)
+        with section("environments"):
+            experience = self._collector.step(chosen)
+        with section("replay"):
+            self._sink.add(experience)
+        self.step += 1
+        if self.step % _NORMALIZER_EVERY == 0:
+            self._normalizer = self.agent.statistics.normalizer()
+        moment = self._moment(experience, learned)
+        for hook in self._hooks:
+            if hook.due(self.step):
+                with section(hook.section):
+                    hook(moment)
+
+    def evaluate(self, episodes: int, modes: tuple[Mode, ...] = EVALUATED) -> None:
+        """Records the returns of some episodes of each task, for each mode of acting."""
+        with self.timer.section("evaluation"):
+            self._evaluation.run(self._moment(), episodes, modes)
+
+    def latest(self) -> ActingParameters:
+        """Returns the newest parameters. The trainer is its collector's source of parameters."""
+        state = self.agent.state
+        return ActingParameters(state.model, self._normalizer, state.q_range, state.updates)
+
+    def _moment(
+        self, experience: Experience | None = None, learned: Updates | None = None
+    ) -> Moment:
+        updates = self.pipeline.updates
+        return Moment(self.step, self.seconds, updates, self.latest(), experience, learned)
+
+    def _learn(self) -> Updates | None:
+        """Starts the updates due for the coming step, and returns the last of them. None before learning begins."""
+        if self.step < self.config.random_steps:
+            return None
+        pipeline, config = self.pipeline, self.config
+        due = config.updates_by(self.step + 1)
+        then = max(1, config.updates_by(self.step + 2) - due)
+        learned = None
+        while (owed := due - pipeline.updates) > 0:
+            learned = pipeline.step(self._normalizer, owed, then)
+        self.agent.state = pipeline.state
+        return learned
+
+    def _choose(self, planned: Any) -> Chosen:
+        """Returns the actions of the search that was started."""
+        try:
+            return self._collector.choose(planned)
+        except Diverged:
+            self.pipeline.settle()  # names the update where that is the cause
+            raise
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of training, including evaluations and earlier parts of the run."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def _stop_soon(self) -> None:
+        self._stop = True
+        self.display.message("stopping after this step (Ctrl-C again: at once)")
+
+    # -- its parts -------------------------------------------------------------------------
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Makes everything that :meth:`advance` needs, and closes it at the end of ``with``."""
+        self._started = time.monotonic()
+        with ExitStack() as stack:
+            self._open(stack)
+            stack.callback(self.pipeline.close)
+            stack.callback(self._compiling.result)
+            yield
+
     def _open(self, stack: ExitStack) -> None:
-        config = self.config
-        self._actor = Actor(self.agent.learner, config.seed)
-        self._evaluation_actor = Actor(self.agent.learner, config.seed + 1, evaluating=True)
-        self._diagnostic = Diagnostic(self.agent.learner.policy, self.suite)
-        self._pipeline = Pipeline(self.agent.learner, self.agent.state, self.replay, self.rng)
-        self.agent.state = self._pipeline.state
+        config, learner = self.config, self.agent.learner
+        self._actor = Actor(learner, config.seed)
+        self.pipeline = Pipeline(learner, self.agent.state, self.replay, self.rng, self.timer)
+        self.agent.state = self.pipeline.state
         self._normalizer = self.agent.statistics.normalizer()
+        # With this seed, an environment that cannot be restored does not repeat its first episode.
+        seed = config.seed + 1_000_003 * self.step
+        recorder = Recorder(self.suite, self.metrics, self.display)
+        self._evaluation = Evaluation(
+            recorder,
+            config,
+            Evaluator(self.suite, config.evaluation_episodes, seed + 10_007),
+            Actor(learner, config.seed + 1, evaluating=True),
+        )
+        stack.callback(self._evaluation.evaluator.close)
+        self._hooks = [
+            Episodes(recorder),
+            Losses(recorder, self.timer),
+            Position(recorder),
+            self._evaluation,
+            Diagnosis(recorder, config, Diagnostic(learner.policy, self.suite)),
+            Checkpointing(config.checkpoint_every, self.save),
+        ]
         # Compiling runs in parallel with the creation of environments and the random steps.
         thread = stack.enter_context(ThreadPoolExecutor(1, "ezm-compile"))
         self._compiling = thread.submit(self._compile)
-        # With this seed, an environment that cannot be restored does not repeat its first episode.
-        seed = config.seed + 1_000_003 * self.step
-        self._environments = ParallelTasks(
+        environments = ParallelTasks(
             self.suite,
             seed,
             step_limit=config.step_limit or None,
             on_hang=lambda: self.save(environments=False),
         )
-        stack.callback(self._environments.close)
-        self._evaluator = Evaluator(self.suite, config.evaluation_episodes, seed + 10_007)
-        stack.callback(self._evaluator.close)
+        stack.callback(environments.close)
+        self._sink = ReplaySink(self.replay, self.agent.statistics, lambda: self.pipeline.updates)
+        self._collector = Collector(config, environments, self._actor, self.rng, self.step)
         if self.step == 0:
-            self._describe()
+            describe(recorder, config, self.agent.state.model.num_parameters())
         self.display.announce(self.memory)
-        if self.step == 0:
-            self._evaluate(config.evaluation_episodes, modes=("random",))
-        self._sink = ReplaySink(self.replay, self.agent.statistics, lambda: self._pipeline.updates)
-        self._collector = Collector(config, self._environments, self._actor, self.rng, self.step)
         if self._checkpoint is None:
             self._collector.reset(self._sink)
         else:
             self._go_on(self._checkpoint)
             self._checkpoint = None
 
-    def _loop(self) -> None:
-        while self.step < self.config.steps and not self._stop:
-            self._advance()
-
-    def _advance(self) -> None:
-        """Makes one step of every task and the updates due for it, and the evaluations and saves due after it."""
-        config = self.config
-        if not self._ready and self.step >= config.random_steps:
-            self._get_ready()
-        # Both use the same parameters. A device runs programs in the order of submission, so the search comes first.
-        planned = self._collector.plan(self.latest())
-        learned = self._learn()
-        self._act(planned)
-        self.step += 1
-        if self.step % _NORMALIZER_EVERY == 0:
-            self._normalizer = self.agent.statistics.normalizer()
-        if learned is not None and self.step % _LOG_EVERY == 0:
-            self._log_training(learned)
-        self.display.update(self.step, self._pipeline.updates, self.seconds)
-        if self.step % config.evaluate_every == 0 and self.step < config.steps:
-            self._evaluate(config.evaluation_episodes, modes=EVALUATED)
-        if config.diagnose_every and self.step % config.diagnose_every == 0:
-            self._diagnose()
-        if self.step % config.checkpoint_every == 0:
-            self.save()
-
     def _compile(self) -> int:
         """Compiles the programs of learning, acting and evaluating. Returns the learner's working memory in bytes."""
         config, tasks = self.config, self.suite.num_tasks
         updates = max(1, config.updates_by(config.random_steps + 1))
-        memory = self._pipeline.compile(self._normalizer, updates)
+        memory = self.pipeline.compile(self._normalizer, updates)
         for actor, copies, exploring in (
             (self._actor, 1, True),
-            (self._evaluation_actor, config.evaluation_episodes, False),
+            (self._evaluation.actor, config.evaluation_episodes, False),
         ):
             observation = np.zeros((tasks * copies, self.suite.observation_size), np.float32)
             task = np.tile(np.arange(tasks, dtype=np.int32), copies)
@@ -193,128 +276,11 @@ class Trainer:
         """Waits until the programs are compiled."""
         if not self._compiling.done():
             self.display.message("compiling (once; cached for later runs)")
-        memory = self._compiling.result()
+        with self.timer.section("compiling"):
+            memory = self._compiling.result()
         self.display.message(f"learning takes {size(memory)} more")
         self.display.forget_rates()  # the rates so far were with random actions
         self._ready = True
-
-    # -- one step --------------------------------------------------------------------------
-
-    def _learn(self) -> Updates | None:
-        """Starts the updates due for the coming step, and returns the last of them. None before learning begins."""
-        if self.step < self.config.random_steps:
-            return None
-        pipeline, config = self._pipeline, self.config
-        due = config.updates_by(self.step + 1)
-        then = max(1, config.updates_by(self.step + 2) - due)
-        learned = None
-        while (owed := due - pipeline.updates) > 0:
-            learned = pipeline.step(self._normalizer, owed, then)
-        self.agent.state = pipeline.state
-        return learned
-
-    def latest(self) -> ActingParameters:
-        """Returns the newest parameters. The trainer is its collector's source of parameters."""
-        state = self.agent.state
-        return ActingParameters(state.model, self._normalizer, state.q_range, state.updates)
-
-    def _act(self, planned: Any) -> None:
-        """Makes one step of every task and records it."""
-        try:
-            experience = self._collector.act(planned)
-        except Diverged:
-            self._pipeline.settle()  # names the update where that is the cause
-            raise
-        self._sink.add(experience)
-        step = experience.step
-        for e in np.flatnonzero(step.terminated | step.truncated).tolist():
-            self._log_episode(experience, e)
-
-    # -- figures ---------------------------------------------------------------------------
-
-    @property
-    def seconds(self) -> float:
-        """Wall-clock seconds of training, including evaluations and earlier parts of the run."""
-        return self._seconds_before + time.monotonic() - self._started
-
-    def _describe(self) -> None:
-        model = self.agent.state.model
-        parameters = model.num_parameters()
-        self.metrics.log(
-            "start",
-            0,
-            0.0,
-            version=ezm.__version__,
-            machine=machine(),
-            suite=self.suite.name,
-            tasks=list(self.suite.task_names),
-            parameters=parameters,
-        )
-        config, tasks = self.config, self.suite.num_tasks
-        self.display.message(
-            f"{tasks} tasks, {parameters / 1e6:.2f}M parameters, {config.steps:,} steps per task"
-        )
-        self.display.message(
-            f"each step learns W = {config.windows(tasks):g} windows per task in "
-            f"G = {config.updates_per_step:g} gradient steps of batch {config.optimizer.batch_size}"
-        )
-
-    def _log_episode(self, experience: Experience, e: int) -> None:
-        """Logs the episode that ended in environment ``e``."""
-        indices = experience.task[e], experience.behaviour_task[e]
-        name, policy = (self.suite.task_names[index] for index in indices)
-        value, length = experience.step.episode_return[e], experience.step.episode_length[e]
-        self.metrics.log(
-            "episode",
-            self.step + 1,
-            self.seconds,
-            task=name,
-            policy=policy,
-            **{
-                "return": float(value),
-                "length": int(length),
-                "terminated": bool(experience.step.terminated[e]),
-            },
-        )
-        if policy == name:
-            self.display.episode(name, float(value))
-
-    def _log_training(self, learned: Updates) -> None:
-        values = {name: float(value[-1]) for name, value in learned.figures.items()}
-        errors = learned.value_errors(self.suite.num_tasks)
-        values["value_error"] = float(np.nanmean(errors))
-        for name, error in zip(self.suite.task_names, errors, strict=True):
-            values[f"priority/{name}"] = float(error)
-        self.metrics.log("train", self.step, self.seconds, updates=self._pipeline.updates, **values)
-
-    def _evaluate(self, episodes: int, modes: tuple[Mode, ...]) -> None:
-        for mode in modes:
-            returns = self._evaluator.run(self._policy(mode), episodes)
-            for name, values in zip(self.suite.task_names, returns, strict=True):
-                mean = float(np.mean(values))
-                self.metrics.log(
-                    "eval",
-                    self.step,
-                    self.seconds,
-                    updates=self._pipeline.updates,
-                    task=name,
-                    mode=mode,
-                    returns=[float(v) for v in values],
-                    mean=mean,
-                )
-                if mode == "search":
-                    self.display.evaluation(name, mean)
-
-    def _diagnose(self) -> None:
-        for task, name in enumerate(self.suite.task_names):
-            figures = self._diagnostic(self.latest(), task, self.config.seed + self.step)
-            if figures:
-                self.metrics.log("diagnostic", self.step, self.seconds, task=name, **figures)
-
-    def _policy(self, mode: Mode) -> Act:
-        if mode == "random":
-            return random_policy(self.suite, self.config.seed)
-        return self._evaluation_actor.policy(self.latest(), mode)
 
     # -- keeping ---------------------------------------------------------------------------
 
@@ -328,25 +294,25 @@ class Trainer:
             Diverged: the last update was not finite.
             UserError: the checkpoint cannot be written.
         """
-        self._pipeline.settle()
-        self.agent.state = self._pipeline.state
+        self.pipeline.settle()
+        self.agent.state = self.pipeline.state
         arrays = {
             "agent": self.agent.arrays(),
             "replay": self.replay.state(),
-            "pending": self._pipeline.pending(),
+            "pending": self.pipeline.pending(),
             "normalizer": {k: v for k, v in vars(self._normalizer).items() if v is not None},
             "acting": self._collector.state(),
         }
         if environments:
-            arrays["environments"] = self._environments.state()
-            arrays["evaluation"] = self._evaluator.state()
+            arrays["environments"] = self._collector.environments.state()
+            arrays["evaluation"] = self._evaluation.evaluator.state()
         meta = {
             "step": self.step,
             "seconds": self.seconds,
             "rows": self.metrics.rows,
             "rng": self.rng.bit_generator.state,
             "acted": self._actor.steps,
-            "evaluated": self._evaluation_actor.steps,
+            "evaluated": self._evaluation.actor.steps,
         }
         saved = self.run.save_checkpoint(self.step, arrays, meta)
         self.display.message(f"checkpoint: {size(saved.bytes)} in {saved.seconds:.1f} s")
@@ -354,7 +320,7 @@ class Trainer:
     def _keep_what_was_finite(self, error: Diverged) -> Diverged:
         """Saves the learner as it was before the failed updates, and the batches of these updates."""
         kept = f"the agent before it is kept at step {self.step:,}"
-        if (update := self._pipeline.diverged) is not None:
+        if (update := self.pipeline.diverged) is not None:
             batch = self.run.path / "diverged.npz"
             update.write(batch)
             kept += f", the batch in {batch}"
@@ -367,24 +333,24 @@ class Trainer:
     def _go_on(self, checkpoint: Checkpoint) -> None:
         """Restores the state of actors, pipeline and environments."""
         saved, meta = checkpoint.arrays, checkpoint.meta
-        self._actor.steps, self._evaluation_actor.steps = meta["acted"], meta["evaluated"]
+        self._actor.steps, self._evaluation.actor.steps = meta["acted"], meta["evaluated"]
         self._normalizer = Normalizer(**jax.tree.map(jnp.asarray, saved["normalizer"]))
-        self._pipeline.resume(saved["pending"], self._normalizer)
+        self.pipeline.resume(saved["pending"], self._normalizer)
         environments = saved.get("environments")
         if environments is not None:
-            self._evaluator.load(saved["evaluation"])
+            self._evaluation.evaluator.load(saved["evaluation"])
         again = self._collector.load(saved["acting"], environments, self._sink)
         if again and environments is not None:
             names = ", ".join(self.suite.task_names[task] for task in again)
             self.display.message(f"new episodes of {names}, which cannot be restored")
 
-    def restore(self) -> None:
-        """Restores the run's latest checkpoint, or its beginning where it has none.
+    def restore(self, source: RunFolder | None = None) -> None:
+        """Restores the latest checkpoint of the run, or of ``source``. Without a checkpoint, the run begins.
 
         Raises:
             UserError: the checkpoint cannot be read, has other networks, or holds only what acting needs.
         """
-        checkpoint = self.run.latest_checkpoint()
+        checkpoint = (source or self.run).latest_checkpoint()
         if checkpoint is None:
             self.metrics.truncate(0, -1)
             return
@@ -400,10 +366,6 @@ class Trainer:
         self._seconds_before = checkpoint.meta["seconds"]
         self.rng.bit_generator.state = checkpoint.meta["rng"]
         self.metrics.truncate(checkpoint.meta["rows"], self.step)
-
-    def _stop_soon(self) -> None:
-        self._stop = True
-        self.display.message("stopping after this step (Ctrl-C again: at once)")
 
 
 def replay_rows(config: TrainConfig, suite: Suite) -> int:
