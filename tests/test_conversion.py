@@ -23,6 +23,9 @@ from ezm.runs.checkpoints import Checkpoints
 from ezm.runs.folder import FORMAT, RunFolder
 from ezm.training.session import load_agent, suite_of
 
+# Orbax's own reader threads complain when an array's file is gone.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 CPU = defaults("cpu", "cartpole")
 CONFIG = replace(
     CPU,

@@ -246,7 +246,7 @@ def test_a_checkpoint_of_other_networks_is_one_line(
     said = error(capsys, "copied")
     assert "checkpoint 30 has other networks than config.json" in said
     assert re.search(
-        r": model\.observation_in\.weight has the shape \(\d+, 16\) in the checkpoint and \(\d+, 24\) now; bring",
+        r": model\.observation_in\.weight has the shape \(\d+, 16\) in the checkpoint and has the shape \(\d+, 24\) now; bring",
         said,
     )
 
