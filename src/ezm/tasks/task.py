@@ -81,8 +81,12 @@ class Task:
             UserError: the environment failed, or the action is nan.
             RuntimeError: no episode is running. Call :meth:`reset` first.
         """
-        (step,) = step_together([self], [action], self._simulate)
-        return step
+        own_action, repeat = self._command(action)
+        try:
+            raw = self.simulator.step(own_action, repeat)
+        except Exception as error:
+            raise self._failure(f"raised {_describe(error)}") from error
+        return self._outcome(raw, repeat)
 
     def snapshot(self) -> object:
         """Returns all that determines the future of this environment, for :meth:`restore`.
@@ -103,12 +107,6 @@ class Task:
     def close(self) -> None:
         self._running = False
         self.simulator.close()
-
-    def _simulate(self, actions: Sequence[np.ndarray], repeats: Sequence[int]) -> list[RawStep]:
-        try:
-            return [self.simulator.step(actions[0], repeats[0])]
-        except Exception as error:
-            raise self._failure(f"raised {_describe(error)}") from error
 
     def _command(self, action: np.ndarray) -> tuple[np.ndarray, int]:
         """Counts a step and returns the task's own action for it, and the simulator steps to hold that action."""
