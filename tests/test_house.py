@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 import ezm
 from ezm.cli.examination import PYTHONS
-from ezm.tasks.sources import INSTALL_DM_CONTROL
+from ezm.tasks.sources import DM_CONTROL
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -61,7 +61,7 @@ def test_every_tested_python_is_named() -> None:
 
 
 def test_the_line_that_installs_dm_control_is_documented() -> None:
-    assert INSTALL_DM_CONTROL in (ROOT / "docs/index.md").read_text()
+    assert DM_CONTROL.install in (ROOT / "docs/index.md").read_text()
 
 
 def test_changelog_has_the_version() -> None:

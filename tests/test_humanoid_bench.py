@@ -13,9 +13,10 @@ from ezm.cli import main
 from ezm.config.presets import defaults
 from ezm.config.validation import check
 from ezm.errors import UserError
+from ezm.statistics.scores import normalised
 from ezm.tasks import ParallelTasks, load_suite
 from ezm.tasks.humanoid_bench import NAMES, SUITES, Batch, Environment, success_bar
-from ezm.tasks.humanoid_bench.catalog import ENTRIES, normalised_return, parse
+from ezm.tasks.humanoid_bench.catalog import ENTRIES, parse
 from ezm.tasks.humanoid_bench.gym import HumanoidEnv
 from ezm.tasks.humanoid_bench.models import hold_action, model
 from ezm.tasks.humanoid_bench.robots import robot
@@ -369,7 +370,7 @@ def test_recorded_return_of_random_actions(name: str) -> None:
         returns[running] += batch.reward[running]
         running &= ~batch.terminated
     assert not running.any()
-    assert normalised_return(name, returns.mean()) == pytest.approx(0, abs=0.01)
+    assert normalised(f"hb:{name}", returns.mean()) == pytest.approx(0, abs=0.01)
 
 
 def test_presets_of_humanoids() -> None:

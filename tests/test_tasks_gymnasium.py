@@ -411,7 +411,7 @@ def test_numbers_of_other_kinds_are_taken() -> None:
     ("source", "message"),
     [
         ("own_taskz:make", "no module 'own_taskz'"),
-        ("dcm:walker-walk", "a task is dmc:domain-task, gym:Id or module:function"),
+        ("dcm:walker-walk", "a task is hb:robot-task, dmc:domain-task, gym:Id or module:function"),
         ("own_tasks:mak", r"no function 'mak' \(did you mean make\?\)"),
         ("own_tasks:NUMBER", "no function 'NUMBER'"),
         ("own_tasks:broken", "raised OSError: no device"),

@@ -10,7 +10,7 @@ from ezm.cli import probes
 from ezm.cli.probes import Answer
 from ezm.statistics.scores import score_matrix
 from ezm.tasks import SUITES, load_suite
-from ezm.tasks.sources import INSTALL_DM_CONTROL
+from ezm.tasks.sources import DM_CONTROL
 
 
 @pytest.fixture(params=["dm_control", "dm_env", "lxml"])
@@ -44,7 +44,7 @@ def test_its_tasks_are_refused_in_one_line(
     assert ezm.cli.main(arguments.split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {named}")
-    assert line.endswith(f"{missing} is not installed; run: {INSTALL_DM_CONTROL}")
+    assert line.endswith(f"{missing} is not installed; run: {DM_CONTROL.install}")
 
 
 def test_tasks_lists_the_others(missing: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -165,7 +165,7 @@ def settings(answer: Answer, environment: Mapping[str, str] = os.environ) -> Ite
 def mujoco(answer: Answer) -> Iterator[Finding]:
     """Checks that MuJoCo and, if it is installed, dm_control simulate."""
     if answer.found is None:
-        names = "mujoco" if sources.lacks_dm_control() else "mujoco dm_control"
+        names = "mujoco" if sources.DM_CONTROL.lack() else "mujoco dm_control"
         yield Finding(
             "problem",
             "mujoco",

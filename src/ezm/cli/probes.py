@@ -88,7 +88,7 @@ def _mujoco() -> dict[str, Any]:
     mujoco.mj_step(model, data, 10)
     if not np.isfinite(data.qpos).all() or data.qpos[2] >= 1:
         raise ArithmeticError(f"a ball does not fall: {data.qpos[:3]}")
-    if sources.lacks_dm_control() is None:
+    if sources.DM_CONTROL.lack() is None:
         sources.build("dmc:cartpole-balance", seed=0).reset()
     return {"version": mujoco.__version__}
 

@@ -29,23 +29,26 @@ class Tasks:
         tyro.conf.Positional[tuple[str, ...]],
         tyro.conf.arg(metavar="NAMES", help_behavior_hint="(default: the named suites)"),
     ] = ()
-    """Suites or tasks as for `ezm train`. dmc: everything in dm_control."""
+    """Suites or tasks as for `ezm train`. dmc: everything in dm_control. hb: everything in HumanoidBench."""
 
 
 def tasks(arguments: Sequence[str]) -> int:
     """Runs ``ezm tasks`` and returns the exit code."""
     options = parse(Tasks, "tasks", arguments)
-    from ezm.tasks import SUITES, listing, sources
-    from ezm.tasks.suites import usable_suites
+    from ezm.tasks import SUITES, listing
+    from ezm.tasks.sources import REGISTRY, forms, split
 
     rows = listing(*options.names)
     headings = ("suite", "task", "obs", "act", "repeat", "steps", "source")
     note = ""
     if not options.names:
-        note = "also: dmc:domain-task (`ezm tasks dmc` lists them), gym:Id, module:function, and lists of them"
-        if lack := sources.lacks_dm_control():
-            left_out = [name for name in SUITES if name not in usable_suites()]
-            note += f"\nwithout {', '.join(left_out)}: {lack}; run: {sources.INSTALL_DM_CONTROL}"
+        note = f"also: {forms()}, and lists of them; `ezm tasks dmc` lists all of dmc's"
+        for source in REGISTRY.values():
+            if lack := source.lack():
+                own = [
+                    name for name, tasks in SUITES.items() if source in {split(t)[0] for t in tasks}
+                ]
+                note += f"\nwithout {', '.join(own) or source.title}: {lack}; run: {source.install}"
     print_table(
         headings,
         [tuple("-" if value is None else str(value) for value in row) for row in rows],

@@ -14,7 +14,7 @@ import numpy as np
 from ezm.report.panels import Look
 from ezm.report.record import Record
 from ezm.statistics.intervals import mean_interval
-from ezm.tasks.humanoid_bench import NAMES, success_bar
+from ezm.statistics.scores import sources_of, success_bar
 
 RECORDED = Path(__file__).with_name("recorded.json")
 """SAC's returns: suite -> task -> {"sac": mean return, "steps": environment steps per task}."""
@@ -46,10 +46,10 @@ def reference(record: Record) -> dict[str, dict[str, float]]:
     unfair.
 
     Returns:
-        task -> {"random": mean return, "sac": mean return, "bar": HumanoidBench's success bar}. Any of them may be
-        missing.
+        task -> {"random": mean return, "sac": mean return, "bar": success bar}. Any of them may be missing.
     """
     recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+    sources = sources_of(record.suite)
     found: dict[str, dict[str, float]] = {}
     for task in record.tasks:
         found[task] = {}
@@ -58,8 +58,9 @@ def reference(record: Record) -> dict[str, dict[str, float]]:
         sac = recorded.get(str(record.config.get("suite")), {}).get(task)
         if sac is not None and sac["steps"] == record.config.get("steps"):
             found[task]["sac"] = sac["sac"]
-        if task in NAMES:
-            found[task]["bar"] = success_bar(task)
+        bar = success_bar(sources[task]) if task in sources else None
+        if bar is not None:
+            found[task]["bar"] = bar
     return found
 
 

@@ -1,5 +1,7 @@
 """Success bars, and normalised returns on a scale that tasks share.
 
+A task's source declares them (:class:`ezm.tasks.sources.source.Score`):
+
 - **HumanoidBench**: its success bar. The normalised return is 0 for random actions and 1 at the bar.
 - **dm_control**: rewards lie in [0, 1] and an episode has 1,000 control steps, so 1,000 is the largest possible
   return (Tassa et al. 2018, arXiv 1801.00690). The normalised return is the share of it. There is no standard bar.
@@ -13,11 +15,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ezm.errors import UserError
-from ezm.tasks import humanoid_bench, sources
-from ezm.tasks.humanoid_bench.catalog import normalised_return
+from ezm.tasks import sources
 from ezm.tasks.suites import parse
-
-DM_CONTROL_TOP = 1_000.0
 
 
 def success_bar(source: str) -> float | None:
@@ -26,9 +25,8 @@ def success_bar(source: str) -> float | None:
     Args:
         source: of the task, as in :class:`ezm.tasks.TaskSpec`.
     """
-    if not source.startswith(f"{sources.HUMANOID_BENCH}:"):
-        return None
-    return humanoid_bench.success_bar(sources.task_name(source))
+    score = sources.score(source)
+    return None if score is None else score.bar
 
 
 def normalised(source: str, returns: Sequence[float] | np.ndarray) -> np.ndarray | None:
@@ -38,12 +36,18 @@ def normalised(source: str, returns: Sequence[float] | np.ndarray) -> np.ndarray
         source: of the task, as in :class:`ezm.tasks.TaskSpec`.
         returns: undiscounted, any shape.
     """
-    values = np.asarray(returns, dtype=float)
-    prefix = source.partition(":")[0]
-    if prefix == sources.HUMANOID_BENCH:
-        low, high = (normalised_return(sources.task_name(source), end) for end in (0.0, 1.0))
-        return low + (high - low) * values
-    return values / DM_CONTROL_TOP if prefix == sources.DM_CONTROL else None
+    score = sources.score(source)
+    if score is None:
+        return None
+    return (np.asarray(returns, dtype=float) - score.zero) / (score.one - score.zero)
+
+
+def sources_of(suite: str) -> dict[str, str]:
+    """Returns task -> source of a suite's tasks, empty if this version of ezm does not know the suite."""
+    try:
+        return {sources.task_name(source): source for source in parse(suite)}
+    except UserError:
+        return {}
 
 
 def score_matrix(suite: str, returns: Mapping[str, Sequence[float]]) -> np.ndarray | None:
@@ -54,10 +58,7 @@ def score_matrix(suite: str, returns: Mapping[str, Sequence[float]]) -> np.ndarr
         suite: name of the suite, which gives the tasks' sources.
         returns: task -> (R,) returns.
     """
-    try:
-        source = {sources.task_name(each): each for each in parse(suite)}
-    except UserError:  # a suite of another version
-        return None
+    source = sources_of(suite)
     columns = [
         normalised(source[task], values) for task, values in returns.items() if task in source
     ]

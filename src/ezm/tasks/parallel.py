@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from ezm.errors import UserError
 from ezm.tasks import sources, state
+from ezm.tasks.simulator import Stepper
+from ezm.tasks.sources.source import Source
 from ezm.tasks.suites import Suite
-from ezm.tasks.task import Step, Task
+from ezm.tasks.task import Step, Task, step_together
 from ezm.tasks.watchdog import Watchdog
 
 
@@ -46,8 +48,8 @@ class ParallelTasks:
 
     Threads overlap only while they are inside MuJoCo. Two threads on 2 free cores were measured against one thread.
     They took 0.6 of its time for dm_control's dog, and the same time for humanoid and walker. For cartpole, whose
-    calls into MuJoCo last microseconds, they took 1.5 times as long. HumanoidBench's tasks are stepped as one batch
-    with its own threads.
+    calls into MuJoCo last microseconds, they took 1.5 times as long. Tasks whose source has a stepper, as HumanoidBench,
+    are stepped as one batch with its own threads.
 
     Args:
         suite: the tasks.
@@ -95,13 +97,9 @@ class ParallelTasks:
         if threads is None:
             heavy = any(task.simulator.threads_pay for task in self.tasks)
             threads = (os.cpu_count() or 1) if heavy else 1
-        humanoids = [
-            index
-            for index, task in enumerate(self.tasks)
-            if task.spec.source.startswith(f"{sources.HUMANOID_BENCH}:")
-        ]
-        self._humanoids = Humanoids(self.tasks, humanoids, threads) if humanoids else None
-        others = sorted(set(range(count)) - set(humanoids))
+        self._batches = _batches(self.tasks, threads)
+        batched = {index for batch in self._batches for index in batch.indices}
+        others = [index for index in range(count) if index not in batched]
         threads = max(1, min(threads, len(others)))
         self._shares = [others[first::threads] for first in range(threads)]
         self._pool = ThreadPoolExecutor(threads, "ezm-tasks") if threads > 1 else None
@@ -122,8 +120,8 @@ class ParallelTasks:
 
         with self._guard:
             self._each(reset_one)
-            if self._humanoids is not None:
-                self._share(0, self._humanoids.indices, reset_one)
+            for batch in self._batches:
+                self._share(0, batch.indices, reset_one)
         self._returns[:] = 0
         self._lengths[:] = 0
         self.observation = observation
@@ -165,9 +163,11 @@ class ParallelTasks:
 
         with self._guard:
             self._each(lambda index: enter(index, self.tasks[index].step(actions[index])))
-            if self._humanoids is not None:
-                self._busy[0] = self._humanoids.indices
-                for index, step in self._humanoids.step(actions):
+            for each in self._batches:
+                self._busy[0] = each.indices
+                own = [self.tasks[index] for index in each.indices]
+                steps = step_together(own, list(actions[each.indices]), each.stepper.step)
+                for index, step in zip(each.indices, steps, strict=True):
                     enter(index, step)
                 self._busy[0] = ()
         self.observation = batch.observation
@@ -226,8 +226,8 @@ class ParallelTasks:
             self._watchdog.close()
         if self._pool is not None:
             self._pool.shutdown()
-        if self._humanoids is not None:
-            self._humanoids.close()
+        for batch in self._batches:
+            batch.stepper.close()
         for task in self.tasks:
             task.close()
 
@@ -250,42 +250,28 @@ class ParallelTasks:
 
 
 def _made(suite: Suite, task_ids: list[int], seeds: list[int]) -> list[Task]:
-    """Makes environments, in parallel if all are dm_control's: MuJoCo compiles each for 50 ms outside Python's lock."""
-    sources_of = {suite.tasks[task].source for task in task_ids}
-    if not all(source.startswith(f"{sources.DM_CONTROL}:") for source in sources_of):
+    """Makes environments, in parallel if that pays for all of their sources."""
+    own = [sources.split(suite.tasks[task].source)[0] for task in task_ids]
+    if not all(source.made_in_threads for source in own):
         return [suite.make(*pair) for pair in zip(task_ids, seeds, strict=True)]
     with ThreadPoolExecutor(os.cpu_count(), "ezm-make") as pool:
         return list(pool.map(suite.make, task_ids, seeds))
 
 
-class Humanoids:
-    """The HumanoidBench environments among others, stepped in one call."""
+class _Batch(NamedTuple):
+    """Environments of one source that are stepped in one call."""
 
-    def __init__(self, tasks: Sequence[Task], indices: list[int], threads: int) -> None:
-        from ezm.tasks.humanoid_bench.batch import Batch
-        from ezm.tasks.sources.humanoid_bench import HumanoidBenchSimulator, step_together
+    indices: list[int]
+    stepper: Stepper
 
-        self.indices = indices
-        self._tasks = [tasks[index] for index in indices]
-        simulators = []
-        for task in self._tasks:
-            assert isinstance(task.simulator, HumanoidBenchSimulator)
-            simulators.append(task.simulator)
-        environments = [simulator.environment for simulator in simulators]
-        self._batch = Batch(environments, threads)
-        self._step = partial(step_together, simulators, batch=self._batch)
 
-    def step(self, actions: np.ndarray) -> Iterator[tuple[int, Step]]:
-        """Steps these environments with their rows of (E, A) actions, and yields each step with its index."""
-        begun = [
-            task.begin(actions[index])
-            for index, task in zip(self.indices, self._tasks, strict=True)
-        ]
-        own_actions, repeats = zip(*begun, strict=True)
-        raws = self._step(own_actions, repeats)
-        for index, task, raw, repeat in zip(self.indices, self._tasks, raws, repeats, strict=True):
-            yield index, task.end(raw, repeat)
-
-    def close(self) -> None:
-        """Stops the threads."""
-        self._batch.close()
+def _batches(tasks: Sequence[Task], threads: int) -> list[_Batch]:
+    """Returns a batch for each source that has a stepper."""
+    found: dict[Source, list[int]] = {}
+    for index, task in enumerate(tasks):
+        found.setdefault(sources.split(task.spec.source)[0], []).append(index)
+    return [
+        _Batch(indices, source.stepper([tasks[index].simulator for index in indices], threads))
+        for source, indices in found.items()
+        if source.stepper is not None
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -84,6 +85,18 @@ class Simulator(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Stepper(Protocol):
+    """Steps several simulators of one source in one call."""
+
+    def step(self, actions: Sequence[np.ndarray], repeats: Sequence[int]) -> Sequence[RawStep]:
+        """Returns for each simulator what its own :meth:`Simulator.step` would return, bit for bit."""
+        ...
+
+    def close(self) -> None:
+        """Stops the threads."""
+        ...
 
 
 def unit_to_bounds(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

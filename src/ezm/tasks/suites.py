@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -153,7 +154,15 @@ def load_suite(
     for option, value in (("action-repeat", action_repeat), ("episode-steps", episode_steps)):
         if value is not None and value < 1:
             raise UserError(f"--{option} {value}: must be at least 1")
-    named = [_with_options(source, protocol, meshes) for source in parse(name)]
+    catalog.check_protocol(protocol)
+    options = {
+        "protocol": _unless_default(protocol),
+        "meshes": meshes and str(Path(meshes).resolve()),
+    }
+    named = [
+        source if sources.options(source) else sources.with_options(source, **options)
+        for source in parse(name)
+    ]
     specs = [_probe(source, action_repeat, episode_steps) for source in named]
     return Suite(name, tuple(specs))
 
@@ -171,7 +180,7 @@ def parse(name: str) -> list[str]:
             raise UserError(f"suite {name!r}: an empty task name; write tasks as a,b,c")
         if ":" in element:
             head = element.partition(":")[0]
-            prefix = head if head in sources.LIBRARIES else None
+            prefix = head if head in sources.REGISTRY else None
             found.append(element)
         elif prefix is not None:
             found.append(f"{prefix}:{element}")
@@ -185,31 +194,17 @@ def parse(name: str) -> list[str]:
 
 
 def _bare_task(name: str) -> str:
-    if name in catalog.NAMES:
-        return f"{sources.HUMANOID_BENCH}:{name}"
-    if lack := sources.lacks_dm_control():
-        known = [*SUITES, *catalog.NAMES]
-        raise UserError(
-            f"unknown suite or task {name!r}{nearest(name, known)}; dm_control's tasks are unknown, "
-            f"since {lack}; run: {sources.INSTALL_DM_CONTROL}"
-        )
-    from ezm.tasks.sources.dm_control import task_names
-
-    if name not in task_names():
-        known = [*SUITES, *catalog.NAMES, *task_names()]
-        raise UserError(
-            f"unknown suite or task {name!r}{nearest(name, known)}; `ezm tasks` lists them"
-        )
-    return f"{sources.DM_CONTROL}:{name}"
-
-
-def _with_options(source: str, protocol: str, meshes: str | None) -> str:
-    catalog.check_protocol(protocol)
-    if not source.startswith(f"{sources.HUMANOID_BENCH}:") or "?" in source:
-        return source
-    from ezm.tasks.sources.humanoid_bench import with_options
-
-    return with_options(source, protocol, meshes)
+    known, lacks = list(SUITES), []
+    for prefix, source in sources.REGISTRY.items():
+        if lack := source.lack():
+            lacks.append(f"{source.title}'s tasks are unknown, since {lack}; run: {source.install}")
+            continue
+        names = source.names()
+        if name in names:
+            return f"{prefix}:{name}"
+        known += names
+    fix = "; ".join(lacks) or "`ezm tasks` lists them"
+    raise UserError(f"unknown suite or task {name!r}{nearest(name, known)}; {fix}")
 
 
 def with_protocol(suite: Suite, protocol: str) -> Suite:
@@ -221,24 +216,21 @@ def with_protocol(suite: Suite, protocol: str) -> Suite:
     catalog.check_protocol(protocol)
 
     def by_it(task: TaskSpec) -> TaskSpec:
-        prefix, _, name = task.source.partition(":")
-        if prefix != sources.HUMANOID_BENCH:
-            return task
-        from ezm.tasks.sources.humanoid_bench import under_protocol
-
-        return dataclasses.replace(task, source=f"{prefix}:{under_protocol(name, protocol)}")
+        source = sources.with_options(task.source, protocol=_unless_default(protocol))
+        return dataclasses.replace(task, source=source)
 
     return dataclasses.replace(suite, tasks=tuple(map(by_it, suite.tasks)))
 
 
 def protocol_of(task: TaskSpec) -> str | None:
     """Returns the protocol of a HumanoidBench task, or None for any other task."""
-    prefix, _, name = task.source.partition(":")
-    if prefix != sources.HUMANOID_BENCH:
+    if "protocol" not in sources.split(task.source)[0].options:
         return None
-    from ezm.tasks.sources import humanoid_bench
+    return sources.options(task.source).get("protocol", catalog.PROTOCOLS[0])
 
-    return humanoid_bench.protocol_of(name)
+
+def _unless_default(protocol: str) -> str | None:
+    return None if protocol == catalog.PROTOCOLS[0] else protocol
 
 
 def _probe(source: str, action_repeat: int | None, episode_steps: int | None) -> TaskSpec:
@@ -276,14 +268,14 @@ class Listed(NamedTuple):
 def listing(*names: str) -> list[Listed]:
     """Returns one row for each task of the suites ``names`` (default: :func:`usable_suites`).
 
-    The name ``dmc`` stands for all usable tasks of the dm_control suite.
+    A source's prefix, such as ``dmc``, stands for all of its tasks.
 
     Raises:
         UserError: as for :func:`load_suite`.
     """
     rows = []
     for name in names or usable_suites():
-        suite = load_suite(_all_dm_control() if name == sources.DM_CONTROL else name)
+        suite = load_suite(_all_of(name) or name)
         rows += [
             Listed(
                 suite=name,
@@ -300,19 +292,19 @@ def listing(*names: str) -> list[Listed]:
 
 
 def usable_suites() -> list[str]:
-    """Returns the named suites whose library is installed."""
-    if sources.lacks_dm_control() is None:
-        return list(SUITES)
-    prefix = f"{sources.DM_CONTROL}:"
+    """Returns the named suites whose libraries are installed."""
+    usable = {prefix for prefix, source in sources.REGISTRY.items() if source.lack() is None}
     return [
         name
         for name, tasks in SUITES.items()
-        if not any(source.startswith(prefix) for source in tasks)
+        if usable.issuperset(task.partition(":")[0] for task in tasks)
     ]
 
 
-def _all_dm_control() -> str:
-    sources.require_dm_control("suite dmc")
-    from ezm.tasks.sources.dm_control import task_names
-
-    return ",".join(f"{sources.DM_CONTROL}:{name}" for name in task_names())
+def _all_of(prefix: str) -> str:
+    """Returns a list of all tasks of a source, empty where there is no such source, or no end to its tasks."""
+    if prefix not in sources.REGISTRY:
+        return ""
+    source = sources.REGISTRY[prefix]
+    source.require(f"suite {prefix}")
+    return ",".join(f"{prefix}:{name}" for name in source.names())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,54 +81,12 @@ class Task:
             UserError: the environment failed, or the action is nan.
             RuntimeError: no episode is running. Call :meth:`reset` first.
         """
-        own_action, repeat = self.begin(action)
+        own_action, repeat = self._command(action)
         try:
             raw = self.simulator.step(own_action, repeat)
         except Exception as error:
             raise self._failure(f"raised {_describe(error)}") from error
-        return self.end(raw, repeat)
-
-    def begin(self, action: np.ndarray) -> tuple[np.ndarray, int]:
-        """Prepares a step: the first half of :meth:`step`. :meth:`end` must follow.
-
-        Returns:
-            The task's own action within [-1, 1], and the number of simulator steps to hold it.
-
-        Raises:
-            UserError, RuntimeError: as :meth:`step`.
-        """
-        if not self._running:
-            raise RuntimeError(f"task {self.spec.name}: step() without a running episode")
-        self._steps += 1
-        repeat = self._repeat
-        if self._limit is not None:
-            repeat = min(repeat, self._limit - self._simulator_steps)
-        own_action = np.asarray(action[: self.spec.action_size], np.float64)
-        own_action = np.minimum(np.maximum(own_action, -1.0), 1.0)
-        if np.isnan(own_action).any():
-            raise UserError(
-                f"task {self.spec.name}, step {self._steps} of the episode: the agent's action is "
-                "nan, training has diverged; lower the learning rate"
-            )
-        return own_action, repeat
-
-    def end(self, raw: RawStep, repeat: int) -> Step:
-        """Checks and pads the simulator's outcome: the second half of :meth:`step`.
-
-        Raises:
-            UserError: the environment returned an unusable value.
-        """
-        reward = float(raw.reward)
-        if not abs(reward) <= _LARGEST:
-            raise self._failure(f"returned the reward {_unusable(reward)}")
-        observation = self._padded(raw.observation)
-        self._simulator_steps += repeat
-        timed_out = self._limit is not None and self._simulator_steps >= self._limit
-        timed_out |= self.cut_after is not None and self._steps >= self.cut_after
-        terminated = raw.terminated
-        truncated = (raw.truncated or timed_out) and not terminated
-        self._running = not (terminated or truncated)
-        return Step(observation, reward, terminated, truncated)
+        return self._outcome(raw, repeat)
 
     def snapshot(self) -> object:
         """Returns all that determines the future of this environment, for :meth:`restore`.
@@ -149,6 +108,37 @@ class Task:
         self._running = False
         self.simulator.close()
 
+    def _command(self, action: np.ndarray) -> tuple[np.ndarray, int]:
+        """Counts a step and returns the task's own action for it, and the simulator steps to hold that action."""
+        if not self._running:
+            raise RuntimeError(f"task {self.spec.name}: step() without a running episode")
+        self._steps += 1
+        repeat = self._repeat
+        if self._limit is not None:
+            repeat = min(repeat, self._limit - self._simulator_steps)
+        own_action = np.asarray(action[: self.spec.action_size], np.float64)
+        own_action = np.minimum(np.maximum(own_action, -1.0), 1.0)
+        if np.isnan(own_action).any():
+            raise UserError(
+                f"task {self.spec.name}, step {self._steps} of the episode: the agent's action is "
+                "nan, training has diverged; lower the learning rate"
+            )
+        return own_action, repeat
+
+    def _outcome(self, raw: RawStep, repeat: int) -> Step:
+        """Checks, pads and counts what the simulator returned for a command."""
+        reward = float(raw.reward)
+        if not abs(reward) <= _LARGEST:
+            raise self._failure(f"returned the reward {_unusable(reward)}")
+        observation = self._padded(raw.observation)
+        self._simulator_steps += repeat
+        timed_out = self._limit is not None and self._simulator_steps >= self._limit
+        timed_out |= self.cut_after is not None and self._steps >= self.cut_after
+        terminated = raw.terminated
+        truncated = (raw.truncated or timed_out) and not terminated
+        self._running = not (terminated or truncated)
+        return Step(observation, reward, terminated, truncated)
+
     def _padded(self, observation: np.ndarray) -> np.ndarray:
         own = self.spec.observation_size
         if observation.size != own:
@@ -167,6 +157,29 @@ class Task:
         return UserError(
             f"task {self.spec.name}, {at}: the environment ({self.spec.source}) {what}; mend it"
         )
+
+
+def step_together(
+    tasks: Sequence[Task],
+    actions: Sequence[np.ndarray],
+    simulate: Callable[[Sequence[np.ndarray], Sequence[int]], Sequence[RawStep]],
+) -> list[Step]:
+    """Takes one agent step in every task, with one call of ``simulate`` for all of their simulators.
+
+    Args:
+        tasks: the tasks.
+        actions: one (A,) for each task.
+        simulate: the simulators' :meth:`ezm.tasks.simulator.Stepper.step`.
+
+    Raises:
+        UserError, RuntimeError: as :meth:`Task.step`.
+    """
+    commands = [task._command(action) for task, action in zip(tasks, actions, strict=True)]
+    own_actions, repeats = zip(*commands, strict=True)
+    raws = simulate(own_actions, repeats)
+    return [
+        task._outcome(raw, repeat) for task, raw, repeat in zip(tasks, raws, repeats, strict=True)
+    ]
 
 
 def _simulator_steps(spec: TaskSpec, own_limit: int | None) -> int | None:

@@ -130,15 +130,14 @@ def success_bar(name: str) -> float:
     return ENTRIES[parse(name).task].success_bar
 
 
-def normalised_return(name: str, value: float) -> float:
-    """Maps a return to a scale with 0 for random actions in the protocol ``benchmark`` and 1 for the success bar.
+def random_return(name: str) -> float:
+    """Returns the mean return of random actions in a task such as ``h1-walk``, in the protocol ``benchmark``.
 
     Raises:
         UserError: there is no such task.
     """
-    bar = success_bar(name)
-    random = _RANDOM_RETURNS[name]
-    return (value - random) / (bar - random)
+    parse(name)
+    return _RANDOM_RETURNS[name]
 
 
 def check_protocol(protocol: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 
 from ezm.errors import UserError, nearest
+from ezm.tasks import sources
 from ezm.tasks.sources.gymnasium import PICTURES, GymnasiumSimulator
 
 
@@ -56,7 +57,7 @@ def _find(source: str) -> Callable[..., Any]:
         if missing and f"{module_name}.".startswith(f"{missing}."):
             raise UserError(
                 f"task {source}: there is no module {module_name!r} in the current directory or "
-                "installed; a task is dmc:domain-task, gym:Id or module:function"
+                f"installed; a task is {sources.forms()}"
             ) from error
         raise UserError(
             f"task {source}: importing {module_name} raised {type(error).__name__}: {error}; mend it"

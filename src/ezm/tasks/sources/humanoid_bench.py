@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
 import numpy as np
 
@@ -14,36 +14,7 @@ from ezm.tasks.humanoid_bench.environment import Environment
 from ezm.tasks.humanoid_bench.models import PHYSICS_STEPS, hold_action
 from ezm.tasks.humanoid_bench.views import following
 from ezm.tasks.rendering import Scene
-from ezm.tasks.simulator import RawStep
-
-
-def with_options(name: str, protocol: str, meshes: str | None) -> str:
-    """Appends the options that differ from the defaults to ``name``.
-
-    Raises:
-        UserError: an unknown protocol.
-    """
-    options = {}
-    if catalog.check_protocol(protocol) != catalog.PROTOCOLS[0]:
-        options["protocol"] = protocol
-    if meshes is not None:
-        options["meshes"] = str(Path(meshes).resolve())
-    return f"{name}?{urlencode(options)}" if options else name
-
-
-def under_protocol(name: str, protocol: str) -> str:
-    """Replaces the protocol in ``name`` and keeps its other options.
-
-    Raises:
-        UserError: an unknown protocol.
-    """
-    bare, _, query = name.partition("?")
-    return with_options(bare, protocol, dict(parse_qsl(query)).get("meshes"))
-
-
-def protocol_of(name: str) -> str:
-    """Returns the protocol of a name with its options."""
-    return dict(parse_qsl(name.partition("?")[2])).get("protocol", catalog.PROTOCOLS[0])
+from ezm.tasks.simulator import RawStep, Simulator
 
 
 class HumanoidBenchSimulator:
@@ -64,10 +35,10 @@ class HumanoidBenchSimulator:
     def __init__(self, source: str, seed: int) -> None:
         name, _, query = source.partition("?")
         options = dict(parse_qsl(query))
-        protocol = protocol_of(source)
+        protocol = options.get("protocol", catalog.PROTOCOLS[0])
         meshes = Path(options["meshes"]) if "meshes" in options else None
         self.environment = Environment(name, seed, protocol, meshes)
-        self._alone = Batch([self.environment])
+        self._alone = HumanoidBenchStepper([self])
         layout = self.environment.layout
         self.action_size = layout.action_size
         self.observation_size = layout.observation_size
@@ -76,10 +47,10 @@ class HumanoidBenchSimulator:
         self.neutral_action: tuple[float, ...] | None = tuple(map(float, hold_action(layout.model)))
 
     def reset(self) -> np.ndarray:
-        return self._alone.reset()[0].copy()
+        return self._alone.batch.reset()[0].copy()
 
     def step(self, action: np.ndarray, repeat: int) -> RawStep:
-        return step_together([self], [action], [repeat], self._alone)[0]
+        return self._alone.step([action], [repeat])[0]
 
     def snapshot(self) -> object:
         return self.environment.snapshot()
@@ -100,34 +71,44 @@ class HumanoidBenchSimulator:
         self._alone.close()
 
 
-def step_together(
-    simulators: Sequence[HumanoidBenchSimulator],
-    actions: Sequence[np.ndarray],
-    repeats: Sequence[int],
-    batch: Batch,
-) -> list[RawStep]:
-    """Returns each simulator's outcome of :meth:`HumanoidBenchSimulator.step`, with one batched call for each
-    repetition.
+class HumanoidBenchStepper:
+    """Steps HumanoidBench's simulators, with one batched call for each repetition of their actions
+    (see :class:`ezm.tasks.simulator.Stepper`).
 
     Args:
-        batch: the batch of exactly these simulators' environments.
+        simulators: all of HumanoidBench.
+        threads: at least 1.
     """
-    padded = np.zeros((len(simulators), batch.action_size), np.float32)
-    for row, action in zip(padded, actions, strict=True):
-        row[: len(action)] = action
-    rewards = np.zeros(len(simulators))
-    running = np.ones(len(simulators), bool)
-    for repetition in range(max(repeats)):
-        running &= np.array(repeats) > repetition
-        batch.step(padded, running)
-        rewards[running] += batch.reward[running]
-        running &= ~batch.terminated
-    return [
-        RawStep(
-            batch.observation[index, : simulator.observation_size].copy(),
-            float(rewards[index]),
-            bool(batch.terminated[index]),
-            False,
-        )
-        for index, simulator in enumerate(simulators)
-    ]
+
+    def __init__(self, simulators: Sequence[Simulator], threads: int = 1) -> None:
+        environments, self._sizes = [], []
+        for simulator in simulators:
+            assert isinstance(simulator, HumanoidBenchSimulator)
+            environments.append(simulator.environment)
+            self._sizes.append(simulator.environment.layout.observation_size)
+        self.batch = Batch(environments, threads)
+
+    def step(self, actions: Sequence[np.ndarray], repeats: Sequence[int]) -> list[RawStep]:
+        batch, count = self.batch, len(self._sizes)
+        padded = np.zeros((count, batch.action_size), np.float32)
+        for row, action in zip(padded, actions, strict=True):
+            row[: len(action)] = action
+        rewards = np.zeros(count)
+        running = np.ones(count, bool)
+        for repetition in range(max(repeats)):
+            running &= np.array(repeats) > repetition
+            batch.step(padded, running)
+            rewards[running] += batch.reward[running]
+            running &= ~batch.terminated
+        return [
+            RawStep(
+                batch.observation[index, :size].copy(),
+                float(rewards[index]),
+                bool(batch.terminated[index]),
+                False,
+            )
+            for index, size in enumerate(self._sizes)
+        ]
+
+    def close(self) -> None:
+        self.batch.close()
