@@ -37,7 +37,7 @@ C, D = np.array([0.5, 0.2, 1.0]), np.array([0.5, -0.3])
 DISCOUNT = 0.9
 VALUE = C @ np.linalg.inv(np.eye(3) - DISCOUNT * A)
 
-SUITE = Suite("linear", (TaskSpec("linear", "test:linear", 3, 2, 1, 40, (-3.0, 3.0)),))
+SUITE = Suite("linear", (TaskSpec("linear", "test:linear", 3, 2, 1, 40, (-3.0, 3.0), "linear"),))
 CPU = PRESETS["cpu"]
 UPDATES = 600
 CONFIG = replace(

@@ -82,7 +82,7 @@ def test_rows_on_a_device_of_its_own_memory_are_no_part_of_the_machines(
 ) -> None:
     monkeypatch.setattr(memory, "resident", lambda: 0)
     config = replace(PRESETS["paper"], replay=replace(PRESETS["paper"].replay, device=True))
-    suite = Suite("one", (TaskSpec("one", "test:one", 177, 61, 1, 1_000, (0.0, 1.0)),))
+    suite = Suite("one", (TaskSpec("one", "test:one", 177, 61, 1, 1_000, (0.0, 1.0), "one"),))
     there = memory_of(config, suite, 1_000)  # JAX computes on the CPU
     assert there.on_device == 0
     assert there == memory_of(replace(config, replay=ReplayConfig()), suite, 1_000)

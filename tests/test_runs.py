@@ -99,6 +99,25 @@ def test_what_is_not_known_of_the_tasks_is_taken_as_it_is(own: Any, tmp_path: Pa
         as_trained(suite, broken)
 
 
+def test_a_run_keeps_its_embodiments(own: Any, tmp_path: Path) -> None:
+    """In older runs, which do not name them, each function of a factory was one. Others had the source to its dash."""
+    own.other = own.make
+    config = replace(
+        CONFIG, suite="own_changing:make,own_changing:other,dmc:walker-run,walker-walk"
+    )
+    suite = suite_of(config)
+    assert suite.embodiments == (0, 0, 2, 2)
+    tasks = [asdict(task) for task in suite.tasks]
+    new = RunFolder.create(tmp_path / "new", to_dict(config), tasks)
+    assert as_trained(suite, new) == suite
+    older = [{name: task[name] for name in task if name != "embodiment"} for task in tasks]
+    old = RunFolder.create(tmp_path / "old", to_dict(config), older)
+    assert as_trained(suite, old).embodiments == (0, 1, 2, 2)
+    tasks[1]["embodiment"] = "another"
+    third = RunFolder.create(tmp_path / "third", to_dict(config), tasks)
+    assert as_trained(suite, third).embodiments == (0, 1, 2, 2)
+
+
 def test_new_steps_of_a_run_leave_its_tasks(run: RunFolder) -> None:
     tasks = run.tasks
     run.replace_config(to_dict(replace(CONFIG, steps=7)))

@@ -25,6 +25,7 @@ def spec(name: str = "task", **changes: Any) -> TaskSpec:
         "action_repeat": 1,
         "episode_steps": None,
         "reward_range": None,
+        "embodiment": "counter",
     }
     return TaskSpec(**(values | changes))
 
@@ -35,6 +36,7 @@ class Counter:
     observation_size = 3
     action_size = 2
     reward_range: tuple[float, float] | None = None
+    embodiment = "counter"
     can_restore = False
     threads_pay = False
 
@@ -95,12 +97,13 @@ def test_named_suites_have_their_action_repeats() -> None:
     assert {task.reward_range for task in suite.tasks} == {(0.0, 8.0)}
 
 
-def test_mixed_suite_pads_five_different_bodies() -> None:
+def test_mixed_suite_pads_five_embodiments() -> None:
     suite = load_suite("mixed")
     assert [task.observation_size for task in suite.tasks] == [5, 6, 8, 9, 24]
     assert [task.action_size for task in suite.tasks] == [1, 2, 2, 2, 6]
     assert [task.action_repeat for task in suite.tasks] == [8, 4, 4, 4, 4]
     assert (suite.observation_size, suite.action_size) == (24, 6)
+    assert suite.embodiments == (0, 1, 2, 3, 4)
     assert suite.action_mask.sum(axis=1).tolist() == [1, 2, 2, 2, 6]
     for number in range(suite.num_tasks):
         task = suite.make(number, seed=1)
@@ -165,15 +168,33 @@ def test_numbers_below_one_are_refused(option: str, value: int) -> None:
         load_suite("cartpole", **{option: value})
 
 
-def test_bodies_are_shared_by_tasks_of_one_source_and_size() -> None:
+def test_tasks_of_one_embodiment_and_size_share_it() -> None:
     tasks = [
-        spec("a", source="dmc:walker-walk"),
-        spec("b", source="dmc:cheetah-run"),
-        spec("c", source="dmc:walker-run"),
-        spec("d", source="dmc:walker-run", action_size=4),
-        spec("e", source="my_tasks:make"),
+        spec("a", embodiment="walker"),
+        spec("b", embodiment="cheetah"),
+        spec("c", embodiment="walker", source="my_tasks:make"),
+        spec("d", embodiment="walker", action_size=4),
     ]
-    assert Suite("five", tuple(tasks)).bodies == (0, 1, 0, 3, 4)
+    assert Suite("four", tuple(tasks)).embodiments == (0, 1, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "expected"),
+    [
+        ("cartpole", {"cartpole"}, (0, 0, 0, 0)),
+        ("walker", {"walker"}, (0, 0, 0)),
+        ("h1", {"h1"}, (0,) * 9),
+        ("h1hand-stand,h1hand-reach", {"h1hand"}, (0, 1)),  # reach also observes its goal
+        ("gym:Pendulum-v1", {"Pendulum-v1"}, (0,)),
+        ("gym:ezm/h1-walk-v0,hb:h1-run?protocol=paper", {"h1"}, (0, 0)),
+    ],
+)
+def test_every_source_declares_embodiments(
+    name: str, names: set[str], expected: tuple[int, ...]
+) -> None:
+    suite = load_suite(name)
+    assert {task.embodiment for task in suite.tasks} == names
+    assert suite.embodiments == expected
 
 
 def test_listing_has_a_row_for_every_task_of_every_suite() -> None:

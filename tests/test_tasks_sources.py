@@ -1,6 +1,7 @@
 """The registry of sources: one entry is all that a new source needs, and the entries' options and names."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ class Line:
 
     observation_size = 1
     action_size = 1
+    embodiment = "line"
     episode_limit = 20
     reward_range = (-1.0, 1.0)
     neutral_action = None
@@ -93,6 +95,7 @@ def test_an_entry_is_all_that_a_source_needs(monkeypatch: pytest.MonkeyPatch) ->
     assert suite.task_names == ("fast", "slow", "Pendulum-v1")
     assert [task.action_repeat for task in suite.tasks] == [2, 4, 1]
     assert [task.episode_steps for task in suite.tasks] == [10, 5, 200]
+    assert suite.embodiments == (0, 0, 2)
     assert suite.tasks[0].source == "line:fast?protocol=paper"
     assert list(map(protocol_of, suite.tasks)) == ["paper", "paper", None]
     assert with_protocol(suite, "benchmark").tasks[0].source == "line:fast"
@@ -172,3 +175,53 @@ def test_options_of_a_name(source: str, changes: dict[str, str | None], expected
 def test_a_factorys_name_is_its_source() -> None:
     assert sources.split("pkg.mod:make") == (sources.FACTORY, "pkg.mod:make")
     assert sources.task_name("pkg.mod:make?a=b") == "pkg.mod:make?a=b"
+
+
+# -- embodiments of a factory's tasks --------------------------------------------------------
+
+FACTORIES = """
+import gymnasium
+import numpy as np
+
+
+class Arm(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+
+class Named(Arm):
+    embodiment = "walker"
+
+
+class Wrong(Arm):
+    embodiment = 3
+
+
+def left():
+    return gymnasium.wrappers.TimeLimit(Arm(), 100)
+
+
+def right():
+    return gymnasium.wrappers.RescaleAction(Arm(), np.float32(-2.0), np.float32(2.0))
+
+
+def named():
+    return gymnasium.wrappers.TimeLimit(Named(), 100)
+"""
+
+
+@pytest.fixture
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_arms.py").write_text(FACTORIES)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_factorys_embodiment_is_its_class_or_what_it_declares(factories: None) -> None:
+    suite = load_suite("own_arms:left,own_arms:named,own_arms:right,own_arms:Named")
+    assert suite.embodiments == (0, 1, 0, 1)
+    assert [task.embodiment for task in suite.tasks] == ["own_arms.Arm", "walker"] * 2
+
+
+def test_an_embodiment_that_is_no_name_is_refused(factories: None) -> None:
+    with pytest.raises(UserError, match="task own_arms:Wrong: its embodiment 3 is no name; give a"):
+        load_suite("own_arms:Wrong")

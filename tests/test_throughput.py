@@ -23,8 +23,8 @@ from ezm.tasks import Suite, TaskSpec, load_suite
 PAIR = Suite(
     "pair",
     (
-        TaskSpec("one", "test:one", 3, 2, 1, 40, (-1.0, 1.0)),
-        TaskSpec("two", "test:two", 4, 1, 1, 20, (0.0, 1.0)),
+        TaskSpec("one", "test:one", 3, 2, 1, 40, (-1.0, 1.0), "one"),
+        TaskSpec("two", "test:two", 4, 1, 1, 20, (0.0, 1.0), "two"),
     ),
 )
 TINY = replace(
@@ -119,7 +119,7 @@ def test_a_turn_keeps_the_ratio_of_updates_to_steps(
 ) -> None:
     monkeypatch.setattr(throughput, "FILLED", 25)
     suite = load_suite("dmc:cartpole-balance,cartpole-swingup", episode_steps=10)
-    statistics = RunningStatistics(suite.bodies, suite.observation_size)
+    statistics = RunningStatistics(suite.embodiments, suite.observation_size)
     replay = ListReplay(2, 1, TINY.replay, window=4, states=3)
     engine = throughput._Parts(replay, statistics, lambda *_: np.zeros((2, 1)))
     config = replace(TINY, updates_per_step=updates_per_step)

@@ -138,9 +138,9 @@ class Actor:
 
 
 def policy_for_episode(
-    rng: np.random.Generator, task: int, bodies: Sequence[int], share: float
+    rng: np.random.Generator, task: int, embodiments: Sequence[int], share: float
 ) -> int:
-    """Returns the task whose policy acts in an episode of ``task``: itself, or sometimes a task with the same body.
+    """Returns the task whose policy acts in an episode of ``task``: itself, or sometimes a task with the same embodiment.
 
     A task thereby gets data from another task's skills, before its own value function has found any reward. This is
     ours, not the paper's.
@@ -148,10 +148,10 @@ def policy_for_episode(
     Args:
         rng: draws the task.
         task: index of the task.
-        bodies: see :attr:`ezm.tasks.Suite.bodies`.
-        share: probability of another task's policy, if another task has the same body.
+        embodiments: see :attr:`ezm.tasks.Suite.embodiments`.
+        share: probability of another task's policy, if another task has the same embodiment.
     """
-    peers = [t for t, body in enumerate(bodies) if body == bodies[task] and t != task]
+    peers = [t for t, own in enumerate(embodiments) if own == embodiments[task] and t != task]
     if peers and rng.random() < share:
         return int(rng.choice(peers))
     return task

@@ -182,7 +182,7 @@ class Collector:
         """Draws the policy and the noise of the episode that environment ``e`` begins."""
         task, config = int(self.environments.task_ids[e]), self._config
         self.behaviour_task[e] = policy_for_episode(
-            self._rng, task, self._suite.bodies, config.borrowed_episodes
+            self._rng, task, self._suite.embodiments, config.borrowed_episodes
         )
         if config.noise:
             self._noise[e] = self._rng.uniform(0.0, config.noise)

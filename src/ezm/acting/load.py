@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
+from typing import Any
 
 import ezm
 from ezm.agent import Agent, for_acting
@@ -34,15 +36,15 @@ def suite_of(config: TrainConfig) -> Suite:
 
 
 def as_trained(suite: Suite, run: RunFolder) -> Suite:
-    """Returns the suite with the reward bounds and the episode lengths that the run began with.
+    """Returns the suite with the reward bounds, the episode lengths and the embodiments that the run began with.
 
-    The supports and discounts depend on them. A warning names each task that has others now.
+    The supports and discounts depend on the first two, and a warning names each task that has others now. The
+    observations' statistics depend on the embodiments.
 
     Raises:
         UserError: a task now has another observation or action size.
     """
-    names = [field.name for field in fields(TaskSpec) if field.default is MISSING]
-    before = {task.name: task for task in (read(TaskSpec, each, names) for each in run.tasks)}
+    before = {task.name: task for task in map(_begun, run.tasks)}
     tasks = []
     for task in suite.tasks:
         was = before.get(task.name, task)
@@ -57,9 +59,22 @@ def as_trained(suite: Suite, run: RunFolder) -> Suite:
             now, then = getattr(task, name), getattr(was, name)
             if now != then:
                 _log.warning(f"task {task.name}: its {name} is {now}; the run keeps {then}")
-        kept = replace(task, reward_range=was.reward_range, episode_steps=was.episode_steps)
-        tasks.append(kept)
+        kept = {
+            name: getattr(was, name) for name in ("reward_range", "episode_steps", "embodiment")
+        }
+        tasks.append(replace(task, **kept))
     return replace(suite, tasks=tuple(tasks))
+
+
+def _begun(values: Any) -> TaskSpec:
+    """Reads a task of config.json.
+
+    Older runs do not name the embodiment. There it is the task's source up to the first dash.
+    """
+    names = [field.name for field in fields(TaskSpec) if field.default is MISSING]
+    if isinstance(values, Mapping) and "embodiment" not in values:
+        values = {**values, "embodiment": str(values.get("source")).split("-")[0]}
+    return read(TaskSpec, values, names)
 
 
 def load_agent(run: RunFolder) -> tuple[Agent, int]:

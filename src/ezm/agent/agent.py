@@ -93,7 +93,7 @@ def for_acting(config: TrainConfig, suite: Suite) -> Agent:
 def _agent(suite: Suite, learner: Learner, state: LearnerState) -> Agent:
     scaled = learner.config.loss.reward_scaling
     returns = ReturnScale(np.asarray(learner.suite.discount)) if scaled else None
-    statistics = RunningStatistics(suite.bodies, suite.observation_size, returns)
+    statistics = RunningStatistics(suite.embodiments, suite.observation_size, returns)
     return Agent(suite, learner, state, statistics)
 
 

@@ -291,7 +291,7 @@ class TrainConfig:
     early_episode_steps: Annotated[int | None, POSITIVE] = None
     """Agent steps that training's episodes last at most in the first two fifths of the run. None sets no such limit."""
     borrowed_episodes: Annotated[float, FRACTION] = 0.0
-    """Fraction of training episodes in which a task acts with the policy of another task of the same body."""
+    """Fraction of training episodes in which a task acts with the policy of another task of the same embodiment."""
     action_repeat: int | None = None
     """Simulator steps for each action. None means the suite's own number."""
     protocol: Literal["benchmark", "paper"] = "benchmark"

@@ -43,6 +43,8 @@ class Simulator(Protocol):
     """Bounds of one simulator step's reward, None where they are unknown."""
     neutral_action: tuple[float, ...] | None
     """(action_size,) within [-1, 1]: the action that asks for nothing, None where there is none."""
+    embodiment: str
+    """Name of the robot or mechanism that acts, equal for all tasks of the same one."""
     threads_pay: bool
     """Whether a step consists mostly of long calls that let other Python threads run."""
 

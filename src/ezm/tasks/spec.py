@@ -21,5 +21,7 @@ class TaskSpec:
     """Agent steps until truncation, None where they are unknown and the environment decides."""
     reward_range: tuple[float, float] | None
     """Bounds of one agent step's reward (action repeat included), None where they are unknown."""
+    embodiment: str
+    """Name of the robot or mechanism, e.g. ``walker``. Tasks with an equal one and equal sizes share it."""
     neutral_action: tuple[float, ...] | None = None
     """The action that asks for nothing, such as a robot's home pose, None where the task declares none."""

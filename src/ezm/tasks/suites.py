@@ -56,13 +56,9 @@ class Suite:
         return tuple(task.name for task in self.tasks)
 
     @cached_property
-    def bodies(self) -> tuple[int, ...]:
-        """For each task, the index of the first task with the same embodiment: an equal source up to its first dash,
-        and equal sizes."""
-        kinds = [
-            (task.source.split("-")[0], task.observation_size, task.action_size)
-            for task in self.tasks
-        ]
+    def embodiments(self) -> tuple[int, ...]:
+        """For each task, the index of the first task with the same embodiment: an equal name, and equal sizes."""
+        kinds = [(task.embodiment, task.observation_size, task.action_size) for task in self.tasks]
         return tuple(kinds.index(kind) for kind in kinds)
 
     @cached_property
@@ -247,6 +243,7 @@ def _probe(source: str, action_repeat: int | None, episode_steps: int | None) ->
         action_repeat=repeat,
         episode_steps=episode_steps,
         reward_range=None if bounds is None else (bounds[0] * repeat, bounds[1] * repeat),
+        embodiment=simulator.embodiment,
         neutral_action=simulator.neutral_action,
     )
     simulator.close()

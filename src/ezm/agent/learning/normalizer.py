@@ -44,7 +44,7 @@ class Normalizer(eqx.Module):
 class RunningStatistics:
     """Counts, means and squared deviations in float64 (Welford), over groups of tasks.
 
-    Tasks of one group share their statistics. They have the same body, so each dimension has the same meaning.
+    Tasks of one group share their statistics. They have the same embodiment, so each dimension has the same meaning.
 
     Args:
         groups: group index of each of the K tasks.

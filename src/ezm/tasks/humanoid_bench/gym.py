@@ -21,7 +21,7 @@ from gymnasium.vector.utils import batch_space
 
 from ezm.errors import UserError
 from ezm.tasks.humanoid_bench.batch import Batch
-from ezm.tasks.humanoid_bench.catalog import EPISODE_STEPS
+from ezm.tasks.humanoid_bench.catalog import EPISODE_STEPS, parse
 from ezm.tasks.humanoid_bench.environment import Layout
 from ezm.tasks.rendering import Renderer, check_size
 
@@ -59,6 +59,7 @@ class HumanoidEnv(gymnasium.Env):
     ) -> None:
         self._batch = Batch.of([task], protocol=protocol, meshes=meshes)
         self._environment = self._batch.environments[0]
+        self.embodiment = parse(task).robot
         self.render_mode = _checked_mode(render_mode)
         self.observation_space, self.action_space = _spaces(self._environment.layout)
         check_size(width, height)

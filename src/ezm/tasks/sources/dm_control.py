@@ -63,6 +63,7 @@ class DmControlSimulator:
         unusable = _UNUSABLE.get(domain) or _UNUSABLE.get(name)
         if unusable:
             raise UserError(f"dm_control task {name} cannot be used, {unusable}; choose another")
+        self.embodiment = domain
         random = np.random.RandomState(seed % 2**32)
         self.environment = suite.load(domain, task, task_kwargs={"random": random})
         self._task, self._physics = self.environment.task, self.environment.physics

@@ -18,9 +18,10 @@ def from_factory(source: str, seed: int, pictures: bool = False) -> GymnasiumSim
     """Returns the environment that a factory makes.
 
     The function is called with ``seed=`` if it has such a parameter, and for ``pictures`` with
-    ``render_mode="rgb_array"`` if it has that parameter. Two attributes of the environment are used if they exist.
+    ``render_mode="rgb_array"`` if it has that parameter. Three attributes of the environment are used if they exist.
     The first, ``reward_range``, holds the bounds of one step's reward. The second, ``neutral_action``, is the action
-    that asks for nothing.
+    that asks for nothing. The third, ``embodiment``, names the robot or mechanism. Without it, tasks with the same
+    class of environment share an embodiment.
 
     Raises:
         UserError: no such module or function, the function failed, or it returned something else.

@@ -31,6 +31,12 @@ _EXTRAS = {
 _NAMESPACE_PACKAGES = {"ALE": "ale-py"}
 
 
+def _own_class(environment: gymnasium.Env) -> str:
+    """Returns module and class of the environment inside all wrappers."""
+    kind = type(environment.unwrapped)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 class GymnasiumSimulator:
     """A :class:`gymnasium.Env` (see :class:`ezm.tasks.simulator.Simulator`).
 
@@ -41,6 +47,8 @@ class GymnasiumSimulator:
         build: makes the environment. It is called again to test whether the environment can be restored.
         seed: at least 0. The first ``reset`` receives it, and later episodes continue its randomness.
         episode_limit: returns the steps of an episode of an environment, None where they are unknown.
+        embodiment: returns the name of an environment's embodiment, where the environment declares none. Default: its
+            module and class.
 
     Raises:
         UserError: spaces that ezm cannot use.
@@ -54,6 +62,7 @@ class GymnasiumSimulator:
         build: Callable[[], gymnasium.Env],
         seed: int,
         episode_limit: Callable[[gymnasium.Env], int | None],
+        embodiment: Callable[[gymnasium.Env], str] = _own_class,
     ) -> None:
         self.environment = build()
         self._name, self._build = name, build
@@ -64,6 +73,9 @@ class GymnasiumSimulator:
         self.action_size = self._actions.low.size
         self.observation_size = _observation_size(name, self.environment.observation_space)
         self.episode_limit = _whole(name, episode_limit(self.environment))
+        self.embodiment = _declared_embodiment(name, self.environment) or embodiment(
+            self.environment
+        )
         self.reward_range = _reward_range(name, self.environment)
         self.neutral_action = _neutral_action(name, self.environment, self._actions)
 
@@ -155,7 +167,9 @@ def from_id(name: str, seed: int, pictures: bool = False) -> GymnasiumSimulator:
     Raises:
         UserError: no such id, a missing package, or spaces that ezm cannot use.
     """
-    return GymnasiumSimulator(name, lambda: _make(name, pictures), seed, _registered_limit)
+    return GymnasiumSimulator(
+        name, lambda: _make(name, pictures), seed, _registered_limit, lambda environment: name
+    )
 
 
 def _make(name: str, pictures: bool = False) -> gymnasium.Env:
@@ -290,6 +304,23 @@ def _colours(name: str, picture: np.ndarray) -> np.ndarray:
             f"{picture.max()}, it must be uint8, or floats from 0 to 1"
         )
     return np.rint(picture * (255 / whole)).astype(np.uint8)
+
+
+def _declared_embodiment(name: str, environment: gymnasium.Env) -> str | None:
+    """Returns the environment's ``embodiment`` attribute, or None without one.
+
+    Raises:
+        UserError: it is no name.
+    """
+    try:
+        declared = environment.get_wrapper_attr("embodiment")
+    except AttributeError:
+        return None
+    if not isinstance(declared, str) or not declared:
+        raise UserError(
+            f"task {name}: its embodiment {declared!r} is no name; give a text, or leave it out"
+        )
+    return declared
 
 
 def _neutral_action(
