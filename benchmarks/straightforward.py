@@ -16,21 +16,20 @@ import numpy as np
 
 from benchmarks.mctx_search import MctxLearner
 from ezm.agent import build
-from ezm.agent.batch import Batch, Searches
+from ezm.agent.batch import Batch
 from ezm.agent.learning import Normalizer
 from ezm.agent.learning.losses import Targets
 from ezm.agent.search_policy import ActingParameters
 from ezm.config import ReplayConfig, TrainConfig
+from ezm.experience.rows import SEARCHES, RowSizes, fields_of, sorted_out
 from ezm.tasks import Suite
 
 
 @dataclass
 class Row:
-    """An observation with the action and the reward that follow it. An episode's last row has neither."""
+    """The fields of a state and of the transition that follows it. After an episode's last state, that one's are 0."""
 
-    observation: np.ndarray
-    action: np.ndarray
-    reward: float = 0.0
+    fields: dict[str, np.ndarray]
     last: bool = False
     terminated: bool = False
 
@@ -38,10 +37,10 @@ class Row:
 class ListReplay:
     """A version of :class:`ezm.experience.Replay` with ``per_task``, in lists.
 
-    The same seed draws the same batches, until the rows exceed the capacity.
+    The same seed draws the same batches, until the rows exceed the capacity. Extra fields stay 0.
 
     Args:
-        num_tasks, action_size: sizes of the suite.
+        num_tasks, observation_size, action_size: sizes of the suite.
         config: capacity and prioritisation.
         window: transitions per sample (unroll + n-step).
         states: number of a window's states that have targets (unroll + 1).
@@ -51,23 +50,22 @@ class ListReplay:
     def __init__(
         self,
         num_tasks: int,
+        observation_size: int,
         action_size: int,
         config: ReplayConfig,
         window: int,
         states: int = 1,
         root_actions: int = 1,
     ) -> None:
-        self.config, self.window, self.action_size = config, window, action_size
-        self.states, self.root_actions = states, root_actions
+        self.config, self.window, self.states = config, window, states
+        self.zeros = RowSizes(observation_size, action_size, root_actions).zeros
         self.rows: list[list[Row]] = [[] for _ in range(num_tasks)]
         self.priorities: list[list[float]] = [[] for _ in range(num_tasks)]
         self.max_priority = [1.0] * num_tasks
 
     def begin(self, task: int, observation: np.ndarray) -> None:
         """Begins an episode with its first observation."""
-        self.rows[task].append(
-            Row(observation.astype(np.float32), np.zeros(self.action_size, np.float32))
-        )
+        self.rows[task].append(Row(self.zeros | {"observation": observation.astype(np.float32)}))
         self.priorities[task].append(0.0)
         if len(self.rows[task]) > self.config.capacity:
             del self.rows[task][0], self.priorities[task][0]
@@ -82,8 +80,11 @@ class ListReplay:
         truncated: bool,
     ) -> None:
         """Appends the transition from the newest row."""
-        newest = self.rows[task][-1]
-        newest.action, newest.reward = np.asarray(action, np.float32), reward
+        values = {
+            "action": np.asarray(action, np.float32),
+            "reward": np.asarray(reward, np.float32),
+        }
+        self.rows[task][-1].fields |= values
         self.priorities[task][-1] = self.max_priority[task]
         self.begin(task, next_observation)
         self.rows[task][-1].last = terminated or truncated
@@ -111,25 +112,25 @@ class ListReplay:
     def gather(self, index: Sequence[tuple[int, int]], weight: np.ndarray) -> Batch:
         """Returns the windows that start at the given (task, row)."""
         windows = [self._window(task, start) for task, start in index]
-        observations = [np.stack([row.observation for row in rows]) for rows, _ in windows]
-        actions = [np.stack([row.action for row in rows[:-1]]) for rows, _ in windows]
-        rewards = [np.array([row.reward for row in rows[:-1]], np.float32) for rows, _ in windows]
         states = self.states, len(index)
+        found = {
+            name: np.zeros((*states, *zero.shape), zero.dtype)
+            for name, zero in self.zeros.items()
+            if name in SEARCHES
+        }
+        for of, number in ("state", self.window + 1), ("transition", self.window):
+            for name in fields_of(of):
+                each = [
+                    np.array([row.fields[name] for row in rows[:number]]) for rows, _ in windows
+                ]
+                found[name] = np.stack(each, axis=1)
         return Batch(
-            observation=np.stack(observations, axis=1),
-            action=np.stack(actions, axis=1),
-            reward=np.stack(rewards, axis=1),
+            **sorted_out(found),
             length=np.array([length for _, length in windows], np.int32),
             terminated=np.array([rows[-1].terminated for rows, _ in windows]),
             task=np.array([task for task, _ in index], np.int32),
             weight=weight.astype(np.float32),
             age=np.array([len(self.rows[task]) - 1 - row for task, row in index], np.int32),
-            searches=Searches(
-                np.zeros((*states, self.root_actions, self.action_size), np.float16),
-                np.zeros((*states, self.root_actions), np.float16),
-                np.zeros(states, np.float32),
-                np.zeros(states, np.float32),
-            ),
             searched=np.zeros(states, bool),
             renew=np.arange(np.prod(states), dtype=np.int32),
         )
@@ -177,6 +178,7 @@ class Straightforward:
         self.state, self.statistics = agent.state, agent.statistics
         self.replay = ListReplay(
             suite.num_tasks,
+            suite.observation_size,
             suite.action_size,
             config.replay,
             window=config.loss.unroll + config.loss.n_step,

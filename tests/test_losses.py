@@ -85,6 +85,7 @@ def data(length: Any = UNROLL, terminated: Any = False, pad: int = 0) -> Data:
         searches=None,  # the loss looks at the targets alone
         searched=None,
         renew=None,
+        extras={},
     )
     weights = np.exp(normal(states, BATCH, 3))
     weights /= weights.sum(-1, keepdims=True)

@@ -57,8 +57,9 @@ def record_alike(*replays: Replay | ListReplay) -> None:
 @pytest.mark.parametrize("capacity", [200, 50])
 def test_the_straightforward_replay_holds_and_draws_the_same(capacity: int) -> None:
     config = replace(TINY.replay, capacity=capacity)
-    ours = Replay(2, PAIR.observation_size, PAIR.action_size, config, window=4, states=3)
-    theirs = ListReplay(2, PAIR.action_size, config, window=4, states=3)
+    sizes = 2, PAIR.observation_size, PAIR.action_size
+    ours = Replay(*sizes, config, window=4, states=3)
+    theirs = ListReplay(*sizes, config, window=4, states=3)
     record_alike(ours, theirs)
     for seed in range(5):
         batch, where = ours.sample(np.random.default_rng(seed), 101, renew=303)
@@ -120,7 +121,7 @@ def test_a_turn_keeps_the_ratio_of_updates_to_steps(
     monkeypatch.setattr(throughput, "FILLED", 25)
     suite = load_suite("dmc:cartpole-balance,cartpole-swingup", episode_steps=10)
     statistics = RunningStatistics(suite.embodiments, suite.observation_size)
-    replay = ListReplay(2, 1, TINY.replay, window=4, states=3)
+    replay = ListReplay(2, 1, 1, TINY.replay, window=4, states=3)
     engine = throughput._Parts(replay, statistics, lambda *_: np.zeros((2, 1)))
     config = replace(TINY, updates_per_step=updates_per_step)
     with closing(throughput.Training(engine, config, suite)) as training:

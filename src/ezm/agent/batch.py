@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     """B windows of W transitions, time first.
 
     After ``length`` transitions, observations and searches repeat the last row. If the replay's rows are on a device,
-    observations, actions, rewards and searches are JAX arrays.
+    observations, actions, rewards, searches and extras are JAX arrays.
     """
 
     observation: Any
@@ -47,6 +47,8 @@ class Batch(NamedTuple):
     """Whether the state has a stored search, (S, B) bool."""
     renew: Any
     """Indices of the states to reanalyse, (N,) int32, among the S * B states, states first."""
+    extras: Any
+    """Dictionary of the other fields that ``ezm.experience.rows.FIELDS`` declares."""
 
 
 WHOLE = -1
@@ -64,5 +66,6 @@ BATCH_AXIS = Batch(
     searches=1,
     searched=1,
     renew=WHOLE,
+    extras=1,
 )
 """The batch axis of each field's arrays, or :data:`WHOLE` for indices into the whole batch."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from ezm.agent.batch import Batch, Searches
 from ezm.config import ReplayConfig
-from ezm.experience.rows import HostRows, Rows, RowSizes
+from ezm.experience.rows import FIELDS, HostRows, Rows, RowSizes
 from ezm.experience.sum_tree import SumTree
 
 
@@ -109,7 +109,7 @@ class Replay:
         }
         return places | {
             name: {str(task): self._content.filled(name, task, n) for task, n in enumerate(filled)}
-            for name in self._content.sizes.fields
+            for name in FIELDS
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -141,9 +141,9 @@ class Replay:
         if self.rows[task] and self.end[task, (self.rows[task] - 1) % self.config.capacity] < 0:
             self._close_episode(task, terminated=False)
 
-    def begin(self, task: int, observation: np.ndarray) -> None:
-        """Begins an episode with its first observation."""
-        self._append_row(task, observation)
+    def begin(self, task: int, observation: np.ndarray, **extras: Any) -> None:
+        """Begins an episode with its first observation. ``extras`` are the state's other fields."""
+        self._append_row(task, {"observation": observation} | extras)
         self.episode_start[task] = self.rows[task] - 1
 
     def add(
@@ -154,12 +154,17 @@ class Replay:
         next_observation: np.ndarray,
         terminated: bool,
         truncated: bool,
+        **extras: Any,
     ) -> None:
-        """Appends the transition from the newest row. After the last one, call :meth:`begin` for the next episode."""
+        """Appends the transition from the newest row. After the last one, call :meth:`begin` for the next episode.
+
+        ``extras`` are the other fields of the transition and of the next state, see :data:`ezm.experience.rows.FIELDS`.
+        """
+        values = {"action": action, "reward": reward, "observation": next_observation} | extras
         slot = int(self.rows[task] - 1) % self.config.capacity
-        self._content.put_transition(task, slot, action, reward)
+        self._content.put("transition", task, slot, values)
         self._set_priority(np.array([task]), np.array([slot]), self.max_priority[[task]])
-        self._append_row(task, next_observation)
+        self._append_row(task, values)
         if terminated or truncated:
             self._close_episode(task, terminated)
 
@@ -170,9 +175,9 @@ class Replay:
         self.end[task, np.arange(first, last + 1) % capacity] = last
         self.terminated[task, last % capacity] = terminated
 
-    def _append_row(self, task: int, observation: np.ndarray) -> None:
+    def _append_row(self, task: int, values: dict[str, Any]) -> None:
         slot = int(self.rows[task]) % self.config.capacity
-        self._content.put_state(task, slot, observation)
+        self._content.put("state", task, slot, values)
         if self.priority[task, slot]:
             self._set_priority(np.array([task]), np.array([slot]), np.zeros(1, np.float32))
         self.terminated[task, slot] = False
@@ -261,17 +266,13 @@ class Replay:
             np.where(decides, made, np.iinfo(np.int64).max), axis=None, kind="stable"
         )
         oldest = np.sort(by_age[:renew])
-        windows = self._content.gather(task, slot, length, self.window, self.states)
         batch = Batch(
-            observation=windows.observation,
-            action=windows.action,
-            reward=windows.reward,
+            **self._content.gather(task, slot, length, self.window, self.states),
             length=length.astype(np.int32),
             terminated=terminated,
             task=task.astype(np.int32),
             weight=weight,
             age=(newest - start).astype(np.int32),
-            searches=windows.searches,
             searched=made >= 0,
             renew=oldest.astype(np.int32),
         )

@@ -7,6 +7,7 @@ their input arrays, and sizes never change, so each program is compiled once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ezm.agent.batch import Searches
-from ezm.experience.rows import SEARCHES, Deferred, RowSizes, Windows, empty, windows
+from ezm.experience.rows import SEARCHES, Deferred, RowSizes, empty, fields_of, windows
 
 _CHUNK = 4096
 """Number of rows that saving and loading move at once."""
@@ -35,30 +36,26 @@ class DeviceRows:
         self._fields: dict[str, jax.Array] = empty(jnp, num_tasks, capacity, sizes)
         self._capacity = capacity
         # A step appends a row to each task, and another row where an episode begins.
-        waiting = partial(_Waiting, 2 * num_tasks, capacity, sizes)
-        self._waiting = [waiting(["observation"]), waiting(["action", "reward"])]
+        zeros = sizes.zeros
+        self._waiting = {
+            of: _Waiting(2 * num_tasks, capacity, {name: zeros[name] for name in fields_of(of)})
+            for of in ("state", "transition")
+        }
 
     @property
     def nbytes(self) -> int:
         return sum(field.nbytes for field in self._fields.values())
 
-    def put_state(self, task: int, slot: int, observation: np.ndarray) -> None:
-        self._wait(0, task, slot, observation=observation)
-
-    def put_transition(self, task: int, slot: int, action: np.ndarray, reward: float) -> None:
-        self._wait(1, task, slot, action=action, reward=reward)
-
-    def _wait(self, kind: int, task: int, slot: int, **values: Any) -> None:
-        if self._waiting[kind].full:
+    def put(self, of: str, task: int, slot: int, values: Mapping[str, Any]) -> None:
+        if self._waiting[of].full:
             self._write()
-        self._waiting[kind].put(task, slot, values)
+        self._waiting[of].put(task, slot, values)
 
     def _write(self) -> None:
         """Writes the waiting rows to the device."""
-        if any(self._waiting):
-            changes = [waiting.take() for waiting in self._waiting]
-            names = ("observation", "action", "reward")
-            written = {name: self._fields[name] for name in names}
+        if any(self._waiting.values()):
+            changes = [waiting.take() for waiting in self._waiting.values()]
+            written = {name: self._fields[name] for _, values in changes for name in values}
             self._fields |= _written(written, changes)
 
     def put_searches(
@@ -72,10 +69,10 @@ class DeviceRows:
 
     def gather(
         self, task: np.ndarray, slot: np.ndarray, length: np.ndarray, window: int, states: int
-    ) -> Windows:
+    ) -> dict[str, Any]:
         self._write()
         place = _index(task), _index(slot), _index(length)
-        gathered: Windows = _gathered(self._fields, *place, window, states)
+        gathered: dict[str, Any] = _gathered(self._fields, *place, window, states)
         return gathered
 
     def filled(self, name: str, task: int, count: int) -> Deferred:
@@ -110,18 +107,17 @@ class DeviceRows:
 class _Waiting:
     """New values of some fields, by row, in arrays of a fixed size. Unused places have a slot outside of the ring."""
 
-    def __init__(self, size: int, capacity: int, sizes: RowSizes, names: list[str]):
-        self._size, self._capacity = size, capacity
-        self._kinds = {name: sizes.fields[name] for name in names}
+    def __init__(self, size: int, capacity: int, zeros: dict[str, np.ndarray]):
+        self._size, self._capacity, self._zeros = size, capacity, zeros
         self._clear()
 
     def _clear(self) -> None:
         # New arrays each time, because the device may still read the old arrays.
         self._task = np.zeros(self._size, np.int32)
         self._slot = np.full(self._size, self._capacity, np.int32)
-        self._values: dict[str, np.ndarray] = {
-            name: np.zeros((self._size, *shape), kind)
-            for name, (shape, kind) in self._kinds.items()
+        self._values = {
+            name: np.zeros((self._size, *zero.shape), zero.dtype)
+            for name, zero in self._zeros.items()
         }
         self._places: dict[tuple[int, int], int] = {}
 
@@ -132,12 +128,12 @@ class _Waiting:
     def full(self) -> bool:
         return len(self._places) == self._size
 
-    def put(self, task: int, slot: int, values: dict[str, Any]) -> None:
+    def put(self, task: int, slot: int, values: Mapping[str, Any]) -> None:
         # A small ring may come round to a row that still waits. Then the last values count.
         place = self._places.setdefault((int(task), int(slot)), len(self._places))
         self._task[place], self._slot[place] = task, slot
-        for name, value in values.items():
-            self._values[name][place] = value
+        for name, waiting in self._values.items():
+            waiting[place] = values.get(name, 0)
 
     def take(self) -> Any:
         taken = (self._task, self._slot), self._values
@@ -161,7 +157,9 @@ def _written(fields: dict[str, Any], changes: list[Any]) -> dict[str, Any]:
 
 
 @partial(jax.jit, static_argnums=(4, 5))
-def _gathered(fields: dict[str, Any], task: Any, slot: Any, length: Any, *sizes: int) -> Windows:
+def _gathered(
+    fields: dict[str, Any], task: Any, slot: Any, length: Any, *sizes: int
+) -> dict[str, Any]:
     return windows(jnp, fields, task, slot, length, *sizes)
 
 

@@ -1,5 +1,7 @@
 """Contents of a replay's rows: observations, actions, rewards and the searches made at them.
 
+:data:`FIELDS` declares every field once. Storage, checkpoints, windows, batches and the training's sink follow it.
+
 The contents take most of the replay's memory. :class:`Rows` is their interface. The class :class:`HostRows` keeps them
 in the machine's memory, and :class:`ezm.experience.device_rows.DeviceRows` in the memory of the device that learns. Both
 give the same windows, bit for bit.
@@ -8,30 +10,55 @@ give the same windows, bit for bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from ezm.agent.batch import Searches
+from ezm.agent.batch import Batch, Searches
 
 
-class Windows(NamedTuple):
-    """Contents of B windows of W transitions, time first.
+class Field(NamedTuple):
+    """A field of every row."""
 
-    After ``length``, observations and searches repeat the last row.
+    of: Literal["state", "transition", "search"]
+    """Whether its values come with an observation, with an action, or with a search.
+
+    In B windows of W transitions, a state's field is (W + 1, B, ...) and a transition's (W, B, ...). A search's is
+    (S, B, ...), for the first S states. After a window's length, transitions are 0. States and searches repeat the last
+    row.
     """
+    shape: tuple[int | str, ...]
+    """Sizes. A name stands for a size of :class:`RowSizes`."""
+    dtype: type[np.generic]
 
-    observation: Any
-    """Observations, (W + 1, B, O) float32."""
-    action: Any
-    """Actions, (W, B, A) float32, 0 after ``length``."""
-    reward: Any
-    """Rewards, (W, B) float32, 0 after ``length``."""
-    searches: Searches
-    """Searches of the first S states, (S, B, ...)."""
+
+# Half precision is finer than the spread of any policy, and the searches are most of a row.
+FIELDS: dict[str, Field] = {
+    "observation": Field("state", ("observation",), np.float32),
+    "action": Field("transition", ("action",), np.float32),
+    "reward": Field("transition", (), np.float32),
+    "search_actions": Field("search", ("root_actions", "action"), np.float16),
+    "search_weights": Field("search", ("root_actions",), np.float16),
+    "search_value": Field("search", (), np.float32),
+    "search_spread": Field("search", (), np.float32),
+}
+"""The fields of a row by their names in checkpoints. A search's fields have the order of ``Searches``.
+
+A loss reads any other field as ``Batch.extras[name]``. A transition's field takes its values from the attribute of that
+name of ``Experience``, or of its step.
+"""
+
+
+def fields_of(of: str) -> list[str]:
+    """Returns the names of the fields of a "state", a "transition" or a "search"."""
+    return [name for name, field in FIELDS.items() if field.of == of]
+
+
+SEARCHES = Searches(*fields_of("search"))
+"""The fields that a search fills."""
 
 
 class RowSizes(NamedTuple):
@@ -45,29 +72,19 @@ class RowSizes(NamedTuple):
     """R, number of root actions kept of each search."""
 
     @property
-    def fields(self) -> dict[str, tuple[tuple[int, ...], type]]:
-        """Shape and type of each field of a row, by its name in a checkpoint."""
-        # Half precision is finer than the spread of any policy, and the searches are most of a row.
+    def zeros(self) -> dict[str, np.ndarray]:
+        """A row of zeros: an array of its shape and type for each of :data:`FIELDS`."""
         return {
-            "observation": ((self.observation,), np.float32),
-            "action": ((self.action,), np.float32),
-            "reward": ((), np.float32),
-            "search_actions": ((self.root_actions, self.action), np.float16),
-            "search_weights": ((self.root_actions,), np.float16),
-            "search_value": ((), np.float32),
-            "search_spread": ((), np.float32),
+            name: np.zeros(
+                [n if isinstance(n, int) else getattr(self, n) for n in field.shape], field.dtype
+            )
+            for name, field in FIELDS.items()
         }
 
     @property
     def nbytes(self) -> int:
         """Bytes of a row."""
-        return sum(
-            math.prod(shape) * np.dtype(kind).itemsize for shape, kind in self.fields.values()
-        )
-
-
-SEARCHES = Searches("search_actions", "search_weights", "search_value", "search_spread")
-"""The fields of :class:`RowSizes` that a search fills."""
+        return sum(zero.nbytes for zero in self.zeros.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +123,8 @@ class Rows(Protocol):
         """Bytes of memory once all rows are filled."""
         ...
 
-    def put_state(self, task: int, slot: int, observation: np.ndarray) -> None:
-        """Writes a row's observation."""
-        ...
-
-    def put_transition(self, task: int, slot: int, action: np.ndarray, reward: float) -> None:
-        """Writes the action and the reward that follow a row's observation."""
+    def put(self, of: str, task: int, slot: int, values: Mapping[str, Any]) -> None:
+        """Writes a row's fields of a "state" or a "transition", see :class:`Field`. Those without a value get 0."""
         ...
 
     def put_searches(
@@ -122,8 +135,11 @@ class Rows(Protocol):
 
     def gather(
         self, task: np.ndarray, slot: np.ndarray, length: np.ndarray, window: int, states: int
-    ) -> Windows:
-        """Returns windows of ``window`` transitions from the first rows (B,), with searches for ``states`` states."""
+    ) -> dict[str, Any]:
+        """Returns windows of ``window`` transitions from the first rows (B,), with searches for ``states`` states.
+
+        They are the arguments of :class:`ezm.agent.batch.Batch` that :func:`sorted_out` gives.
+        """
         ...
 
     def filled(self, name: str, task: int, count: int) -> np.ndarray | Deferred:
@@ -143,25 +159,32 @@ def windows(
     length: Any,
     window: int,
     states: int,
-) -> Windows:
+) -> dict[str, Any]:
     """Implements :meth:`Rows.gather` for arrays (K, C, ...), with numpy or with jax.numpy."""
     capacity = fields["reward"].shape[1]
     rows = (slot + xp.minimum(xp.arange(window + 1)[:, None], length)) % capacity  # (W + 1, B)
     real = xp.arange(window)[:, None] < length
-    first, nothing = rows[:states], np.float32(0.0)
-    return Windows(
-        observation=fields["observation"][task, rows],
-        action=xp.where(real[..., None], fields["action"][task, rows[:-1]], nothing),
-        reward=xp.where(real, fields["reward"][task, rows[:-1]], nothing),
-        searches=Searches(*(fields[name][task, first] for name in SEARCHES)),
-    )
+    places = {"state": rows, "transition": rows[:-1], "search": rows[:states]}
+    found = {name: field[task, places[FIELDS[name].of]] for name, field in fields.items()}
+    for name in fields_of("transition"):
+        x = found[name]
+        found[name] = xp.where(real.reshape(*real.shape, *[1] * (x.ndim - 2)), x, x.dtype.type(0))
+    return sorted_out(found)
+
+
+def sorted_out(found: dict[str, Any]) -> dict[str, Any]:
+    """Returns a batch's arrays, given by the names of :data:`FIELDS`, as arguments of :class:`ezm.agent.batch.Batch`."""
+    searches = Searches(*(found[name] for name in SEARCHES))
+    rest = {name: values for name, values in found.items() if name not in SEARCHES}
+    extras = {name: rest.pop(name) for name in [*rest] if name not in Batch._fields}
+    return {**rest, "searches": searches, "extras": extras}
 
 
 def empty(xp: ModuleType, num_tasks: int, capacity: int, sizes: RowSizes) -> dict[str, Any]:
     """Returns zeros for the fields of K rings of C rows, (K, C, ...) each, with numpy or with jax.numpy."""
     return {
-        name: xp.zeros((num_tasks, capacity, *shape), kind)
-        for name, (shape, kind) in sizes.fields.items()
+        name: xp.zeros((num_tasks, capacity, *zero.shape), zero.dtype)
+        for name, zero in sizes.zeros.items()
     }
 
 
@@ -177,17 +200,18 @@ class HostRows:
     def __init__(self, num_tasks: int, capacity: int, sizes: RowSizes):
         self.sizes = sizes
         self._fields: dict[str, np.ndarray] = empty(np, num_tasks, capacity, sizes)
+        self._written = {
+            of: [(name, self._fields[name]) for name in fields_of(of)]
+            for of in ("state", "transition")
+        }
 
     @property
     def nbytes(self) -> int:
         return sum(field.nbytes for field in self._fields.values())
 
-    def put_state(self, task: int, slot: int, observation: np.ndarray) -> None:
-        self._fields["observation"][task, slot] = observation
-
-    def put_transition(self, task: int, slot: int, action: np.ndarray, reward: float) -> None:
-        self._fields["action"][task, slot] = action
-        self._fields["reward"][task, slot] = reward
+    def put(self, of: str, task: int, slot: int, values: Mapping[str, Any]) -> None:
+        for name, field in self._written[of]:
+            field[task, slot] = values.get(name, 0)
 
     def put_searches(
         self, task: np.ndarray, slot: np.ndarray, searches: Searches, there: np.ndarray
@@ -198,7 +222,7 @@ class HostRows:
 
     def gather(
         self, task: np.ndarray, slot: np.ndarray, length: np.ndarray, window: int, states: int
-    ) -> Windows:
+    ) -> dict[str, Any]:
         return windows(np, self._fields, task, slot, length, window, states)
 
     def filled(self, name: str, task: int, count: int) -> np.ndarray:

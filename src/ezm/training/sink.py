@@ -9,6 +9,7 @@ import numpy as np
 from ezm.acting.collector import Experience
 from ezm.agent.learning import RunningStatistics
 from ezm.experience import Replay
+from ezm.experience.rows import fields_of
 
 
 class ReplaySink:
@@ -24,6 +25,7 @@ class ReplaySink:
         self, replay: Replay, statistics: RunningStatistics, updates: Callable[[], int]
     ) -> None:
         self._replay, self._statistics, self._updates = replay, statistics, updates
+        assert fields_of("state") == ["observation"]  # collectors tell nothing else of a state
 
     def begin(self, task: np.ndarray, observation: np.ndarray) -> None:
         """See :class:`ezm.acting.collector.ExperienceSink`."""
@@ -38,13 +40,23 @@ class ReplaySink:
             newest = replay.rows[experience.task] - 1
             rows = np.where(experience.searched, newest, -1)
             replay.store(experience.task, rows, experience.searches, self._updates())
+        fields = {
+            name: getattr(experience if name in Experience._fields else step, name)
+            for name in fields_of("transition")
+        }
         for e, task in enumerate(experience.task.tolist()):
             terminated, truncated = bool(step.terminated[e]), bool(step.truncated[e])
-            reward, observation = float(step.reward[e]), step.next_observation[e]
-            replay.add(task, experience.action[e], reward, observation, terminated, truncated)
+            observation = step.next_observation[e]
+            replay.add(
+                task,
+                next_observation=observation,
+                terminated=terminated,
+                truncated=truncated,
+                **{name: values[e] for name, values in fields.items()},
+            )
             statistics.add(task, observation)
             if statistics.returns is not None:
-                statistics.returns.add(task, reward, ended=terminated or truncated)
+                statistics.returns.add(task, float(step.reward[e]), ended=terminated or truncated)
             if terminated or truncated:
                 self._begin(task, step.observation[e])
 
