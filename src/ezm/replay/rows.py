@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -104,6 +104,7 @@ class Deferred:
         return self.read() if dtype is None else self.read().astype(dtype)
 
 
+@runtime_checkable
 class Rows(Protocol):
     """Interface to K rings of C rows. A task and a slot are the indices of a ring and of a place in it.
 

@@ -65,7 +65,8 @@ class Thinker:
             planned = learner.plan(key, model, normalizer, observation, task, config)
             search = planned.search
             action = search.action if mode == "search" else planned.policy.mode()
-            value, q = (normalizer.in_task_units(x, task) for x in (search.value, search.q_values))
+            value = normalizer.in_task_units(search.value, task)
+            q = normalizer.in_task_units(search.q_values.T, task).T
             return action, value, search.actions, q, search.visits
 
         def imagine(
