@@ -80,7 +80,7 @@ def mctx_search(
     )
     tree = output.search_tree
     summary = tree.summary()
-    q, visits = summary.qvalues[:, :num], summary.visit_counts[:, :num]
+    q, visits = summary.qvalues[:, :num], summary.visit_counts[:, :num].astype(jnp.int32)
     rows = jnp.arange(batch)
     action = root.actions[rows, output.action]
     node = tree.children_index[:, 0][rows, output.action]

@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -64,8 +65,8 @@ class Received:
 
     def __init__(self, connection: Connection, config: TrainConfig, suite: Suite) -> None:
         agent = for_acting(config, suite)
-        tasks = np.zeros(suite.num_tasks, np.float32)
-        parameters = replace(agent.parameters, q_range=tasks, updates=np.int32(0))
+        tasks, none = jnp.zeros(suite.num_tasks), jnp.zeros((), jnp.int32)
+        parameters = replace(agent.parameters, q_range=tasks, updates=none)
         self._connection, self._structure = connection, jax.tree.structure(parameters)
 
     def latest(self) -> ActingParameters:

@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ from ezm.acting.diagnostics import Diagnostic, Outcomes, Predictions, spearman, 
 from ezm.agent import build
 from ezm.agent.learning import Normalizer
 from ezm.agent.search_policy import ActingParameters, SearchPolicy, SuiteArrays
-from ezm.agent.world_model import Context, Gaussian
-from ezm.config import PlannerConfig
+from ezm.agent.world_model import Context, Gaussian, Support, WorldModel
+from ezm.config import ModelConfig, PlannerConfig
 from ezm.config.presets import PRESETS
 from ezm.tasks import load_suite
 
@@ -44,11 +44,23 @@ class Slider(gymnasium.Env):
 """
 
 
-class SliderModel(eqx.Module):
+class SliderModel(WorldModel):
     """The slider as a world model that knows everything; ``error`` turns its dynamics round."""
 
-    error: float = 0.0
-    q_heads: None = None
+    error: float
+
+    def __init__(self, error: float = 0.0) -> None:
+        support = Support(-1.0, 1.0, 3, "linear")
+        super().__init__(
+            ModelConfig(latent_size=1),
+            num_tasks=1,
+            observation_size=1,
+            action_size=1,
+            value_support=support,
+            reward_support=support,
+            key=jax.random.key(0),
+        )
+        self.error = error
 
     def with_two_heads(self, key: Any) -> SliderModel:
         return self
@@ -90,8 +102,7 @@ def slider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diagnostic:
 
 def test_a_perfect_model_ranks_perfectly_and_a_reversed_one_does_not(slider: Diagnostic) -> None:
     identity = Normalizer(jnp.zeros((1, 1)), jnp.ones((1, 1)))
-    exact: Any = SliderModel()
-    found = slider(ActingParameters(exact, identity), task=0, seed=3)
+    found = slider(ActingParameters(SliderModel(), identity), task=0, seed=3)
     for name in ("search_q", "model_q", "dynamics", "value", "reward"):
         assert found[f"spearman/{name}"] == pytest.approx(1.0), name
     assert found["error/reward"] == pytest.approx(0.0, abs=1e-5)
@@ -99,8 +110,7 @@ def test_a_perfect_model_ranks_perfectly_and_a_reversed_one_does_not(slider: Dia
     assert found["regret/search"] == pytest.approx(0.0, abs=1e-3)
     assert found["regret/average"] > 0.1
 
-    reversed_model: Any = SliderModel(error=1.0)
-    found = slider(ActingParameters(reversed_model, identity), task=0, seed=3)
+    found = slider(ActingParameters(SliderModel(error=1.0), identity), task=0, seed=3)
     assert found["spearman/value"] == pytest.approx(1.0)  # it is the dynamics that are wrong
     assert found["spearman/dynamics"] < 0.9
     assert found["error/reward"] > 0.01

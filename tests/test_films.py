@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from imageio_ffmpeg import read_frames
@@ -30,6 +31,7 @@ from ezm.watching.play import Episode, Play, colour, ranks
 # One agent for three tasks: of MuJoCo, with pictures of its own, and without any.
 OWN = """
 import gymnasium
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -113,9 +115,10 @@ def test_a_thought_is_what_the_search_found(thinker: Thinker) -> None:
     policy.steps = thinker.steps - 1
     again = policy.think(observation, CARTPOLE)
     np.testing.assert_array_equal(again.q, thought.q)
-    model, task = agent.state.model, np.array([CARTPOLE])
+    model, task = agent.state.model, jnp.array([CARTPOLE])
     context = model.context(task, agent.learner.suite.action_mask)
-    latent = model.represent(agent.statistics.normalizer()(observation[None], task), context)
+    normalised = agent.statistics.normalizer()(jnp.array([observation]), task)
+    latent = model.represent(normalised, context)
     mean = model.predict(latent, context)[1].mode()[0]
     np.testing.assert_allclose(again.action, mean, atol=1e-5)
 
@@ -127,12 +130,12 @@ def test_imagined_paths_are_steps_of_the_model(thinker: Thinker) -> None:
     paths = thinker.imagine(observation, CARTPOLE, actions, 3)
     assert paths.actions.shape == (2, 3, 1) and paths.rewards.shape == (2, 3)
     np.testing.assert_array_equal(paths.actions[:, 0], actions)
-    model, task = agent.state.model, np.array([CARTPOLE] * 2)
+    model, task = agent.state.model, jnp.array([CARTPOLE] * 2)
     context = model.context(task, agent.learner.suite.action_mask)
-    normalised = agent.statistics.normalizer()(np.stack([observation] * 2), task)
+    normalised = agent.statistics.normalizer()(jnp.array([observation] * 2), task)
     latent = model.represent(normalised, context)
     for step in range(3):
-        latent, logits = model.step(latent, paths.actions[:, step], context)
+        latent, logits = model.step(latent, jnp.array(paths.actions[:, step]), context)
         np.testing.assert_allclose(paths.rewards[:, step], model.reward(logits), atol=1e-4)
         if step < 2:
             mean = model.predict(latent, context)[1].mode()
@@ -316,7 +319,6 @@ def test_no_two_tasks_share_a_film(tmp_path: Path) -> None:
     assert list(parts.films(tmp_path, names).films or ()) == names
 
 
-@pytest.mark.filterwarnings("ignore:os.fork")
 @pytest.mark.parametrize("folder", ["exp:1", "http:", "-y", "a%d b"])
 def test_films_in_folders_with_odd_names(
     thinker: Thinker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
@@ -327,7 +329,9 @@ def test_films_in_folders_with_odd_names(
     assert path.stat().st_size > 500
 
 
-@pytest.mark.filterwarnings("ignore:os.fork")
+# imageio_ffmpeg forks to read a film, and leaves the pipes open if its ffmpeg ends first.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:unclosed file <_io.Buffered:ResourceWarning")
 def test_a_film_plays_in_browsers(thinker: Thinker, tmp_path: Path, can_draw: None) -> None:
     path = tmp_path / "films" / "film.mp4"
     made = film(thinker, CARTPOLE, path, seconds=0.8)

@@ -86,7 +86,7 @@ def experience(config: TrainConfig = CONFIG) -> tuple[Agent, Replay]:
         states, actions, rewards = episode(rng, 40)
         replay.begin(0, states[0])
         for t in range(40):
-            replay.add(0, actions[t], rewards[t], states[t + 1], False, t == 39)
+            replay.add(0, actions[t], float(rewards[t]), states[t + 1], False, t == 39)
         for state in states:
             agent.statistics.add(0, state)
     return agent, replay

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,11 +87,9 @@ def test_a_batch_in_parts_is_planned_as_a_whole(
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-class Slope(NamedTuple):
+def slope(latent: Any, action: Any, context: Any) -> Any:
     """Q(s, a) = 3 a_0 - a_1, whatever the state."""
-
-    def q(self, latent: Any, action: Any, context: Any) -> Any:
-        return 3.0 * action[..., 0] - action[..., 1]
+    return 3.0 * action[..., 0] - action[..., 1]
 
 
 def test_the_second_half_of_the_samples_inside_the_tree_is_wider(model: WorldModel) -> None:
@@ -115,6 +113,6 @@ def test_refined_actions_climb_by_one_standard_deviation_a_dimension() -> None:
     policy = Gaussian(jnp.zeros((1, 3)), jnp.log(0.1) * mask, mask)
     context = Context(jnp.zeros((1, 1)), mask)
     start = jnp.zeros((1, 2, 3))
-    moved = refined(Slope(), jnp.zeros((1, 1)), context, policy, start, 0.5)  # type: ignore[arg-type]
+    moved = refined(slope, jnp.zeros((1, 1)), context, policy, start, 0.5)
     expected = np.tanh(0.05 * np.array([3.0, -1.0, 0.0]) / np.sqrt(5.0))
     np.testing.assert_allclose(moved, np.broadcast_to(expected, (1, 2, 3)), atol=1e-6)

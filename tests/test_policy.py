@@ -78,7 +78,7 @@ def test_no_gradient_reaches_padded_dimensions() -> None:
     policy = gaussian([0.3, 0.7], [-1.0, 0.2], [1.0, 0.0])
 
     def total(p: Gaussian) -> jax.Array:
-        return p.log_prob(np.float32([0.2, 0.3])) + p.entropy() + p.mode().sum()
+        return p.log_prob(jnp.array([0.2, 0.3])) + p.entropy() + p.mode().sum()
 
     gradient = jax.jit(jax.grad(total))(policy)
     assert gradient.mean[1] == 0.0 and gradient.log_std[1] == 0.0

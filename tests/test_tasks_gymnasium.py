@@ -431,7 +431,7 @@ class Neutral(gymnasium.Env):
     """Servos with bounds of their own."""
 
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
-    action_space = gymnasium.spaces.Box(np.array([0.0, -4.0]), np.array([2.0, 0.0]))
+    action_space = gymnasium.spaces.Box(np.float32([0.0, -4.0]), np.float32([2.0, 0.0]))
 
     def __init__(self, neutral_action: Any) -> None:
         self.neutral_action = neutral_action

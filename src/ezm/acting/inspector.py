@@ -65,7 +65,7 @@ class Thinker:
             search = planned.search
             action = search.action if mode == "search" else planned.policy.mode()
             units = parameters.normalizer.in_task_units
-            value, q = units(search.value, task), units(search.q_values, task)
+            value, q = units(search.value, task), units(search.q_values.T, task).T
             return action, value, search.actions, q, search.visits
 
         def imagine(

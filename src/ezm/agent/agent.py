@@ -85,9 +85,14 @@ def for_acting(config: TrainConfig, suite: Suite) -> Agent:
     Give ``load`` only the arrays of :data:`TO_ACT`.
     """
     learner, network = _parts(config, suite)
-    model = eqx.filter_eval_shape(network, jax.random.key(0))
-    none: Any = None
-    return _agent(suite, learner, LearnerState(model, none, none, none, none, none, none))
+
+    def state(key: PRNGKeyArray) -> LearnerState:
+        model, discount = network(key), learner.suite.discount
+        return LearnerState(model, model, None, discount, None, jnp.zeros((), jnp.int32), key)
+
+    shapes = eqx.filter_eval_shape(state, jax.random.key(0))
+    only_model = eqx.tree_at(lambda s: (s.ema, s.q_range, s.updates, s.key), shapes, (None,) * 4)
+    return _agent(suite, learner, only_model)
 
 
 def _agent(suite: Suite, learner: Learner, state: LearnerState) -> Agent:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -110,6 +110,7 @@ class Deferred:
         return self.read() if dtype is None else self.read().astype(dtype)
 
 
+@runtime_checkable
 class Rows(Protocol):
     """Interface to K rings of C rows. A task and a slot are the indices of a ring and of a place in it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
@@ -43,6 +43,7 @@ class Candidates(NamedTuple):
         )
 
 
+@runtime_checkable
 class SampledPolicy(Protocol):
     """A policy over actions that can be sampled, such as ``ezm.agent.world_model.Gaussian``."""
 

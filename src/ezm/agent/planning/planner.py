@@ -99,7 +99,7 @@ def imagined_value(
 
 
 def refined(
-    model: WorldModel,
+    q: Callable[[Array, Array, Context], Array],
     latent: Float[Array, "batch latent"],
     context: Context,
     policy: Gaussian,
@@ -120,7 +120,7 @@ def refined(
     raw, std = jnp.arctanh(actions), jnp.exp(policies.log_std) * policies.mask
 
     def total(raw: Array) -> Array:
-        return model.q(latents, policies.squash(raw), contexts).sum()
+        return q(latents, policies.squash(raw), contexts).sum()
 
     direction = jax.grad(total)(raw) * std
     size = jnp.sqrt(
@@ -214,7 +214,7 @@ def start(
     root = root_candidates(k_actions, proposal, config)
     if config.refined_actions:
         last = root.actions[:, -config.refined_actions :]
-        climbed = refined(model, latent, context, policy, last, config.refine_step)
+        climbed = refined(model.q, latent, context, policy, last, config.refine_step)
         root = root._replace(actions=root.actions.at[:, -config.refined_actions :].set(climbed))
     if guess is not None:
         slot = min(1, config.root_actions - 1)  # the first may be the policy's mean

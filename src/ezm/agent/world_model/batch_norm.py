@@ -43,13 +43,16 @@ _tracked.defvjp(_tracked_forward, _tracked_backward)
 
 
 class BatchNorm(eqx.Module):
-    """Normalises each feature over the batch, then scales and shifts it."""
+    """Normalises each feature over the batch, then scales and shifts it.
 
-    scale: Float[Array, " features"]
-    bias: Float[Array, " features"]
-    mean: Float[Array, " features"]
+    In an :class:`ezm.world_model.layers.Ensemble`, the arrays have a leading axis of members.
+    """
+
+    scale: Float[Array, "*members features"]
+    bias: Float[Array, "*members features"]
+    mean: Float[Array, "*members features"]
     """Running mean."""
-    variance: Float[Array, " features"]
+    variance: Float[Array, "*members features"]
     """Running variance."""
     training: bool = eqx.field(static=True, default=False)
     """Normalise by the statistics of the batch, which are taken over all axes but the last."""

@@ -57,7 +57,10 @@ class Gaussian(eqx.Module):
         return jnp.clip(jnp.tanh(x), -MAX_ACTION, MAX_ACTION) * self.mask
 
     def sample(
-        self, key: PRNGKeyArray, num: int, spread: float | Float[Array, " num"] = 1.0
+        self,
+        key: PRNGKeyArray,
+        num: int,
+        spread: float | Float[Array, ""] | Float[Array, " num"] = 1.0,
     ) -> Float[Array, "*batch num action"]:
         """Samples ``num`` actions. ``spread``, a scalar or one number per sample, multiplies the standard deviation."""
         shape = (*self.mean.shape[:-1], num, self.mean.shape[-1])

@@ -1,0 +1,28 @@
+"""Rung 0: while the tests run, a wrong shape or type is an error, in each package of the method."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import pytest
+from ezm.learning.targets import best_alone
+from ezm.planning.search import complete_q
+from ezm.replay.sum_tree import SumTree
+from ezm.world_model import h, moments
+from jaxtyping import TypeCheckError
+
+ACTIONS, WEIGHTS, VISITS = jnp.zeros((2, 3, 1)), jnp.ones((2, 4)), jnp.ones((2, 4), jnp.int32)
+
+
+@pytest.mark.parametrize(
+    ("package", "call"),
+    [
+        ("world_model", lambda: moments(ACTIONS, WEIGHTS)),
+        ("world_model", lambda: h(VISITS)),
+        ("planning", lambda: complete_q(WEIGHTS, VISITS, jnp.ones(1), WEIGHTS)),
+        ("learning", lambda: best_alone(ACTIONS, WEIGHTS)),
+        ("replay", lambda: SumTree([[1.0]])),  # type: ignore[arg-type]
+    ],
+)
+def test_wrong_arguments_raise(package: str, call: Callable[[], object]) -> None:
+    with pytest.raises(TypeCheckError, match=f"ezm.{package}"):
+        call()
