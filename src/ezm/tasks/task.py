@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,8 @@ class Task:
         self._running = False
         self.cut_after: int | None = None
         """Agent steps after which an episode is truncated, in addition to the task's own limit."""
+        self.guard: AbstractContextManager[None] = nullcontext()
+        """Entered for each reset and step, see :func:`ezm.tasks.watchdog.guarded`."""
 
     @property
     def can_restore(self) -> bool:
@@ -64,7 +67,8 @@ class Task:
         """Starts a new episode and returns its first observation, (O,) float32."""
         self._simulator_steps = self._steps = 0
         try:
-            observation = self.simulator.reset()
+            with self.guard:
+                observation = self.simulator.reset()
         except Exception as error:
             raise self._failure(f"raised {_describe(error)}") from error
         self._running = True
@@ -82,7 +86,8 @@ class Task:
         """
         own_action, repeat = self.begin(action)
         try:
-            raw = self.simulator.step(own_action, repeat)
+            with self.guard:
+                raw = self.simulator.step(own_action, repeat)
         except Exception as error:
             raise self._failure(f"raised {_describe(error)}") from error
         return self.end(raw, repeat)

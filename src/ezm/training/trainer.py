@@ -118,7 +118,9 @@ class Trainer:
         config = self.config
         self._actor = Actor(self.agent.learner, config.seed)
         self._evaluation_actor = Actor(self.agent.learner, config.seed + 1, evaluating=True)
-        self._diagnostic = Diagnostic(self.agent.learner.policy, self.suite)
+        self._diagnostic = Diagnostic(
+            self.agent.learner.policy, self.suite, on_hang=self._save_at_hang
+        )
         self._pipeline = Pipeline(self.agent.learner, self.agent.state, self.replay, self.rng)
         self.agent.state = self._pipeline.state
         self._normalizer = self.agent.statistics.normalizer()
@@ -131,10 +133,14 @@ class Trainer:
             self.suite,
             seed,
             step_limit=config.step_limit or None,
-            on_hang=lambda: self.save(environments=False),
+            on_hang=self._save_at_hang,
         )
         stack.callback(self._environments.close)
-        self._evaluator = Evaluator(self.suite, config.evaluation_episodes, seed + 10_007)
+        self._evaluator = Evaluator(
+            *(self.suite, config.evaluation_episodes, seed + 10_007),
+            step_limit=config.step_limit or None,
+            on_hang=self._save_at_hang,
+        )
         stack.callback(self._evaluator.close)
         if self.step == 0:
             self._describe()
@@ -350,6 +356,12 @@ class Trainer:
         }
         saved = self.run.save_checkpoint(self.step, arrays, meta)
         self.display.message(f"checkpoint: {size(saved.bytes)} in {saved.seconds:.1f} s")
+
+    def _save_at_hang(self) -> None:
+        if (
+            self.step
+        ):  # before the first step there is nothing to keep, and perhaps no collector yet
+            self.save(environments=False)
 
     def _keep_what_was_finite(self, error: Diverged) -> Diverged:
         """Saves the learner as it was before the failed updates, and the batches of these updates."""
