@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ezm.acting import diagnostics
 from ezm.acting.diagnostics import Diagnostic, Outcomes, Predictions, spearman, summarise
 from ezm.agent import build
 from ezm.agent.learning import Normalizer
@@ -19,6 +20,7 @@ from ezm.agent.search_policy import ActingParameters, SearchPolicy, SuiteArrays
 from ezm.agent.world_model import Context, Gaussian, Support, WorldModel
 from ezm.config import ModelConfig, PlannerConfig
 from ezm.config.presets import PRESETS
+from ezm.errors import UserError
 from ezm.tasks import load_suite
 
 DISCOUNT = 0.9
@@ -140,6 +142,15 @@ def test_a_task_that_cannot_be_restored_is_skipped(
 
     monkeypatch.setattr(Task, "can_restore", False)
     assert slider(None, task=0, seed=0) == {}  # type: ignore[arg-type]
+
+
+def test_its_environments_are_watched(slider: Diagnostic, monkeypatch: pytest.MonkeyPatch) -> None:
+    def guarded(tasks: list[Any], limit: float | None, on_hang: Any) -> Any:
+        raise UserError(f"{len(tasks)} within {limit} s")
+
+    monkeypatch.setattr(diagnostics, "guarded", guarded)
+    with pytest.raises(UserError, match="4 within 120.0 s"):
+        slider(None, task=0, seed=0)  # type: ignore[arg-type]
 
 
 def test_metrics_equal_hand_computed_ones() -> None:

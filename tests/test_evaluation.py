@@ -138,6 +138,49 @@ def test_an_episode_depends_on_seed_task_and_number_alone(monkeypatch: pytest.Mo
     assert not np.isin(episodes(suite, 1, observing, 5, seed=8).returns, found.returns).any()
 
 
+ENDLESS = """
+import gymnasium
+import numpy as np
+
+
+class Endless(gymnasium.Env):
+    observation_space, action_space = gymnasium.spaces.Box(-1, 1, (1,)), gymnasium.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1), {}
+
+    def step(self, action):
+        return np.zeros(1), 0.5, False, False, {}
+"""
+
+
+@pytest.fixture
+def endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
+    """A task without an end, and one with a time limit above the evaluation's."""
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(evaluate, "LONGEST_EPISODE", 150)
+    return load_suite("endless:Endless,gym:Pendulum-v1")
+
+
+def test_an_episode_without_end_is_cut(endless: Suite, caplog: pytest.LogCaptureFixture) -> None:
+    act = random_policy(endless, 0)
+    found = episodes(endless, 0, act, 21, seed=0)
+    assert found.lengths.tolist() == [150] * 21 and found.returns.tolist() == [75.0] * 21
+    assert not found.terminated.any()
+    said = (
+        "task endless:Endless: an episode has not ended within 150 steps, so its evaluation stops there; "
+        "declare a time limit (max_episode_steps)"
+    )
+    assert caplog.messages == [said], "once, though there are two groups of episodes"
+    assert episodes(endless, 1, act, 1, seed=0).lengths == [200], "its own limit counts"
+    caplog.clear()
+    evaluator = evaluate.Evaluator(endless, copies=1, seed=0)
+    assert evaluator.run(act, 2)[0] == evaluator.run(act, 2)[0] == [75.0, 75.0]
+    evaluator.close()
+    assert caplog.messages == [said], "once in a run"
+
+
 def test_bars_and_scales() -> None:
     assert success_bar("hb:h1-stand?protocol=paper") == 800
     assert success_bar("dmc:cartpole-swingup") is None and success_bar("pkg.tasks:make") is None

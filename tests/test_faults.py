@@ -14,7 +14,7 @@ import pytest
 
 from ezm.runs.folder import RunFolder
 
-# Trouble comes at one step of an environment, counted over its episodes: that of training gets there first.
+# Trouble comes at one step of an environment, counted over its episodes: at step 53, training gets there first.
 ENVIRONMENT = """
 import os
 import time
@@ -37,7 +37,7 @@ class Troubled(gymnasium.Env):
     def step(self, action):
         self.steps += 1
         observation = self.np_random.normal(size=2).astype(np.float32)
-        if self.steps == 53:
+        if self.steps == int(os.environ.get("AT", 53)):
             trouble = os.environ.get("TROUBLE")
             if trouble == "raise":
                 raise ConnectionError("the robot is gone")
@@ -71,9 +71,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def train(folder: Path) -> Train:
-    """``ezm train`` in a process of its own."""
+    """``ezm train``, or another command, in a process of its own."""
 
-    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, command: str = "train", **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
             "EZM_CACHE": str(folder / "cache"),
@@ -81,9 +83,9 @@ def train(folder: Path) -> Train:
             "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compile faster
             **variables,
         }
-        command = [sys.executable, "-m", "ezm", "train", *arguments]
+        line = [sys.executable, "-m", "ezm", command, *arguments]
         return subprocess.run(
-            command, env=environment, cwd=folder, text=True, capture_output=True, check=False
+            line, env=environment, cwd=folder, text=True, capture_output=True, check=False
         )
 
     return run
@@ -125,14 +127,66 @@ def test_an_environment_that_fails(trouble: str, says: str, train: Train, tmp_pa
     goes_on_from(tmp_path / "run", 52, train)
 
 
+HANGS = (
+    "error: task troubled:make: the environment hangs, a step or reset has taken more than 4 s; "
+    "mend it, or train with a higher --step-limit"
+)
+
+
 def test_an_environment_that_hangs(train: Train, tmp_path: Path) -> None:
-    code, line = begin(train, tmp_path / "run", TROUBLE="hang")
-    assert (code, line) == (
-        3,
-        "error: task troubled:make: the environment hangs, a step or reset has taken more than 4 s; "
-        "mend it, or raise --step-limit",
-    )
+    assert begin(train, tmp_path / "run", TROUBLE="hang") == (3, HANGS)
     goes_on_from(tmp_path / "run", 52, train)
+
+
+def test_an_environment_that_hangs_in_an_evaluation(train: Train, tmp_path: Path) -> None:
+    """In training's first evaluation, before anything is learned, and in ``ezm eval``."""
+    assert begin(train, tmp_path / "hung", TROUBLE="hang", AT="3") == (3, HANGS)
+    run = str(tmp_path / "run")
+    assert train("troubled:make", *OPTIONS.split(), "--out", run).returncode == 0
+    done = train(run, command="eval", TROUBLE="hang", AT="3")
+    assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (3, HANGS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("JAX_PLATFORMS", "foo", "Unable to initialize backend 'foo'"),
+        ("JAX_NUM_CPU_DEVICES", "many", 'Invalid value "many"'),
+        ("JAX_DEBUG_NANS", "1", "a training fails"),
+        ("JAX_TRANSFER_GUARD", "disallow", "a training fails"),
+        ("XLA_FLAGS", "--no_such_flag", "Unknown flag in XLA_FLAGS: --no_such_flag"),
+    ],
+)
+def test_a_setting_that_breaks_a_training(
+    name: str, value: str, says: str, train: Train, tmp_path: Path
+) -> None:
+    done = train("troubled:make", "--out", str(tmp_path / "run"), **{name: value})
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {name}={value}: ") and says in line
+    assert line.endswith(f"unset {name}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_would_change_the_programs(train: Train, tmp_path: Path) -> None:
+    """A training names them, and gives the same numbers as without them."""
+    settings = {
+        "JAX_ENABLE_X64": "1",
+        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+        "JAX_NUMPY_RANK_PROMOTION": "raise",
+        "JAX_DEFAULT_PRNG_IMPL": "rbg",
+    }
+    found = []
+    for number, given in enumerate(({}, settings)):
+        run = tmp_path / str(number)
+        done = train("troubled:make", *OPTIONS.split(), "--out", str(run), **given)
+        assert done.returncode == 0, done.stderr
+        said = [line for line in done.stderr.splitlines() if "has no effect" in line]
+        assert [line.split(" has")[0] for line in said] == [f"{k}={v}" for k, v in given.items()]
+        checkpoint = RunFolder.open(run).latest_checkpoint()
+        assert checkpoint is not None
+        found.append(checkpoint.arrays["agent"])
+    jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 def test_a_learner_that_diverges(train: Train, tmp_path: Path) -> None:

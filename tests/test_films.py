@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from imageio_ffmpeg import read_frames
 
+from ezm.acting import evaluate
 from ezm.acting.inspector import Paths, Thinker, Thought
 from ezm.agent import build
 from ezm.config import PlannerConfig
@@ -22,6 +23,7 @@ from ezm.report import parts
 from ezm.tasks import Suite, Task, load_suite
 from ezm.tasks.rendering import telling_body
 from ezm.tasks.simulator import Undrawable
+from ezm.tasks.watchdog import Watchdog
 from ezm.watching import films
 from ezm.watching.films import Film, film, film_all, film_path
 from ezm.watching.panel import HEIGHT, panel
@@ -178,6 +180,26 @@ def test_playing_candidates_out_does_not_touch_the_episode(thinker: Thinker) -> 
     assert {start: len(each) for start, each in play.episode.predictions.items()} == {0: 9}
     play.close()
     alone.close()
+
+
+def test_a_play_is_watched(thinker: Thinker) -> None:
+    play = Play(thinker, CARTPOLE, seed=3)
+    assert play._copy is not None
+    assert all(isinstance(each.guard, Watchdog) for each in (play.task, play._copy))
+    play.close()
+
+
+def test_a_play_without_end_is_cut(
+    thinker: Thinker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(evaluate, "LONGEST_EPISODE", 2)
+    play = Play(thinker, DRAWN, seed=3)
+    for _ in range(3):
+        play.step()
+    assert play.episode.rewards == [0.5] * 2 and play.episode.end == "time is up"
+    (said,) = caplog.messages
+    assert said.startswith("task own_tasks:drawn: an episode has not ended within 2 steps")
+    play.close()
 
 
 def test_a_trace_is_where_the_imagined_actions_lead(

@@ -60,7 +60,8 @@ def on_hang():
     CALLBACK
 
 suite = load_suite("gym:Pendulum-v1," + sys.argv[1])
-parallel = ParallelTasks(suite, 0, threads=int(sys.argv[2]), step_limit=1.0, on_hang=on_hang)
+threads, copies = map(int, sys.argv[2:])
+parallel = ParallelTasks(suite, 0, copies, threads=threads, step_limit=1.0, on_hang=on_hang)
 parallel.reset()
 if sys.argv[1].startswith("hb:"):
     parallel.tasks[1].simulator.environment.advance = lambda control: time.sleep(1e6)
@@ -71,11 +72,19 @@ print("ended")
 
 
 def run(
-    folder: Path, task: str, threads: int = 1, callback: str = "pass"
+    folder: Path,
+    task: str,
+    threads: int = 1,
+    callback: str = "pass",
+    copies: int = 1,
+    program: str = RUN,
 ) -> subprocess.CompletedProcess[str]:
     (folder / "own_waits.py").write_text(FACTORY)
     return subprocess.run(
-        [sys.executable, "-c", RUN.replace("CALLBACK", callback), task, str(threads)],
+        [
+            *(sys.executable, "-c", program.replace("CALLBACK", callback)),
+            *(task, str(threads), str(copies)),
+        ],
         env=os.environ | {"PYTHONPATH": str(Path(ezm.__file__).parents[1])},
         cwd=folder,
         capture_output=True,
@@ -92,7 +101,7 @@ def test_a_hanging_environment_ends_the_process(tmp_path: Path, name: str, threa
     assert ended.returncode == HANG_EXIT_CODE == 3
     assert ended.stderr == (
         f"error: task own_waits:{name}: the environment hangs, a step or reset has taken more than "
-        "1 s; mend it, or raise --step-limit\n"
+        "1 s; mend it, or train with a higher --step-limit\n"
     )
     assert ended.stdout == "called back\n"
 
@@ -117,6 +126,37 @@ def test_a_slow_environment_is_waited_for(tmp_path: Path) -> None:
     """Its steps are within the limit, though not all of them together."""
     ended = run(tmp_path, "own_waits:Slow")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ended\n", "")
+
+
+def test_many_slow_environments_are_waited_for(tmp_path: Path) -> None:
+    """A step of all takes longer than the limit, and no environment does."""
+    ended = run(tmp_path, "own_waits:Slow", copies=7)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ended\n", "")
+
+
+ALONE = """
+import sys, numpy as np
+from ezm.tasks import load_suite
+from ezm.tasks.watchdog import guarded
+
+suite = load_suite(sys.argv[1])
+tasks = [suite.make(0, seed) for seed in (0, 1)]
+with guarded(tasks, 1.0, lambda: print("called back")):
+    for task in tasks:
+        task.reset()
+        for _ in range(5):
+            task.step(np.zeros(1))
+            if task.simulator.environment.unwrapped.steps % 2 == 0:
+                task.reset()
+print("ended")
+"""
+
+
+@pytest.mark.parametrize("name", ["Sleeps", "SleepsInReset"])
+def test_environments_without_others_are_watched_too(tmp_path: Path, name: str) -> None:
+    ended = run(tmp_path, f"own_waits:{name}", program=ALONE)
+    assert (ended.returncode, ended.stdout) == (HANG_EXIT_CODE, "called back\n")
+    assert ended.stderr.startswith(f"error: task own_waits:{name}: the environment hangs")
 
 
 @pytest.fixture(scope="module")

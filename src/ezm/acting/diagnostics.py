@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ezm.agent.search_policy import ActingParameters, SearchPolicy
 from ezm.tasks import Suite, Task
+from ezm.tasks.watchdog import guarded
 
 PLAY_STEPS = 100
 """The most steps of an episode after which a state is taken. Shorter episodes allow fewer."""
@@ -64,12 +65,22 @@ class Diagnostic:
         suite: the tasks.
         states: S, taken from play with the search, at random times of S episodes.
         horizon: agent steps of a rollout.
+        on_hang: called where an environment hangs for the configured ``step_limit``, before the process ends.
 
     Compiled at the first call, once for all tasks.
     """
 
-    def __init__(self, policy: SearchPolicy, suite: Suite, *, states: int = 8, horizon: int = 60):
+    def __init__(
+        self,
+        policy: SearchPolicy,
+        suite: Suite,
+        *,
+        states: int = 8,
+        horizon: int = 60,
+        on_hang: Callable[[], None] | None = None,
+    ):
         self.suite, self.states, self.horizon = suite, states, horizon
+        self._step_limit, self._on_hang = policy.config.step_limit or None, on_hang
         self._discount = np.asarray(policy.suite.discount)
 
         def predict(
@@ -163,9 +174,10 @@ class Diagnostic:
         try:
             if not all(each.can_restore for each in tasks):
                 return {}
-            observation = self._play(tasks, predict, np.random.default_rng(seed))
-            predictions = predict(observation)
-            outcomes = self._try(tasks, predictions.actions, react, float(self._discount[task]))
+            with guarded(tasks, self._step_limit, self._on_hang):
+                observation = self._play(tasks, predict, np.random.default_rng(seed))
+                predictions = predict(observation)
+                outcomes = self._try(tasks, predictions.actions, react, float(self._discount[task]))
         finally:
             for each in tasks:
                 each.close()

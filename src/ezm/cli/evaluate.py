@@ -96,7 +96,11 @@ def _evaluate(run: Any, config: TrainConfig, tasks: Sequence[str], options: Eval
             index = suite.task_names.index(name)
             progress.begin(name, suite.tasks[index].episode_steps)
             actor.reseed(derived_seed(options.seed, name))
-            found = episodes(suite, index, act, options.episodes, options.seed, progress.update)
+            found = episodes(
+                *(suite, index, act, options.episodes, options.seed),
+                watch=progress.update,
+                step_limit=config.step_limit or None,
+            )
             results[name] = task_result(suite.tasks[index], found)
             progress.end(str(mean_interval(found.returns)))
     return Evaluation(

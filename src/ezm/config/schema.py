@@ -299,7 +299,7 @@ class TrainConfig:
     meshes: str | None = None
     """HumanoidBench's robots: a folder with their collision meshes. None means primitives."""
     step_limit: Annotated[float, NOT_NEGATIVE] = 120.0
-    """Seconds after which environments that have not finished their step count as hanging.
+    """Seconds without any environment finishing its step, after which one counts as hanging.
     The run is then saved and ends. 0 sets no limit."""
     evaluate_every: Annotated[int, POSITIVE] = 1_000
     """Steps per task between two evaluations."""

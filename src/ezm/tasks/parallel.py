@@ -58,8 +58,9 @@ class ParallelTasks:
         copies: environments of each task.
         task_ids: the task of each environment. Default: all tasks in order, ``copies`` times.
         threads: None: one for each core if the physics of a task is heavy, otherwise one.
-        step_limit: seconds that one call of :meth:`step` or :meth:`reset` may take. After that an environment hangs.
-            The process then names its task and ends with :data:`ezm.tasks.watchdog.HANG_EXIT_CODE`. None: no limit.
+        step_limit: seconds in which :meth:`step` or :meth:`reset` must finish one environment after another. After
+            that an environment hangs. The process then names its task and ends with
+            :data:`ezm.tasks.watchdog.HANG_EXIT_CODE`. None: no limit.
         on_hang: called before a hang ends the process, see :class:`ezm.tasks.watchdog.Watchdog`.
 
     Raises:
@@ -246,6 +247,8 @@ class ParallelTasks:
         for index in indices:
             self._busy[number] = (index,)
             work(index)
+            if self._watchdog is not None:
+                self._watchdog.progress()
         self._busy[number] = ()
 
 

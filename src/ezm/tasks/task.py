@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,8 @@ class Task:
         self._running = False
         self.cut_after: int | None = None
         """Agent steps after which an episode is truncated, in addition to the task's own limit."""
+        self.guard: AbstractContextManager[None] = nullcontext()
+        """Entered for each reset and step, see :func:`ezm.tasks.watchdog.guarded`."""
 
     @property
     def can_restore(self) -> bool:
@@ -65,7 +68,8 @@ class Task:
         """Starts a new episode and returns its first observation, (O,) float32."""
         self._simulator_steps = self._steps = 0
         try:
-            observation = self.simulator.reset()
+            with self.guard:
+                observation = self.simulator.reset()
         except Exception as error:
             raise self._failure(f"raised {_describe(error)}") from error
         self._running = True
@@ -83,7 +87,8 @@ class Task:
         """
         own_action, repeat = self._command(action)
         try:
-            raw = self.simulator.step(own_action, repeat)
+            with self.guard:
+                raw = self.simulator.step(own_action, repeat)
         except Exception as error:
             raise self._failure(f"raised {_describe(error)}") from error
         return self._outcome(raw, repeat)

@@ -11,9 +11,11 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from ezm.errors import UserError
+from ezm.tasks.task import Task
 
 _log = logging.getLogger(__name__)
 
@@ -28,14 +30,16 @@ _LONGEST_POLL = 1.0
 
 
 class Watchdog:
-    """Ends the process with :data:`HANG_EXIT_CODE` where a guarded block lasts too long::
+    """Ends the process with :data:`HANG_EXIT_CODE` where a guarded block makes no progress for too long::
 
         with watchdog:
-            busy[0] = (index,)  # the message names what thread 0 is working on
-            ...
+            for index in indices:
+                busy[0] = (index,)  # the message names what thread 0 is working on
+                ...
+                watchdog.progress()
 
     The watchdog counts the time that its own thread spent waiting. A process that was suspended is therefore not
-    ended when it wakes up. One thread enters one block at a time.
+    ended when it wakes up. One thread enters one block at a time, and any thread may report progress in it.
 
     Args:
         limit: seconds, above 0.
@@ -59,17 +63,21 @@ class Watchdog:
         self._limit = limit
         self._names, self._busy = names, busy
         self._on_hang = on_hang
-        self._blocks = 0
+        self._count = 0
         self._inside = False
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="ezm-watchdog", daemon=True).start()
 
     def __enter__(self) -> None:
-        self._blocks += 1
+        self.progress()
         self._inside = True
 
     def __exit__(self, *_: object) -> None:
         self._inside = False
+
+    def progress(self) -> None:
+        """Gives the block its full time again: one of its environments has finished."""
+        self._count += 1
 
     def close(self) -> None:
         """Stops watching."""
@@ -77,10 +85,10 @@ class Watchdog:
 
     def _watch(self) -> None:
         poll = min(_LONGEST_POLL, self._limit / _POLLS)
-        waited, block = 0.0, 0
+        waited, count = 0.0, 0
         while not self._closed.wait(poll):
-            if not self._inside or self._blocks != block:
-                waited, block = 0.0, self._blocks
+            if not self._inside or self._count != count:
+                waited, count = 0.0, self._count
                 continue
             waited += poll
             if waited >= self._limit:
@@ -97,7 +105,7 @@ class Watchdog:
         names = ", ".join(dict.fromkeys(self._names[index] for index in indices))
         _log.error(
             f"error: task {names}: the environment hangs, a step or reset has taken more than "
-            f"{self._limit:g} s; mend it, or raise --step-limit"
+            f"{self._limit:g} s; mend it, or train with a higher --step-limit"
         )
         try:
             if self._on_hang is not None:
@@ -106,3 +114,26 @@ class Watchdog:
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+@contextmanager
+def guarded(
+    tasks: Sequence[Task], limit: float | None, on_hang: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Watches every step and reset of environments that one thread works on, one after another.
+
+    Args:
+        tasks: environments of one task.
+        limit: seconds that a step or a reset may take, above 0. None: no limit.
+        on_hang: as for :class:`Watchdog`.
+    """
+    if limit is None:
+        yield
+        return
+    watchdog = Watchdog(limit, [tasks[0].spec.name], [(0,)], on_hang)
+    for task in tasks:
+        task.guard = watchdog
+    try:
+        yield
+    finally:
+        watchdog.close()

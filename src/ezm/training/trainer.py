@@ -225,7 +225,11 @@ class Trainer:
         self._evaluation = Evaluation(
             recorder,
             config,
-            Evaluator(self.suite, config.evaluation_episodes, seed + 10_007),
+            Evaluator(
+                *(self.suite, config.evaluation_episodes, seed + 10_007),
+                step_limit=config.step_limit or None,
+                on_hang=self._save_at_hang,
+            ),
             Actor(learner, config.seed + 1, evaluating=True),
         )
         stack.callback(self._evaluation.evaluator.close)
@@ -234,7 +238,11 @@ class Trainer:
             Losses(recorder, self.timer),
             Position(recorder),
             self._evaluation,
-            Diagnosis(recorder, config, Diagnostic(learner.policy, self.suite)),
+            Diagnosis(
+                recorder,
+                config,
+                Diagnostic(learner.policy, self.suite, on_hang=self._save_at_hang),
+            ),
             Checkpointing(config.checkpoint_every, self.save),
         ]
         # Compiling runs in parallel with the creation of environments and the random steps.
@@ -244,7 +252,7 @@ class Trainer:
             self.suite,
             seed,
             step_limit=config.step_limit or None,
-            on_hang=lambda: self.save(environments=False),
+            on_hang=self._save_at_hang,
         )
         stack.callback(environments.close)
         self._sink = ReplaySink(self.replay, self.agent.statistics, lambda: self.pipeline.updates)
@@ -316,6 +324,11 @@ class Trainer:
         }
         saved = self.run.save_checkpoint(self.step, arrays, meta)
         self.display.message(f"checkpoint: {size(saved.bytes)} in {saved.seconds:.1f} s")
+
+    def _save_at_hang(self) -> None:
+        # Before the first step of this process there is nothing to keep, and perhaps no collector yet.
+        if self.step and self._checkpoint is None:
+            self.save(environments=False)
 
     def _keep_what_was_finite(self, error: Diverged) -> Diverged:
         """Saves the learner as it was before the failed updates, and the batches of these updates."""

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ezm.acting.evaluate import limit_episode, warn_of_cut
 from ezm.acting.inspector import Paths, Thinker, Thought
 from ezm.errors import UserError
 from ezm.tasks import Task
 from ezm.tasks.rendering import Scene, Trace
 from ezm.tasks.state import pack, restored
+from ezm.tasks.watchdog import guarded
 
 TRACED = 8
 """Number of candidates that are played out: the best by the search's value."""
@@ -57,6 +59,8 @@ class Episode:
 class Play:
     """One environment with an agent in it. A finished episode stays as it is until :meth:`begin`.
 
+    An environment that hangs for the run's ``step_limit`` ends the process, see :mod:`ezm.tasks.watchdog`.
+
     If the simulator is MuJoCo and can be restored, the best candidates are played out in a second environment. The
     first one is not touched.
 
@@ -74,11 +78,16 @@ class Play:
         self.step_seconds = spec.action_repeat * self.task.simulator.step_seconds
         self._every = max(1, math.ceil(_THINK_EVERY / self.step_seconds - 1e-9))
         self._ahead = _THINKS_AHEAD * self._every
+        limit_episode(self.task)
+        limit = thinker.agent.learner.config.step_limit or None
+        self._guards = contextlib.ExitStack()
+        self._guards.enter_context(guarded([self.task], limit))
         self._observation = self.task.reset()
         self._copy: Task | None = None
         if self.task.can_restore and isinstance(self.task.simulator.view(), Scene):
             with contextlib.suppress(UserError):  # perhaps only one may exist: a licence, a port
                 self._copy = suite.make(task, seed)
+                self._guards.enter_context(guarded([self._copy], limit))
                 self._copy.reset()
         self.episode = self._begun(1)
 
@@ -99,10 +108,13 @@ class Play:
             episode.end = "ended by the task"
         elif step.truncated:
             episode.end = "time is up"
+            if len(episode.rewards) == self.task.cut_after:
+                warn_of_cut(self.task.spec.name)
         self._remember(episode, self._thinker.think(self._observation, self._index))
 
     def close(self) -> None:
         """Closes the environments."""
+        self._guards.close()
         self.task.close()
         if self._copy is not None:
             self._copy.close()
