@@ -43,15 +43,15 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         *("--model.projector-size", "128"),
     ),
     "no path consistency": ("--loss.no-path-consistency",),
-    "value target: n-step only": ("--loss.imagined-share", "0"),
-    "value target: search": ("--loss.imagined-share", "0", "--loss.value-target", "search"),
+    "value target: n-step only": ("--loss.mve-weight", "0"),
+    "value target: search": ("--loss.mve-weight", "0", "--loss.value-target", "search"),
     "value target: mixed": (
-        *("--loss.imagined-share", "0", "--loss.value-target", "mixed"),
+        *("--loss.mve-weight", "0", "--loss.value-target", "mixed"),
         *("--loss.mixed-after-updates", "1000", "--loss.mixed-older-than", "500"),
     ),
     "policy target: best action": ("--loss.policy-target", "best_action"),
     "no leaf rollout": ("--planner.leaf-rollout", "0"),
-    "no borrowed episodes": ("--borrowed-episodes", "0"),
+    "no borrowed episodes": ("--cross-task-episodes", "0"),
     "101 bins": ("--model.bins", "101"),
 }
 """Options of ``ezm train`` for each variant, by its name."""

@@ -85,7 +85,7 @@ def mctx_search(
     action = root.actions[rows, output.action]
     node = tree.children_index[:, 0][rows, output.action]
     below = tree.children_visits[rows, node]
-    following = tree.embeddings[1][rows, node, below.argmax(-1)]
+    next_action = tree.embeddings[1][rows, node, below.argmax(-1)]
     return SearchResult(
         action=action,
         actions=root.actions,
@@ -93,7 +93,7 @@ def mctx_search(
         q_values=complete_q(q, visits, value, root.logits),
         value=summary.value,
         visits=visits,
-        following=jnp.where(below.any(-1)[:, None], following, action),
+        next_action=jnp.where(below.any(-1)[:, None], next_action, action),
     )
 
 

@@ -84,7 +84,7 @@ def row(devices: int, repeats: int) -> Row:
             action, observation = rng.uniform(-1, 1, sizes[1]), rng.normal(size=sizes[0])
             replay.add(task, action, rng.uniform(), observation, False, False)
     size = config.optimizer.batch_size
-    batch, _ = replay.sample(rng, size, loss.renewed(size))
+    batch, _ = replay.sample(rng, size, loss.reanalysed(size))
     state, normalizer = agent.state, agent.statistics.normalizer()
     where = layout(devices) if devices > 1 else None
     make_targets = programs(*functions(agent.learner, state), where)[0]

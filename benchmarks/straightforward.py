@@ -132,7 +132,7 @@ class ListReplay:
             weight=weight.astype(np.float32),
             age=np.array([len(self.rows[task]) - 1 - row for task, row in index], np.int32),
             searched=np.zeros(states, bool),
-            renew=np.arange(np.prod(states), dtype=np.int32),
+            reanalyse=np.arange(np.prod(states), dtype=np.int32),
         )
 
     def _window(self, task: int, start: int) -> tuple[list[Row], int]:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.keep import keep_agent
-from ezm.acting.actor import policy_for_episode
+from ezm.acting.actor import behaviour_task
 from ezm.acting.load import load_agent
 from ezm.config import PlannerConfig
 from ezm.config.presets import PRESETS
@@ -25,13 +25,13 @@ BODIES = (0, 0, 2, 0)
 
 @given(seed=st.integers(0, 1000), task=st.integers(0, 3), share=st.floats(0.0, 1.0))
 def test_only_policies_of_the_same_body_act(seed: int, task: int, share: float) -> None:
-    chosen = policy_for_episode(np.random.default_rng(seed), task, BODIES, share)
+    chosen = behaviour_task(np.random.default_rng(seed), task, BODIES, share)
     assert BODIES[chosen] == BODIES[task]
 
 
 def test_share_and_evenness() -> None:
     rng = np.random.default_rng(0)
-    counts = Counter(policy_for_episode(rng, 0, BODIES, 0.3) for _ in range(4_000))
+    counts = Counter(behaviour_task(rng, 0, BODIES, 0.3) for _ in range(4_000))
     assert counts.keys() == {0, 1, 3}
     np.testing.assert_allclose(
         [counts[0] / 4_000, counts[1] / 4_000, counts[3] / 4_000], [0.7, 0.15, 0.15], atol=0.03
@@ -40,9 +40,9 @@ def test_share_and_evenness() -> None:
 
 def test_without_a_share_or_without_a_peer_a_task_acts_for_itself() -> None:
     rng = np.random.default_rng(0)
-    assert {policy_for_episode(rng, 1, BODIES, 0.0) for _ in range(100)} == {1}
-    assert {policy_for_episode(rng, 2, BODIES, 1.0) for _ in range(100)} == {2}
-    assert 1 not in {policy_for_episode(rng, 1, BODIES, 1.0) for _ in range(100)}
+    assert {behaviour_task(rng, 1, BODIES, 0.0) for _ in range(100)} == {1}
+    assert {behaviour_task(rng, 2, BODIES, 1.0) for _ in range(100)} == {2}
+    assert 1 not in {behaviour_task(rng, 1, BODIES, 1.0) for _ in range(100)}
 
 
 def test_evaluations_sample_close_to_the_policys_mean_only_if_asked_to() -> None:
@@ -77,7 +77,7 @@ def trained(tmp_path: Path, **changes: Any) -> Kept:
         planner=replace(
             cpu.planner, simulations=2, root_actions=2, policy_actions=1, leaf_rollout=0
         ),
-        loss=replace(cpu.loss, reanalyze_ratio=0.0, imagined_share=0.0),
+        loss=replace(cpu.loss, reanalyze_ratio=0.0, mve_weight=0.0),
         optimizer=replace(cpu.optimizer, batch_size=4),
         **changes,
     )

@@ -27,7 +27,7 @@ CONFIG = replace(
     CPU,
     suite=SUITE,
     random_steps=RANDOM,
-    borrowed_episodes=0.5,
+    cross_task_episodes=0.5,
     noise=0.2,
     early_episode_steps=7,
     model=replace(CPU.model, latent_size=16),

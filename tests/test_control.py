@@ -158,18 +158,18 @@ def walk(planner: Planner, calls: int = 6) -> np.ndarray:
 
 
 def test_warm_start_plans_on_where_the_last_plan_ended(agent: Agent) -> None:
-    """As few candidates as two, one of them the mean: the other is the guess, once there is one."""
+    """As few candidates as two, one of them the mean: the other is the warm start, once there is one."""
     config = replace(
         CONFIG, planner=replace(CONFIG.planner, root_actions=2, simulations=4, policy_actions=1)
     )
     small = replace(noisy(agent), learner=replace(agent.learner, config=config))
     cold, warm = Planner(small), Planner(small, warm_start=True)
     np.testing.assert_allclose(cold.act(OBSERVATION, 0), warm.act(OBSERVATION, 0), rtol=1e-5)
-    assert np.isnan(cold._following).all()
-    assert np.isfinite(warm._following[0]).all() and np.isnan(warm._following[1]).all()
+    assert np.isnan(cold._next_action).all()
+    assert np.isfinite(warm._next_action[0]).all() and np.isnan(warm._next_action[1]).all()
     assert np.abs(walk(cold) - walk(warm)).max() > 1e-3
     warm.reset()
-    assert np.isnan(warm._following).all()
+    assert np.isnan(warm._next_action).all()
 
 
 def test_lower_precision_plans_nearly_the_same(agent: Agent) -> None:

@@ -76,7 +76,7 @@ class Story:
         return Searches(*actions, numbers(number), numbers(number))
 
     def sample(self) -> None:
-        """Draw a batch; give back priorities, and searches of the states that are to be renewed."""
+        """Draw a batch; give back priorities, and searches of the states that are to be reanalysed."""
         seed, self.updates = int(self.rng.integers(1_000)), self.updates + 1
         (ours, where), (theirs, there) = (
             replay.sample(np.random.default_rng(seed), BATCH, RENEWED) for replay in self.replays
@@ -90,12 +90,12 @@ class Story:
         ):
             replay.update_priorities(where, priority)
             if not late:
-                replay.store(*where.renewed, made, self.updates)
+                replay.store(*where.reanalysed, made, self.updates)
         if late:  # by when the ring may have come round
             for _ in range(int(self.rng.integers(12))):
                 self.step(0, "running")
             for replay in self.replays:
-                replay.store(*where.renewed, searches, self.updates)
+                replay.store(*where.reanalysed, searches, self.updates)
 
     def store(self) -> None:
         """What acting searched for the newest rows; that of a task may be none of its own."""

@@ -14,14 +14,14 @@ import pytest
 from imageio_ffmpeg import read_frames
 
 from ezm.acting import evaluate
-from ezm.acting.inspector import Paths, Thinker, Thought
+from ezm.acting.inspector import Paths, PlanInspector, PlanTrace
 from ezm.agent import build
 from ezm.config import PlannerConfig
 from ezm.config.presets import PRESETS
 from ezm.errors import UserError
 from ezm.report import parts
 from ezm.tasks import Suite, Task, load_suite
-from ezm.tasks.rendering import telling_body
+from ezm.tasks.rendering import tracked_body
 from ezm.tasks.simulator import Undrawable
 from ezm.tasks.watchdog import Watchdog
 from ezm.watching import films
@@ -71,7 +71,7 @@ CARTPOLE, DRAWN, BLIND = range(3)
 
 
 @pytest.fixture(scope="module")
-def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thinker]:
+def inspector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlanInspector]:
     folder = tmp_path_factory.mktemp("own")
     (folder / "own_tasks.py").write_text(textwrap.dedent(OWN))
     config = dataclasses.replace(
@@ -81,12 +81,12 @@ def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thinker]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        yield Thinker(build(config, load_suite(SUITE)), seed=1)
+        yield PlanInspector(build(config, load_suite(SUITE)), seed=1)
 
 
 @pytest.fixture(scope="module")
-def can_draw(thinker: Thinker) -> None:
-    task = thinker.agent.suite.make(CARTPOLE, 0)
+def can_draw(inspector: PlanInspector) -> None:
+    task = inspector.agent.suite.make(CARTPOLE, 0)
     try:
         Pictures(task, 16, 16).close()
     except UserError as error:
@@ -94,7 +94,7 @@ def can_draw(thinker: Thinker) -> None:
 
 
 def episode(**changes: Any) -> Episode:
-    thought = Thought(
+    thought = PlanTrace(
         action=np.array([0.5]),
         value=3.0,
         actions=np.array([[0.1], [0.5], [0.9]]),
@@ -107,15 +107,15 @@ def episode(**changes: Any) -> Episode:
 # -- thoughts ----------------------------------------------------------------------------------
 
 
-def test_a_thought_is_what_the_search_found(thinker: Thinker) -> None:
-    agent = thinker.agent
+def test_a_thought_is_what_the_search_found(inspector: PlanInspector) -> None:
+    agent = inspector.agent
     observation = np.linspace(0, 1, agent.suite.observation_size, dtype=np.float32)
-    thought = thinker.think(observation, CARTPOLE)
+    thought = inspector.inspect(observation, CARTPOLE)
     assert thought.visits.sum() == 4 and thought.q.shape == (4,)
     assert (thought.actions == thought.action).all(-1).any()
-    policy = Thinker(agent, "policy", seed=1)
-    policy.steps = thinker.steps - 1
-    again = policy.think(observation, CARTPOLE)
+    policy = PlanInspector(agent, "policy", seed=1)
+    policy.steps = inspector.steps - 1
+    again = policy.inspect(observation, CARTPOLE)
     np.testing.assert_array_equal(again.q, thought.q)
     model, task = agent.state.model, jnp.array([CARTPOLE])
     context = model.context(task, agent.learner.suite.action_mask)
@@ -125,11 +125,11 @@ def test_a_thought_is_what_the_search_found(thinker: Thinker) -> None:
     np.testing.assert_allclose(again.action, mean, atol=1e-5)
 
 
-def test_imagined_paths_are_steps_of_the_model(thinker: Thinker) -> None:
-    agent = thinker.agent
+def test_imagined_paths_are_steps_of_the_model(inspector: PlanInspector) -> None:
+    agent = inspector.agent
     observation = np.linspace(-1, 1, agent.suite.observation_size, dtype=np.float32)
     actions = np.array([[-0.5], [0.8]], np.float32)
-    paths = thinker.imagine(observation, CARTPOLE, actions, 3)
+    paths = inspector.imagine(observation, CARTPOLE, actions, 3)
     assert paths.actions.shape == (2, 3, 1) and paths.rewards.shape == (2, 3)
     np.testing.assert_array_equal(paths.actions[:, 0], actions)
     model, task = agent.state.model, jnp.array([CARTPOLE] * 2)
@@ -148,7 +148,7 @@ def test_imagined_paths_are_steps_of_the_model(thinker: Thinker) -> None:
 
 
 def test_a_simulator_of_which_there_is_no_second_one_is_played(
-    thinker: Thinker, monkeypatch: pytest.MonkeyPatch
+    inspector: PlanInspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make = Suite.make
 
@@ -158,15 +158,15 @@ def test_a_simulator_of_which_there_is_no_second_one_is_played(
         return make(suite, task, seed, pictures=pictures)
 
     monkeypatch.setattr(Suite, "make", once)
-    play = Play(thinker, CARTPOLE, seed=3)
+    play = Play(inspector, CARTPOLE, seed=3)
     play.step()
     assert len(play.episode.rewards) == 1 and not play.episode.traces
     play.close()
 
 
-def test_playing_candidates_out_does_not_touch_the_episode(thinker: Thinker) -> None:
-    play = Play(thinker, CARTPOLE, seed=3)
-    alone = thinker.agent.suite.make(CARTPOLE, 3)
+def test_playing_candidates_out_does_not_touch_the_episode(inspector: PlanInspector) -> None:
+    play = Play(inspector, CARTPOLE, seed=3)
+    alone = inspector.agent.suite.make(CARTPOLE, 3)
     alone.reset()
     rewards = []
     for _ in range(7):
@@ -182,18 +182,18 @@ def test_playing_candidates_out_does_not_touch_the_episode(thinker: Thinker) -> 
     alone.close()
 
 
-def test_a_play_is_watched(thinker: Thinker) -> None:
-    play = Play(thinker, CARTPOLE, seed=3)
+def test_a_play_is_watched(inspector: PlanInspector) -> None:
+    play = Play(inspector, CARTPOLE, seed=3)
     assert play._copy is not None
     assert all(isinstance(each.guard, Watchdog) for each in (play.task, play._copy))
     play.close()
 
 
 def test_a_play_without_end_is_cut(
-    thinker: Thinker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    inspector: PlanInspector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(evaluate, "LONGEST_EPISODE", 2)
-    play = Play(thinker, DRAWN, seed=3)
+    play = Play(inspector, DRAWN, seed=3)
     for _ in range(3):
         play.step()
     assert play.episode.rewards == [0.5] * 2 and play.episode.end == "time is up"
@@ -203,20 +203,20 @@ def test_a_play_without_end_is_cut(
 
 
 def test_a_trace_is_where_the_imagined_actions_lead(
-    thinker: Thinker, monkeypatch: pytest.MonkeyPatch
+    inspector: PlanInspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     imagined: list[Paths] = []
-    imagine = thinker.imagine
+    imagine = inspector.imagine
 
     def remembered(*arguments: Any) -> Paths:
         imagined.append(imagine(*arguments))
         return imagined[-1]
 
-    monkeypatch.setattr(thinker, "imagine", remembered)
-    play = Play(thinker, CARTPOLE, seed=5)
+    monkeypatch.setattr(inspector, "imagine", remembered)
+    play = Play(inspector, CARTPOLE, seed=5)
     assert len(play.episode.traces) == 5  # four candidates, and what will be done
     chosen = play.episode.traces[-1]
-    alone = thinker.agent.suite.make(CARTPOLE, 5)
+    alone = inspector.agent.suite.make(CARTPOLE, 5)
     alone.reset()
     scene: Any = alone.simulator.view()
     assert scene.model.body(scene.body).name == "pole_1"
@@ -230,8 +230,8 @@ def test_a_trace_is_where_the_imagined_actions_lead(
     alone.close()
 
 
-def test_an_episode_that_is_over_waits(thinker: Thinker) -> None:
-    play = Play(thinker, DRAWN, seed=0)
+def test_an_episode_that_is_over_waits(inspector: PlanInspector) -> None:
+    play = Play(inspector, DRAWN, seed=0)
     assert play.step_seconds == 0.05 and play.episode.traces == []
     for _ in range(9):
         play.step()
@@ -255,7 +255,7 @@ def test_the_body_that_tells(task: str, body: str) -> None:
     made.reset()
     scene: Any = made.simulator.view()
     assert scene.model.body(scene.body).name == body
-    assert scene.body == telling_body(scene.model) or task.startswith("hb:")
+    assert scene.body == tracked_body(scene.model) or task.startswith("hb:")
 
 
 def test_known_shades() -> None:
@@ -307,8 +307,8 @@ def test_the_panel_shows_what_came_beside_what_was_predicted() -> None:
 # -- pictures and films ------------------------------------------------------------------------
 
 
-def test_an_own_picture_is_fitted(thinker: Thinker) -> None:
-    task = thinker.agent.suite.make(DRAWN, 0, pictures=True)
+def test_an_own_picture_is_fitted(inspector: PlanInspector) -> None:
+    task = inspector.agent.suite.make(DRAWN, 0, pictures=True)
     task.reset()
     task.step(np.zeros(1))
     pictures = Pictures(task, 60, 20)
@@ -318,8 +318,8 @@ def test_an_own_picture_is_fitted(thinker: Thinker) -> None:
     pictures.close()
 
 
-def test_without_pictures_there_is_no_film(thinker: Thinker, tmp_path: Path) -> None:
-    found = list(film_all(thinker, [BLIND, DRAWN], tmp_path, seconds=0.1))
+def test_without_pictures_there_is_no_film(inspector: PlanInspector, tmp_path: Path) -> None:
+    found = list(film_all(inspector, [BLIND, DRAWN], tmp_path, seconds=0.1))
     assert isinstance(found[0], Undrawable) and "own_tasks:blind has no pictures" in str(found[0])
     assert isinstance(found[1], Film)
     assert [path.name for path in tmp_path.iterdir()] == ["own_tasks%3Adrawn.mp4"]
@@ -343,20 +343,20 @@ def test_no_two_tasks_share_a_film(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["exp:1", "http:", "-y", "a%d b"])
 def test_films_in_folders_with_odd_names(
-    thinker: Thinker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+    inspector: PlanInspector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = film_path(Path(folder), "own_tasks:drawn")
-    film(thinker, DRAWN, path, seconds=0.1)
+    film(inspector, DRAWN, path, seconds=0.1)
     assert path.stat().st_size > 500
 
 
 # imageio_ffmpeg forks to read a film, and leaves the pipes open if its ffmpeg ends first.
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:unclosed file <_io.Buffered:ResourceWarning")
-def test_a_film_plays_in_browsers(thinker: Thinker, tmp_path: Path, can_draw: None) -> None:
+def test_a_film_plays_in_browsers(inspector: PlanInspector, tmp_path: Path, can_draw: None) -> None:
     path = tmp_path / "films" / "film.mp4"
-    made = film(thinker, CARTPOLE, path, seconds=0.8)
+    made = film(inspector, CARTPOLE, path, seconds=0.8)
     assert made.path == path and made.returns == () and made.frames == 11  # the first state too
     assert made.frames_per_second == pytest.approx(12.5)
     reader = read_frames(str(path))
@@ -370,8 +370,8 @@ def test_a_film_plays_in_browsers(thinker: Thinker, tmp_path: Path, can_draw: No
     assert len(content) < 200_000
 
 
-def test_a_film_of_whole_episodes(thinker: Thinker, tmp_path: Path) -> None:
-    made = film(thinker, DRAWN, tmp_path / "film.mp4", episodes=2)
+def test_a_film_of_whole_episodes(inspector: PlanInspector, tmp_path: Path) -> None:
+    made = film(inspector, DRAWN, tmp_path / "film.mp4", episodes=2)
     assert made.returns == (3.0, 3.0)
     # Seven states each, the last one for 0.6 s.
     assert made.frames_per_second == 20 and made.frames == 2 * (6 + 12)
@@ -379,7 +379,7 @@ def test_a_film_of_whole_episodes(thinker: Thinker, tmp_path: Path) -> None:
 
 
 def test_a_film_that_fails_leaves_the_old_one(
-    thinker: Thinker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inspector: PlanInspector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "film.mp4"
     path.write_bytes(b"the old one")
@@ -391,12 +391,12 @@ def test_a_film_that_fails_leaves_the_old_one(
 
     monkeypatch.setattr(films, "draw", fails)
     with pytest.raises(RuntimeError, match="on fire"):
-        film(thinker, DRAWN, path)
+        film(inspector, DRAWN, path)
     assert path.read_bytes() == b"the old one"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_written(thinker: Thinker, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written(inspector: PlanInspector, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to"):
-        film(thinker, DRAWN, tmp_path / "file" / "film.mp4")
+        film(inspector, DRAWN, tmp_path / "file" / "film.mp4")

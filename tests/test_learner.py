@@ -56,7 +56,7 @@ CONFIG = replace(
     planner=PlannerConfig(root_actions=4, simulations=4),
     replay=ReplayConfig(capacity=5_000, alpha=0.5),
     loss=replace(
-        CPU.loss, discount=DISCOUNT, unroll=3, n_step=5, value_target="n_step", imagined_share=0.0
+        CPU.loss, discount=DISCOUNT, unroll=3, n_step=5, value_target="n_step", mve_weight=0.0
     ),
     optimizer=replace(CPU.optimizer, learning_rate=2e-3, batch_size=64),
 )
@@ -284,7 +284,7 @@ def test_several_batches_in_one_program_are_one_update_after_the_other(times: in
     """Five updates with three batches: the first two take a second turn, and their priorities are those of it."""
     agent, replay = experience()
     learner, normalizer = agent.learner, agent.statistics.normalizer()
-    batches, _ = replay.sample(np.random.default_rng(0), 64, renew=30, batches=3)
+    batches, _ = replay.sample(np.random.default_rng(0), 64, reanalyse=30, batches=3)
     targets = jax.jit(learner.make_targets)(agent.state, normalizer, batches, jnp.int32(0))
     updates = jax.jit(learner.updates, static_argnums=4)
     state, figures, priority = updates(agent.state, normalizer, batches, targets, times)
@@ -318,7 +318,7 @@ def test_several_batches_in_one_program_are_one_update_after_the_other(times: in
 def test_where_an_update_is_not_finite_none_of_the_step_is_made() -> None:
     agent, replay = experience()
     learner, normalizer = agent.learner, agent.statistics.normalizer()
-    batches, _ = replay.sample(np.random.default_rng(0), 64, renew=30, batches=3)
+    batches, _ = replay.sample(np.random.default_rng(0), 64, reanalyse=30, batches=3)
     updates = jax.jit(learner.updates, static_argnums=4)
     targets = jax.jit(learner.make_targets)(agent.state, normalizer, batches, jnp.int32(0))
     broken = batches._replace(reward=np.array(batches.reward))

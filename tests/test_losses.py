@@ -84,7 +84,7 @@ def data(length: Any = UNROLL, terminated: Any = False, pad: int = 0) -> Data:
         age=np.zeros(BATCH, np.int32),
         searches=None,  # the loss looks at the targets alone
         searched=None,
-        renew=None,
+        reanalyse=None,
         extras={},
     )
     weights = np.exp(normal(states, BATCH, 3))
@@ -99,7 +99,7 @@ def data(length: Any = UNROLL, terminated: Any = False, pad: int = 0) -> Data:
         latent=normal(UNROLL, BATCH, MODEL.latent_size),
         q=value + 0.5,
         q_spread=np.ones(2, np.float32),
-        renewed=None,
+        reanalysed=None,
     )
     return Data(observation, batch, targets)
 
@@ -425,7 +425,7 @@ def test_without_an_unroll_q_and_policy_are_learned_at_the_observed_state(
     model: WorldModel,
 ) -> None:
     config = replace(MSE, unroll=0)
-    targets = jax.tree.map(lambda x: x[:1], data().targets._replace(q_spread=None, renewed=None))
+    targets = jax.tree.map(lambda x: x[:1], data().targets._replace(q_spread=None, reanalysed=None))
     targets = targets._replace(q_spread=np.ones(2, np.float32), latent=data().targets.latent[:0])
     given = data()._replace(targets=targets)
     given = given._replace(observation=given.observation[:1])

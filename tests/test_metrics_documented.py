@@ -19,7 +19,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
 TASKS = ("cartpole-balance", "cartpole-swingup")
 OPTIONS = (
     "--steps=60 --random-steps=10 --evaluate-every=30 --evaluation-episodes=1 --final-episodes=1 "
-    "--diagnose-every=50 --borrowed-episodes=0.5 --action-repeat=50 --updates-per-step=0.5 "
+    "--diagnose-every=50 --cross-task-episodes=0.5 --action-repeat=50 --updates-per-step=0.5 "
     "--model.latent-size=16 --model.bins=11 --planner.simulations=4 --planner.root-actions=4 "
     "--planner.policy-actions=2 --optimizer.batch-size=8 "
     # Parts that are switched off are columns too, and need not be compiled.

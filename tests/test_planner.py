@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small_models import noisy, untrained
 
-from ezm.agent.planning import imagined_value, plan, planner
+from ezm.agent.planning import expanded_value, plan, planner
 from ezm.agent.planning.planner import refined
 from ezm.agent.world_model import Context, Gaussian, Support, WorldModel
 from ezm.config import PlannerConfig
@@ -36,7 +36,7 @@ def context(model: WorldModel) -> Context:
 def test_imagined_value_equals_a_walk_through_the_model(model: WorldModel, steps: int) -> None:
     latent = jax.random.normal(jax.random.key(1), (STATES, BATCH, 16))
     discount = jnp.array([0.9, 0.5, 0.5, 0.9])
-    result = jax.jit(imagined_value, static_argnums=4)(
+    result = jax.jit(expanded_value, static_argnums=4)(
         model.with_two_heads(jax.random.key(3)), latent, context(model), discount, steps
     )
 
@@ -82,7 +82,7 @@ def test_a_batch_in_parts_is_planned_as_a_whole(
     monkeypatch.setattr(planner, "_FEWEST_ROOTS", 1)
     parts = plan(jax.random.key(0), model, *arguments).search
     np.testing.assert_array_equal(parts.visits, whole.visits)
-    for name in ("action", "q_values", "value", "policy", "following"):
+    for name in ("action", "q_values", "value", "policy", "next_action"):
         one, other = getattr(parts, name), getattr(whole, name)
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4, err_msg=name)
 

@@ -70,7 +70,7 @@ def test_gradient_in_bfloat16_is_that_in_float32() -> None:
     """The check of mixed precision: one update of the same batch from the same parameters."""
     agent, replay = experience()
     normalizer = agent.statistics.normalizer()
-    batch, _ = replay.sample(np.random.default_rng(0), 64, renew=100)
+    batch, _ = replay.sample(np.random.default_rng(0), 64, reanalyse=100)
     moved = []
     for precision in ("float32", "bfloat16"):
         learner = replace(agent.learner, config=replace(CONFIG, precision=precision))

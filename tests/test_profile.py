@@ -115,7 +115,7 @@ def test_what_was_taken_since_includes_the_section_that_runs() -> None:
 
 @pytest.fixture
 def short_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Losses are logged, and statistics renewed, often enough for a second of training."""
+    """Losses are logged, and statistics reanalysed, often enough for a second of training."""
     monkeypatch.setattr(hooks, "_LOG_EVERY", 2)
     yield
 

@@ -325,17 +325,17 @@ def test_the_oldest_searches_are_renewed_and_padding_never() -> None:
     record(replay, [(4, "terminated")])
     for row, updates in [(0, 5), (1, 3), (3, 4)]:
         replay.store(np.zeros(1, int), np.array([row]), found([row]), updates)
-    batch, where = replay.sample(np.random.default_rng(0), 20, renew=6)
+    batch, where = replay.sample(np.random.default_rng(0), 20, reanalyse=6)
     start = batch.observation[0, :, 1].astype(int)
     states = np.minimum(start + np.arange(3)[:, None], 4).ravel()
-    chosen = states[batch.renew]
-    np.testing.assert_array_equal(chosen, where.renewed[1])
+    chosen = states[batch.reanalyse]
+    np.testing.assert_array_equal(chosen, where.reanalysed[1])
     # Row 2 has no search, row 1 the oldest; row 4 is the terminal state, where nothing is decided.
     order = [2, 1, 3, 0]
     wanted = [row for row in order for _ in range((states == row).sum())][:6]
     assert sorted(chosen) == sorted(wanted)
-    everything, _ = replay.sample(np.random.default_rng(0), 20, renew=60)
-    np.testing.assert_array_equal(everything.renew, np.arange(60))
+    everything, _ = replay.sample(np.random.default_rng(0), 20, reanalyse=60)
+    np.testing.assert_array_equal(everything.reanalyse, np.arange(60))
 
 
 def test_a_new_state_in_a_row_has_no_search_and_takes_none_that_was_meant_for_the_old() -> None:

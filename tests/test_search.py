@@ -160,7 +160,7 @@ def test_sigma_known_value() -> None:
 
 
 def assert_equal(ours: SearchResult, reference: SearchResult, tolerance: float) -> None:
-    for name in ("action", "visits", "following"):
+    for name in ("action", "visits", "next_action"):
         one, other = getattr(ours, name), getattr(reference, name)
         np.testing.assert_array_equal(one, other, err_msg=name)
     for name in ("q_values", "policy", "value"):
@@ -314,7 +314,7 @@ def test_mixed_suite_plans_as_each_of_its_tasks_alone(double: None) -> None:
         of_mixed, of_alone = (jax.tree.map(lambda x, i=first: x[i::2], r) for r in (mixed, result))
         assert not of_mixed.visits[:, num:].any() and not of_mixed.policy[:, num:].any()
         np.testing.assert_array_equal(of_mixed.action[:, :size], of_alone.action)
-        np.testing.assert_array_equal(of_mixed.following[:, :size], of_alone.following)
+        np.testing.assert_array_equal(of_mixed.next_action[:, :size], of_alone.next_action)
         np.testing.assert_array_equal(of_mixed.visits[:, :num], of_alone.visits)
         np.testing.assert_allclose(of_mixed.q_values[:, :num], of_alone.q_values, atol=1e-12)
         np.testing.assert_allclose(of_mixed.policy[:, :num], of_alone.policy, atol=1e-12)
@@ -453,7 +453,7 @@ def test_linear_quadratic_control_is_exact() -> None:
     rows, chosen = np.arange(50), q_star.argmax(-1)
     np.testing.assert_array_equal(result.action, np.asarray(actions)[rows, chosen])
     optimal = -np.asarray(following)[rows, chosen] @ best.gain.T
-    np.testing.assert_allclose(result.following, optimal, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result.next_action, optimal, rtol=1e-5, atol=1e-6)
 
 
 def test_more_simulations_cost_nothing_with_a_true_model() -> None:

@@ -61,12 +61,12 @@ class Run:
 
     def __init__(self, settings: TrainConfig):
         self.agent, self.replay = experience(settings)
-        self.renewed: list[Any] = []
+        self.reanalysed: list[Any] = []
         self.priorities: list[np.ndarray] = []
         store, update_priorities = self.replay.store, self.replay.update_priorities
 
         def recorded_store(task: Any, row: Any, searches: Any, updates: int) -> None:
-            self.renewed.append(jax.tree.map(np.asarray, searches))
+            self.reanalysed.append(jax.tree.map(np.asarray, searches))
             store(task, row, searches, updates)
 
         def recorded_priorities(drawn: Any, priority: np.ndarray) -> None:
@@ -92,10 +92,10 @@ class Run:
     def found(self) -> dict[str, np.ndarray]:
         self.pipeline.close()
         state = self.agent.arrays()["learner"]
-        renewed = jax.tree.map(lambda *x: np.stack(x), *self.renewed)._asdict()
+        reanalysed = jax.tree.map(lambda *x: np.stack(x), *self.reanalysed)._asdict()
         return {
             **{f"state {name}": x for name, x in state.items()},
-            **{f"renewed {name}": x for name, x in renewed.items()},
+            **{f"reanalysed {name}": x for name, x in reanalysed.items()},
             "priorities": np.stack(self.priorities),
         }
 
@@ -169,14 +169,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("batch_size", "devices"), [(16, "2"), (16, "8"), (64, "2"), (64, "8"), (16, CHANGED)]
 )
 def test_any_number_of_devices_learns_the_same(folder: Path, batch_size: int, devices: str) -> None:
-    """Parameters, optimiser and EMA after the updates; priorities and renewed searches of each."""
+    """Parameters, optimiser and EMA after the updates; priorities and reanalysed searches of each."""
     with (
         np.load(folder / f"{batch_size} 1.npz") as alone,
         np.load(folder / f"{batch_size} {devices}.npz") as together,
     ):
         assert alone.keys() == together.keys()
         for name, expected in alone.items():
-            bound = TOLERANCE_OF_WEIGHTS if name == "renewed weights" else TOLERANCE
+            bound = TOLERANCE_OF_WEIGHTS if name == "reanalysed weights" else TOLERANCE
             np.testing.assert_allclose(together[name], expected, rtol=0, atol=bound, err_msg=name)
 
 

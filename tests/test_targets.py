@@ -125,7 +125,7 @@ SEARCH = SearchResult(
     q_values=jnp.array([[1.0, 3.0, 2.0, 9.0]]),
     value=jnp.zeros(1),
     visits=jnp.array([[2, 3, 3, 0]]),
-    following=jnp.zeros((1, 1)),
+    next_action=jnp.zeros((1, 1)),
 )
 
 

@@ -32,7 +32,7 @@ TINY = replace(
     model=replace(PRESETS["cpu"].model, latent_size=8, task_embedding_size=4, action_code_size=4),
     planner=PlannerConfig(simulations=2, root_actions=2, policy_actions=1),
     replay=ReplayConfig(capacity=200, alpha=0.7, beta=0.6),
-    loss=replace(PRESETS["cpu"].loss, unroll=2, n_step=2, imagined_share=0.0),
+    loss=replace(PRESETS["cpu"].loss, unroll=2, n_step=2, mve_weight=0.0),
     optimizer=replace(PRESETS["cpu"].optimizer, batch_size=13),
 )
 
@@ -62,7 +62,7 @@ def test_the_straightforward_replay_holds_and_draws_the_same(capacity: int) -> N
     theirs = ListReplay(*sizes, config, window=4, states=3)
     record_alike(ours, theirs)
     for seed in range(5):
-        batch, where = ours.sample(np.random.default_rng(seed), 101, renew=303)
+        batch, where = ours.sample(np.random.default_rng(seed), 101, reanalyse=303)
         newest = np.array([len(rows) - 1 for rows in theirs.rows])
         index = list(zip(batch.task.tolist(), (newest[batch.task] - batch.age).tolist()))
         again = theirs.gather(index, batch.weight)
@@ -93,7 +93,7 @@ def test_the_straightforward_targets_are_the_learners_with_mctx() -> None:
     loss = replace(TINY.loss, reanalyze_ratio=1.0)
     agent = build(replace(TINY, precision="float32", loss=loss), PAIR)
     normalizer = agent.statistics.normalizer()
-    batch, _ = ours.sample(np.random.default_rng(0), 13, renew=39)
+    batch, _ = ours.sample(np.random.default_rng(0), 13, reanalyse=39)
     learner = MctxLearner(agent.learner.suite, agent.learner.config)
     make_targets = jax.jit(learner.make_targets)
     expected = make_targets(agent.state, normalizer, batch, jnp.int32(0))

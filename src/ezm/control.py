@@ -116,7 +116,7 @@ class Planner:
 
     def reset(self) -> None:
         """Forgets the previous plans, for the beginning of an episode."""
-        self._following = np.full((len(self.tasks), self.suite.action_size), np.nan, np.float32)
+        self._next_action = np.full((len(self.tasks), self.suite.action_size), np.nan, np.float32)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -148,10 +148,10 @@ class Planner:
         padded = np.zeros((1, self.suite.observation_size), np.float32)
         padded[0, : len(given)] = given
         self._calls += 1
-        guess = self._following[index : index + 1]
-        action, following = self._run(self._program, self._calls, padded, index, guess)
+        previous = self._next_action[index : index + 1]
+        action, next_action = self._run(self._program, self._calls, padded, index, previous)
         if self.warm_start:
-            self._following[index] = following
+            self._next_action[index] = next_action
         return np.array(action[0, : spec.action_size])
 
     def _index(self, task: str | int) -> int:
@@ -171,7 +171,7 @@ class Planner:
             call: Array,
             observation: Array,
             task: Array,
-            guess: Array,
+            previous: Array,
         ) -> tuple[Array, Array]:
             parameters, tree_model = jax.tree.unflatten(self._structure, arrays)
             search = self._policy.plan(
@@ -181,20 +181,20 @@ class Planner:
                 task,
                 config,
                 tree_model=tree_model,
-                guess=guess if self.warm_start else None,
+                warm_start=previous if self.warm_start else None,
             ).search
-            return search.action, search.following[0]
+            return search.action, search.next_action[0]
 
         return jax.jit(act).lower(*self._arguments(0, *self._nothing)).compile()
 
     @property
     def _nothing(self) -> tuple[np.ndarray, int, np.ndarray]:
-        """An observation, a task and a guess for compiling and measuring."""
+        """An observation, a task and a previous plan's action for compiling and measuring."""
         observation = np.zeros((1, self.suite.observation_size), np.float32)
-        return observation, 0, self._following[:1]
+        return observation, 0, self._next_action[:1]
 
     def _arguments(
-        self, call: int, observation: np.ndarray, task: int, guess: np.ndarray
+        self, call: int, observation: np.ndarray, task: int, previous: np.ndarray
     ) -> tuple[Any, ...]:
         return (
             self._arrays,
@@ -202,12 +202,12 @@ class Planner:
             np.int32(call),
             observation,
             np.array([task], np.int32),
-            guess,
+            previous,
         )
 
     def _run(self, program: Any, call: int, *arguments: Any) -> tuple[np.ndarray, np.ndarray]:
-        action, following = program(*self._arguments(call, *arguments))
-        return np.asarray(action), np.asarray(following)
+        action, next_action = program(*self._arguments(call, *arguments))
+        return np.asarray(action), np.asarray(next_action)
 
     def _p99_ms(self, program: Any) -> float:
         times = []

@@ -137,7 +137,7 @@ class Actor:
         return act
 
 
-def policy_for_episode(
+def behaviour_task(
     rng: np.random.Generator, task: int, embodiments: Sequence[int], share: float
 ) -> int:
     """Returns the task whose policy acts in an episode of ``task``: itself, or sometimes a task with the same embodiment.

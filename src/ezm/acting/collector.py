@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ezm.acting.actor import Actor, policy_for_episode
+from ezm.acting.actor import Actor, behaviour_task
 from ezm.agent.batch import Searches
 from ezm.agent.search_policy import ActingParameters
 from ezm.agent.world_model.policy import MAX_ACTION
@@ -181,8 +181,8 @@ class Collector:
     def _draw(self, e: int) -> None:
         """Draws the policy and the noise of the episode that environment ``e`` begins."""
         task, config = int(self.environments.task_ids[e]), self._config
-        self.behaviour_task[e] = policy_for_episode(
-            self._rng, task, self._suite.embodiments, config.borrowed_episodes
+        self.behaviour_task[e] = behaviour_task(
+            self._rng, task, self._suite.embodiments, config.cross_task_episodes
         )
         if config.noise:
             self._noise[e] = self._rng.uniform(0.0, config.noise)

@@ -20,6 +20,10 @@ from ezm.runs.checkpoints import Checkpoint, Checkpoints, Damaged, Folder, read_
 from ezm.runs.folder import FORMAT, RunFolder
 
 RENAMED = {
+    "borrowed_episodes": "cross_task_episodes",
+    "loss.imagined_after_updates": "loss.mve_after_updates",
+    "loss.imagined_share": "loss.mve_weight",
+    "loss.imagined_steps": "loss.mve_horizon",
     "planner.refinements": "planner.mppi_rounds",
     "planner.refinement_samples": "planner.mppi_samples",
     "planner.refinement_temperature": "planner.mppi_temperature",
@@ -75,12 +79,13 @@ def renamed(config: dict[str, Any]) -> dict[str, Any]:
     """
     config = copy.deepcopy(config)
     for name in (*RENAMED, *DROPPED):
-        group, option = name.split(".")
-        if option not in config.get(group, {}):
+        group, _, option = name.rpartition(".")
+        options = config.get(group, {}) if group else config
+        if option not in options:
             continue
-        value = config[group].pop(option)
+        value = options.pop(option)
         if name in RENAMED:
-            config[group][RENAMED[name].split(".")[1]] = value
+            options[RENAMED[name].rpartition(".")[2]] = value
         elif DROPPED[name] is not ANY and DROPPED[name] != value:
             raise UserError(
                 f"the configuration has {name} {value!r}, which is gone: use the ezm that wrote the run"

@@ -16,7 +16,7 @@ from ezm.agent.search_policy import ActingParameters
 Mode = Literal["search", "policy"]
 
 
-class Thought(NamedTuple):
+class PlanTrace(NamedTuple):
     """The search's result at one observation, with K candidates, as numpy arrays."""
 
     action: Float[np.ndarray, " A"]
@@ -36,7 +36,7 @@ class Paths(NamedTuple):
     rewards: Float[np.ndarray, "K T"]
 
 
-class Thinker:
+class PlanInspector:
     """Runs an agent's search and its world model at single states. Compiled at the first call, once for all tasks.
 
     Args:
@@ -93,15 +93,15 @@ class Thinker:
             taken, rewards = jax.lax.scan(step, (latents, actions), None, steps)[1]
             return taken.swapaxes(0, 1), rewards.swapaxes(0, 1)
 
-        self._think = jax.jit(think)
+        self._inspect = jax.jit(think)
         self._imagine = partial(jax.jit, static_argnums=0)(imagine)
 
-    def think(self, observation: np.ndarray, task: int) -> Thought:
+    def inspect(self, observation: np.ndarray, task: int) -> PlanTrace:
         """Searches at an observation (O,) of a task of the agent's suite."""
         self.steps += 1
-        found = self._think(self._key, np.int32(self.steps), *self._state(observation, task))
+        found = self._inspect(self._key, np.int32(self.steps), *self._state(observation, task))
         action, value, actions, q, visits = (np.asarray(each)[0] for each in found)
-        return Thought(action, float(value), actions, q, visits)
+        return PlanTrace(action, float(value), actions, q, visits)
 
     def imagine(self, observation: np.ndarray, task: int, actions: np.ndarray, steps: int) -> Paths:
         """Imagines ``steps`` steps in the world model: first each of the actions (K, A), then the policy's mean."""

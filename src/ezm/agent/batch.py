@@ -45,7 +45,7 @@ class Batch(NamedTuple):
     """:class:`ezm.agent.batch.Searches` of the first S states of each window, (S, B, ...). Valid where ``searched``."""
     searched: Any
     """Whether the state has a stored search, (S, B) bool."""
-    renew: Any
+    reanalyse: Any
     """Indices of the states to reanalyse, (N,) int32, among the S * B states, states first."""
     extras: Any
     """Dictionary of the other fields that ``ezm.experience.rows.FIELDS`` declares."""
@@ -65,7 +65,7 @@ BATCH_AXIS = Batch(
     age=0,
     searches=1,
     searched=1,
-    renew=WHOLE,
+    reanalyse=WHOLE,
     extras=1,
 )
 """The batch axis of each field's arrays, or :data:`WHOLE` for indices into the whole batch."""

@@ -68,11 +68,11 @@ class SearchPolicy:
         config: PlannerConfig | None = None,
         *,
         tree_model: WorldModel | None = None,
-        guess: Float[Array, "batch action"] | None = None,
+        warm_start: Float[Array, "batch action"] | None = None,
     ) -> Plan:
         """Searches from raw observations.
 
-        ``config`` replaces the run's planner. :func:`ezm.agent.planning.plan` explains ``tree_model`` and ``guess``.
+        ``config`` replaces the run's planner. :func:`ezm.agent.planning.plan` explains ``tree_model`` and ``warm_start``.
         """
         latent, context = self.encode(parameters, observation, task)
         config = self.config.planner if config is None else config
@@ -85,7 +85,7 @@ class SearchPolicy:
             discount,
             config,
             tree_model=tree_model,
-            guess=guess,
+            warm_start=warm_start,
         )
 
     def sample(

@@ -18,7 +18,7 @@ from ezm.errors import UserError
 from ezm.platform import Device
 
 if TYPE_CHECKING:
-    from ezm.acting.inspector import Thinker
+    from ezm.acting.inspector import PlanInspector
 
 Live = Literal["off", "auto", "window", "browser"]
 
@@ -69,7 +69,7 @@ def watch(arguments: Sequence[str]) -> int:
 
     run = RunFolder.open(options.run)
     platform.prepare_jax(options.device)
-    from ezm.acting.inspector import Thinker
+    from ezm.acting.inspector import PlanInspector
     from ezm.acting.load import load_agent
     from ezm.tasks import with_protocol
 
@@ -80,10 +80,10 @@ def watch(arguments: Sequence[str]) -> int:
     names = agent.suite.only(*options.task).task_names if options.task else agent.suite.task_names
     tasks = [agent.suite.task_names.index(name) for name in names]
     seed = 500_000_000 + options.seed  # far from the seeds of training
-    thinker = Thinker(agent, options.planner, seed)
+    inspector = PlanInspector(agent, options.planner, seed)
     if options.live != "off":
-        return _live(thinker, tasks, seed, options)
-    return _films(thinker, tasks, seed, options)
+        return _live(inspector, tasks, seed, options)
+    return _films(inspector, tasks, seed, options)
 
 
 def _check(options: Watch) -> None:
@@ -97,13 +97,13 @@ def _check(options: Watch) -> None:
         raise UserError(f"--port {options.port}: must be between 0 and 65535")
 
 
-def _films(thinker: Thinker, tasks: Sequence[int], seed: int, options: Watch) -> int:
+def _films(inspector: PlanInspector, tasks: Sequence[int], seed: int, options: Watch) -> int:
     from ezm.watching.films import Film, film_all
 
     folder = options.out or options.run / "films"
     length = {"seconds": options.seconds, "episodes": options.episodes}
     made = 0
-    for found in film_all(thinker, tasks, folder, seed=seed, **length):
+    for found in film_all(inspector, tasks, folder, seed=seed, **length):
         if isinstance(found, Film):
             print(found, flush=True)
             made += 1
@@ -114,16 +114,16 @@ def _films(thinker: Thinker, tasks: Sequence[int], seed: int, options: Watch) ->
     return 0
 
 
-def _live(thinker: Thinker, tasks: Sequence[int], seed: int, options: Watch) -> int:
+def _live(inspector: PlanInspector, tasks: Sequence[int], seed: int, options: Watch) -> int:
     from ezm.watching import browser, window
 
     if options.live == "window" or (options.live == "auto" and not window.obstacle()):
-        window.show(thinker, tasks, seed, lambda line: print(line, flush=True))
+        window.show(inspector, tasks, seed, lambda line: print(line, flush=True))
     else:
 
         def announce(address: str) -> None:
             print(f"{address}  (Ctrl-C ends it)", flush=True)
 
-        browser.serve(thinker, tasks, seed, options.port, announce)
+        browser.serve(inspector, tasks, seed, options.port, announce)
         print("closed")
     return 0

@@ -166,11 +166,11 @@ class LossConfig:
     """Mixed target: number of updates that use n-step returns alone at first."""
     mixed_older_than: int = 200_000
     """Mixed target: age in replay rows of the task beyond which a sample takes the search's value."""
-    imagined_share: Annotated[float, FRACTION] = 0.0
+    mve_weight: Annotated[float, FRACTION] = 0.0
     """Weight in the value target of the return that the model imagines along the policy's mean."""
-    imagined_steps: int = 3
+    mve_horizon: int = 3
     """Number of imagined steps before the network's value is taken."""
-    imagined_after_updates: int = 500
+    mve_after_updates: int = 500
     """Number of updates without imagined targets at first, while the model fits the first data."""
     reanalyze_ratio: Annotated[float, FRACTION] = 1.0
     """Share of a batch's states that are reanalysed, those with the oldest searches first. 1: all (paper), 0: none.
@@ -235,7 +235,7 @@ class LossConfig:
             weights["actor"] = self.actor_weight
         return weights
 
-    def renewed(self, batch_size: int) -> int:
+    def reanalysed(self, batch_size: int) -> int:
         """Returns how many states of a batch are reanalysed."""
         return round(self.reanalyze_ratio * batch_size * (self.unroll + 1))
 
@@ -290,7 +290,7 @@ class TrainConfig:
     """Largest standard deviation of noise on training's actions. Each episode draws its own, uniformly."""
     early_episode_steps: Annotated[int | None, POSITIVE] = None
     """Agent steps that training's episodes last at most in the first two fifths of the run. None sets no such limit."""
-    borrowed_episodes: Annotated[float, FRACTION] = 0.0
+    cross_task_episodes: Annotated[float, FRACTION] = 0.0
     """Fraction of training episodes in which a task acts with the policy of another task of the same embodiment."""
     action_repeat: int | None = None
     """Simulator steps for each action. None means the suite's own number."""

@@ -29,8 +29,8 @@ class Drawn(NamedTuple):
     """Tasks of the windows, (B,)."""
     slot: np.ndarray
     """Slots of the windows' first rows, (B,)."""
-    renewed: tuple[np.ndarray, np.ndarray]
-    """Tasks and absolute rows of ``Batch.renew``, each (N,)."""
+    reanalysed: tuple[np.ndarray, np.ndarray]
+    """Tasks and absolute rows of ``Batch.reanalyse``, each (N,)."""
 
 
 class Replay:
@@ -186,7 +186,7 @@ class Replay:
         self.rows[task] += 1
 
     def sample(
-        self, rng: np.random.Generator, batch_size: int, renew: int = 0, batches: int = 1
+        self, rng: np.random.Generator, batch_size: int, reanalyse: int = 0, batches: int = 1
     ) -> tuple[Batch, Drawn]:
         """Draws batches, concatenated along the batch axis, and returns them with their places in the replay.
 
@@ -196,7 +196,7 @@ class Replay:
         Args:
             rng: draws the samples.
             batch_size: B, windows in each batch.
-            renew: N, number of states to reanalyse in all batches. They are the states with the oldest searches.
+            reanalyse: N, number of states to reanalyse in all batches. They are the states with the oldest searches.
             batches: number of batches.
         """
         totals = self._tree.totals
@@ -205,9 +205,9 @@ class Replay:
         slot = self._tree.draw(rng, task)
         one = [slice(i * batch_size, (i + 1) * batch_size) for i in range(batches)]
         weight = np.concatenate([self._importance(task[batch], slot[batch]) for batch in one])
-        return self._gather(task, slot, weight, renew)
+        return self._gather(task, slot, weight, reanalyse)
 
-    def example(self, batch_size: int, renew: int = 0, batches: int = 1) -> tuple[Batch, Drawn]:
+    def example(self, batch_size: int, reanalyse: int = 0, batches: int = 1) -> tuple[Batch, Drawn]:
         """Returns made-up data with the shapes and dtypes of :meth:`sample`, whatever is stored."""
         config = replace(self.config, capacity=self.window + 2)
         observations, actions, root_actions = self._content.sizes
@@ -216,7 +216,7 @@ class Replay:
         for task in range(self.num_tasks):
             other.begin(task, np.zeros(observations))
             other.add(task, np.zeros(actions), 0.0, np.zeros(observations), False, True)
-        return other.sample(np.random.default_rng(0), batch_size, renew, batches)
+        return other.sample(np.random.default_rng(0), batch_size, reanalyse, batches)
 
     def _counts(self, rng: np.random.Generator, batch_size: int, totals: np.ndarray) -> np.ndarray:
         """Returns the number of windows that each task gives to a batch."""
@@ -250,7 +250,7 @@ class Replay:
         return np.clip(weight / weight.max(), 0.1, 1.0).astype(np.float32)
 
     def _gather(
-        self, task: np.ndarray, slot: np.ndarray, weight: np.ndarray, renew: int
+        self, task: np.ndarray, slot: np.ndarray, weight: np.ndarray, reanalyse: int
     ) -> tuple[Batch, Drawn]:
         capacity, newest = self.config.capacity, self.rows[task] - 1
         start = newest - (newest - slot) % capacity  # absolute index of the first row
@@ -265,7 +265,7 @@ class Replay:
         by_age = np.argsort(
             np.where(decides, made, np.iinfo(np.int64).max), axis=None, kind="stable"
         )
-        oldest = np.sort(by_age[:renew])
+        oldest = np.sort(by_age[:reanalyse])
         batch = Batch(
             **self._content.gather(task, slot, length, self.window, self.states),
             length=length.astype(np.int32),
@@ -274,10 +274,10 @@ class Replay:
             weight=weight,
             age=(newest - start).astype(np.int32),
             searched=made >= 0,
-            renew=oldest.astype(np.int32),
+            reanalyse=oldest.astype(np.int32),
         )
-        renewed = np.tile(task, self.states)[oldest], index.ravel()[oldest]
-        return batch, Drawn(task, slot, renewed)
+        reanalysed = np.tile(task, self.states)[oldest], index.ravel()[oldest]
+        return batch, Drawn(task, slot, reanalysed)
 
     def store(self, task: np.ndarray, row: np.ndarray, searches: Searches, updates: int) -> None:
         """Stores searches of N states, for later batches.

@@ -197,7 +197,7 @@ def add_traces(scene: mujoco.MjvScene, traces: Sequence[Trace], eye: np.ndarray)
             scene.ngeom += 1
 
 
-def telling_body(model: mujoco.MjModel) -> int:
+def tracked_body(model: mujoco.MjModel) -> int:
     """Returns the body whose path best shows the effect of an action.
 
     If the first moving body has three degrees of freedom or more, this is the heaviest moving body of its tree.

@@ -142,7 +142,7 @@ class Pipeline:
         """Sections of the thread that makes the targets."""
         self._batch_size = learner.config.optimizer.batch_size
         self._batch_uses = learner.config.optimizer.batch_uses
-        self._renewed = learner.config.loss.renewed(self._batch_size)
+        self._reanalysed = learner.config.loss.reanalysed(self._batch_size)
         devices = learner.config.devices
         self._layout = layout(devices) if devices > 1 else None
         # Programs of several devices wait for each other, so all devices must start them in the same order.
@@ -216,10 +216,12 @@ class Pipeline:
         updates, batch, drawn, making = self._next
         with section("waiting for targets"):
             targets = making.result()
-        if self._renewed:
+        if self._reanalysed:
             with section("replay"):
-                renewed = targets.renewed if self._layout is None else first(targets.renewed)
-                self._replay.store(*drawn.renewed, renewed, self.updates)
+                reanalysed = (
+                    targets.reanalysed if self._layout is None else first(targets.reanalysed)
+                )
+                self._replay.store(*drawn.reanalysed, reanalysed, self.updates)
         with section("waiting for updates"):
             self.settle()
         with section("replay"):
@@ -271,7 +273,7 @@ class Pipeline:
     def _sizes(self, updates: int) -> tuple[int, int, int]:
         """Returns the number of samples in a batch, of states to reanalyse in all batches, and of batches."""
         batches = -(-updates // self._batch_uses)
-        return self._batch_size, batches * self._renewed, batches
+        return self._batch_size, batches * self._reanalysed, batches
 
     def _example(self, updates: int) -> tuple[Batch, Drawn]:
         return self._placed(*self._replay.example(*self._sizes(updates)))

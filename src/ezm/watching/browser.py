@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 from PIL import Image
 
-from ezm.acting.inspector import Thinker
+from ezm.acting.inspector import PlanInspector
 from ezm.errors import UserError
 from ezm.platform import at_interrupt
 from ezm.watching.films import draw, drawn
@@ -68,7 +68,7 @@ class Stream:
 
 
 def serve(
-    thinker: Thinker,
+    inspector: PlanInspector,
     tasks: Sequence[int],
     seed: int,
     port: int,
@@ -77,7 +77,7 @@ def serve(
     """Plays in a page at http://127.0.0.1:port until Ctrl-C, and pauses while nobody watches.
 
     Args:
-        thinker: the agent.
+        inspector: the agent.
         tasks: indices in its suite, to choose from.
         seed: of the environments, at least 0.
         port: 0 takes any free port.
@@ -86,14 +86,14 @@ def serve(
     Raises:
         UserError: the port is taken, a task has no pictures, or no library can draw.
     """
-    controls = Controls([thinker.agent.suite.task_names[task] for task in tasks])
+    controls = Controls([inspector.agent.suite.task_names[task] for task in tasks])
     stream = Stream()
     closing = at_interrupt(lambda: controls.order("close"))
     with _serving(controls, stream, port) as server, closing:
         announced = False
         while not controls.closed:
             task = tasks[controls.chosen]
-            with drawn(thinker, task, seed, *_SIZE) as (play, pictures):
+            with drawn(inspector, task, seed, *_SIZE) as (play, pictures):
                 stream.show(draw(play, pictures))
                 if not announced:
                     announce(f"http://{ADDRESS}:{server.server_port}")

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ezm.acting.inspector import Thinker
+from ezm.acting.inspector import PlanInspector
 from ezm.errors import UserError
 from ezm.runs.folder import unwritable
 from ezm.statistics.intervals import format_return
@@ -56,7 +56,7 @@ def film_path(folder: Path, task: str) -> Path:
 
 
 def film(
-    thinker: Thinker,
+    inspector: PlanInspector,
     task: int,
     path: Path,
     *,
@@ -67,7 +67,7 @@ def film(
     """Films an agent at a task. The film plays in real time.
 
     Args:
-        thinker: the agent.
+        inspector: the agent.
         task: index in the agent's suite.
         path: of the film. Its folder is made. A complete film replaces an older one.
         seed: of the environment, at least 0.
@@ -79,33 +79,33 @@ def film(
         UserError: no library can draw, or the film cannot be written.
     """
     start = time.perf_counter()
-    with drawn(thinker, task, seed, WIDTH, PICTURE_HEIGHT) as (play, pictures):
+    with drawn(inspector, task, seed, WIDTH, PICTURE_HEIGHT) as (play, pictures):
         frames, rate, returns = _film(play, pictures, path, seconds, episodes)
     return Film(path, frames, rate, returns, time.perf_counter() - start)
 
 
 def film_all(
-    thinker: Thinker, tasks: Sequence[int], folder: Path, **options: Any
+    inspector: PlanInspector, tasks: Sequence[int], folder: Path, **options: Any
 ) -> Iterator[Film | Undrawable]:
     """Films each task into a folder, one after another. For a task without pictures it yields the reason instead.
 
     The ``options``, and further errors, are as for :func:`film`.
     """
     for task in tasks:
-        path = film_path(folder, thinker.agent.suite.task_names[task])
+        path = film_path(folder, inspector.agent.suite.task_names[task])
         try:
-            yield film(thinker, task, path, **options)
+            yield film(inspector, task, path, **options)
         except Undrawable as error:
             yield error
 
 
 @contextlib.contextmanager
 def drawn(
-    thinker: Thinker, task: int, seed: int, width: int, height: int
+    inspector: PlanInspector, task: int, seed: int, width: int, height: int
 ) -> Iterator[tuple[Play, Pictures]]:
     """Opens a play and its pictures, of this size without the panel, and closes both at the end."""
     with (
-        contextlib.closing(Play(thinker, task, seed)) as play,
+        contextlib.closing(Play(inspector, task, seed)) as play,
         contextlib.closing(Pictures(play.task, width, height)) as pictures,
     ):
         yield play, pictures

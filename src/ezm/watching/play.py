@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ezm.acting.evaluate import limit_episode, warn_of_cut
-from ezm.acting.inspector import Paths, Thinker, Thought
+from ezm.acting.inspector import Paths, PlanInspector, PlanTrace
 from ezm.errors import UserError
 from ezm.tasks import Task
 from ezm.tasks.rendering import Scene, Trace
@@ -32,7 +32,7 @@ class Episode:
     """1 for the first episode."""
     step_seconds: float
     """Simulated seconds of an agent step."""
-    thought: Thought
+    thought: PlanTrace
     """The search's result at the present state."""
     rewards: list[float] = field(default_factory=list)
     """Rewards of all agent steps so far, oldest first."""
@@ -65,21 +65,21 @@ class Play:
     first one is not touched.
 
     Args:
-        thinker: the agent.
+        inspector: the agent.
         task: index in the agent's suite.
         seed: of the environment, at least 0.
     """
 
-    def __init__(self, thinker: Thinker, task: int, seed: int) -> None:
-        suite = thinker.agent.suite
-        self._thinker, self._index = thinker, task
+    def __init__(self, inspector: PlanInspector, task: int, seed: int) -> None:
+        suite = inspector.agent.suite
+        self._thinker, self._index = inspector, task
         self.task: Task = suite.make(task, seed, pictures=True)
         spec = self.task.spec
         self.step_seconds = spec.action_repeat * self.task.simulator.step_seconds
         self._every = max(1, math.ceil(_THINK_EVERY / self.step_seconds - 1e-9))
         self._ahead = _THINKS_AHEAD * self._every
         limit_episode(self.task)
-        limit = thinker.agent.learner.config.step_limit or None
+        limit = inspector.agent.learner.config.step_limit or None
         self._guards = contextlib.ExitStack()
         self._guards.enter_context(guarded([self.task], limit))
         self._observation = self.task.reset()
@@ -110,7 +110,7 @@ class Play:
             episode.end = "time is up"
             if len(episode.rewards) == self.task.cut_after:
                 warn_of_cut(self.task.spec.name)
-        self._remember(episode, self._thinker.think(self._observation, self._index))
+        self._remember(episode, self._thinker.inspect(self._observation, self._index))
 
     def close(self) -> None:
         """Closes the environments."""
@@ -120,12 +120,12 @@ class Play:
             self._copy.close()
 
     def _begun(self, number: int) -> Episode:
-        thought = self._thinker.think(self._observation, self._index)
+        thought = self._thinker.inspect(self._observation, self._index)
         episode = Episode(self.task.spec.name, number, self.step_seconds, thought)
         self._remember(episode, thought)
         return episode
 
-    def _remember(self, episode: Episode, thought: Thought) -> None:
+    def _remember(self, episode: Episode, thought: PlanTrace) -> None:
         episode.thought = thought
         episode.values.append(thought.value)
         now = len(episode.rewards)
@@ -140,7 +140,7 @@ class Play:
             episode.traces = self._play_out(self._copy, paths, thought, best)
 
     def _play_out(
-        self, copy: Task, paths: Paths, thought: Thought, best: np.ndarray
+        self, copy: Task, paths: Paths, thought: PlanTrace, best: np.ndarray
     ) -> list[Trace]:
         """Takes the imagined actions in a copy of the simulator. The chosen action's trace comes last."""
         state = pack(self.task)

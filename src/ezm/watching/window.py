@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import mujoco
 import numpy as np
 
-from ezm.acting.inspector import Thinker
+from ezm.acting.inspector import PlanInspector
 from ezm.errors import UserError
 from ezm.tasks.rendering import Scene, add_traces
 from ezm.tasks.simulator import Undrawable
@@ -54,12 +54,12 @@ def obstacle() -> str:
 
 
 def show(
-    thinker: Thinker, tasks: Sequence[int], seed: int, announce: Callable[[str], object]
+    inspector: PlanInspector, tasks: Sequence[int], seed: int, announce: Callable[[str], object]
 ) -> None:
     """Plays in a window until it is closed. Space pauses, R restarts, N takes the next task.
 
     Args:
-        thinker: the agent.
+        inspector: the agent.
         tasks: indices in its suite, played one after another.
         seed: of the environments, at least 0.
         announce: receives a line on how to end it, before the window opens.
@@ -71,11 +71,11 @@ def show(
     why_not = obstacle()
     if why_not:
         raise UserError(f"no window, {why_not}; {_INSTEAD}")
-    controls = Controls([thinker.agent.suite.task_names[task] for task in tasks])
+    controls = Controls([inspector.agent.suite.task_names[task] for task in tasks])
     announce("Ctrl-C or closing the window ends it")
     with contextlib.suppress(KeyboardInterrupt):
         while not controls.closed:
-            with contextlib.closing(Play(thinker, tasks[controls.chosen], seed)) as play:
+            with contextlib.closing(Play(inspector, tasks[controls.chosen], seed)) as play:
                 _show(play, controls)
 
 

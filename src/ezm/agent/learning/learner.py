@@ -20,7 +20,7 @@ from ezm.agent.learning.targets import (
     n_step_value,
     task_means,
 )
-from ezm.agent.planning import imagined_value
+from ezm.agent.planning import expanded_value
 from ezm.agent.search_policy import ActingParameters, SearchPolicy, SuiteArrays
 from ezm.agent.world_model import Context, Support, WorldModel, moments
 from ezm.agent.world_model.batch_norm import training, with_statistics, without_statistics
@@ -129,28 +129,31 @@ class Learner:
         value = returns(config.n_step, "value")
         stored = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.searches)
         searched = batch.searched.reshape(-1)
-        renewed = jax.tree.map(lambda x: x[batch.renew].astype(jnp.float32), stored)
-        if len(batch.renew):
-            task = jnp.tile(batch.task, states)[batch.renew]
+        reanalysed = jax.tree.map(lambda x: x[batch.reanalyse].astype(jnp.float32), stored)
+        if len(batch.reanalyse):
+            task = jnp.tile(batch.task, states)[batch.reanalyse]
             planned = self.policy.plan_from(
                 k_plan,
                 model,
-                latents[:states].reshape(-1, latents.shape[-1])[batch.renew],
+                latents[:states].reshape(-1, latents.shape[-1])[batch.reanalyse],
                 ema.context(task, self.suite.action_mask),
                 self.suite.discount[task],
                 self.config.planner,
                 sharding=split(self.config.devices) if self.config.devices > 1 else None,
             )
             parameters = ActingParameters(model, normalizer, state.q_range, state.updates)
-            renewed = self.policy.search_targets(planned, parameters, task)
-            searched = searched.at[batch.renew].set(True)
+            reanalysed = self.policy.search_targets(planned, parameters, task)
+            searched = searched.at[batch.reanalyse].set(True)
 
-        def with_renewed(old: Array, new: Array) -> Array:
+        def with_reanalysed(old: Array, new: Array) -> Array:
             return (
-                old.astype(new.dtype).at[batch.renew].set(new).reshape(states, -1, *old.shape[1:])
+                old.astype(new.dtype)
+                .at[batch.reanalyse]
+                .set(new)
+                .reshape(states, -1, *old.shape[1:])
             )
 
-        searches: Searches = jax.tree.map(with_renewed, stored, renewed)
+        searches: Searches = jax.tree.map(with_reanalysed, stored, reanalysed)
         searched = searched.reshape(states, -1)
         search_value = normalizer.scaled(searches.value, batch.task)
         q_spread = normalizer.scaled(searches.q_spread, batch.task)
@@ -165,15 +168,15 @@ class Learner:
                 after_updates=config.mixed_after_updates,
                 older_than=config.mixed_older_than,
             )
-        if config.imagined_share:
-            imagined = imagined_value(
+        if config.mve_weight:
+            imagined = expanded_value(
                 ema,
                 latents[: config.unroll + 1],
                 context,
                 discount,
-                config.imagined_steps,
+                config.mve_horizon,
             )
-            share = config.imagined_share * (state.updates >= config.imagined_after_updates)
+            share = config.mve_weight * (state.updates >= config.mve_after_updates)
             value = (1.0 - share) * value + share * imagined
         over = batch.terminated & (jnp.arange(len(value))[:, None] >= batch.length)
         return Targets(
@@ -184,7 +187,7 @@ class Learner:
             latent=latents[1:states],
             q=returns(config.q_n_step, config.q_target) if config.q_weight else None,
             q_spread=task_means(q_spread, searched, batch.task, state.q_range),
-            renewed=renewed,
+            reanalysed=reanalysed,
         )
 
     def updates(

@@ -35,7 +35,7 @@ class Targets(NamedTuple):
     """Targets of Q(s, a) for the recorded actions. None if Q is not trained."""
     q_spread: Float[Array, " tasks"]
     """Mean range of Q over the root actions, per task."""
-    renewed: Searches
+    reanalysed: Searches
     """The searches made for this batch, (N, ...), for the replay to store."""
 
 
@@ -47,7 +47,7 @@ _AXES: dict[str, Any] = {
     "latent": 1,
     "q": 1,
     "q_spread": WHOLE,
-    "renewed": WHOLE,
+    "reanalysed": WHOLE,
 }
 TARGET_AXIS = Targets(**_AXES)
 """The batch axis of each field's arrays, or :data:`ezm.agent.batch.WHOLE` if they have none."""

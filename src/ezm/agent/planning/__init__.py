@@ -7,7 +7,7 @@ from ezm.agent.planning.candidates import (
     root_candidates,
     sampled,
 )
-from ezm.agent.planning.planner import Plan, imagined_value, log_importance, plan
+from ezm.agent.planning.planner import Plan, expanded_value, log_importance, plan
 from ezm.agent.planning.search import LatentModel, SearchResult, gumbel_search, rounds
 
 __all__ = [
@@ -17,8 +17,8 @@ __all__ = [
     "Plan",
     "SearchResult",
     "enumerated",
+    "expanded_value",
     "gumbel_search",
-    "imagined_value",
     "log_importance",
     "plan",
     "root_candidates",

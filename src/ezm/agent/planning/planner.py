@@ -82,7 +82,7 @@ def latent_model(
     return LatentModel(step, predict)
 
 
-def imagined_value(
+def expanded_value(
     model: WorldModel,
     latent: Float[Array, "states batch latent"],
     context: Context,
@@ -138,7 +138,7 @@ def plan(
     config: PlannerConfig,
     *,
     tree_model: WorldModel | None = None,
-    guess: Float[Array, "batch action"] | None = None,
+    warm_start: Float[Array, "batch action"] | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Plan:
     """Samples root actions from the policy, after ``config.mppi_rounds`` rounds of MPPI, and searches among them.
@@ -151,7 +151,7 @@ def plan(
         discount: of each root.
         config: of the planner.
         tree_model: replaces ``model`` inside the tree, for example in lower precision.
-        guess: replaces the second sample, for example by the next action of the previous plan. Elements that are nan
+        warm_start: replaces the second sample, for example by the next action of the previous plan. Elements that are nan
             keep the sample.
         sharding: each of its devices searches a part of the roots.
     """
@@ -163,7 +163,7 @@ def plan(
         discount,
         config,
         tree_model=tree_model,
-        guess=guess,
+        warm_start=warm_start,
         sharding=sharding,
     )
 
@@ -186,7 +186,7 @@ def start(
     config: PlannerConfig,
     *,
     tree_model: WorldModel | None = None,
-    guess: Float[Array, "batch action"] | None = None,
+    warm_start: Float[Array, "batch action"] | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Start:
     """Returns what :func:`plan`, with the same arguments, gives to the search."""
@@ -216,9 +216,9 @@ def start(
         last = root.actions[:, -config.refined_actions :]
         climbed = refined(model.q, latent, context, policy, last, config.refine_step)
         root = root._replace(actions=root.actions.at[:, -config.refined_actions :].set(climbed))
-    if guess is not None:
+    if warm_start is not None:
         slot = min(1, config.root_actions - 1)  # the first may be the policy's mean
-        second = jnp.where(jnp.isnan(guess), root.actions[:, slot], guess)
+        second = jnp.where(jnp.isnan(warm_start), root.actions[:, slot], warm_start)
         root = root._replace(actions=root.actions.at[:, slot].set(second))
     return Start(k_search, inside, root, policy, model.value(values))
 

@@ -49,7 +49,7 @@ class SearchResult(NamedTuple):
     value: Float[Array, " batch"]
     """Search value of the root: mean of the network's value and all simulations' returns."""
     visits: Int[Array, "batch K"]
-    following: Float[Array, "batch action"]
+    next_action: Float[Array, "batch action"]
     """The plan's action after ``action``: the most visited action below it, or ``action`` again if none was visited."""
 
 
@@ -362,16 +362,16 @@ def gumbel_search(
         q_values=complete_q(q, visits, value, logits),
         value=(value + (visits * q).sum(-1)) / (1 + visits.sum(-1)),
         visits=visits,
-        following=_following(tree, alive == chosen, action),
+        next_action=_next_action(tree, alive == chosen, action),
     )
 
 
-def _following(tree: _Subtrees, is_chosen: Array, action: Array) -> Array:
+def _next_action(tree: _Subtrees, is_chosen: Array, action: Array) -> Array:
     """Returns the most visited action below the chosen root action, or ``action`` itself if none was visited."""
     if tree.child.shape[-1] == 0:  # a single round
         return action
     rows, lane = jnp.arange(len(action)), is_chosen.argmax(-1)
     below = jax.tree.map(lambda x: x[rows, lane][:, None], tree)
     visits = _slots(below, jnp.zeros((len(action), 1), jnp.int32)).visits[:, 0]
-    following = below.candidates.actions[rows, 0, 0, visits.argmax(-1)]
-    return jnp.where(visits.any(-1)[:, None], following, action)
+    next_action = below.candidates.actions[rows, 0, 0, visits.argmax(-1)]
+    return jnp.where(visits.any(-1)[:, None], next_action, action)

@@ -17,7 +17,7 @@ from dm_control import suite
 from dm_control.rl.control import PhysicsError
 
 from ezm.errors import UserError, nearest
-from ezm.tasks.rendering import Scene, telling_body
+from ezm.tasks.rendering import Scene, tracked_body
 from ezm.tasks.simulator import RawStep, unit_to_bounds
 from ezm.tasks.sources.dm_rewards import closed_form
 from ezm.tasks.sources.mujoco_model import changeable_arrays
@@ -79,7 +79,7 @@ class DmControlSimulator:
         self.episode_limit = None if limit == float("inf") else int(np.ceil(limit))
         self.threads_pay = self._model.nv >= _HEAVY_FREEDOMS
         self.step_seconds = float(self.environment.control_timestep())
-        self._body, self._camera = telling_body(self._model), _CAMERAS.get(domain, 0)
+        self._body, self._camera = tracked_body(self._model), _CAMERAS.get(domain, 0)
         self._changeable = changeable_arrays(self._model)
 
     def reset(self) -> np.ndarray:

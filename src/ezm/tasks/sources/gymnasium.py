@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ezm.errors import UserError, nearest
-from ezm.tasks.rendering import Scene, telling_body
+from ezm.tasks.rendering import Scene, tracked_body
 from ezm.tasks.simulator import RawStep, Undrawable, unit_to_bounds
 from ezm.tasks.sources.gymnasium_state import is_exact, load, save, shared
 
@@ -133,7 +133,7 @@ class GymnasiumSimulator:
         inner = self.environment.unwrapped
         model, data = getattr(inner, "model", None), getattr(inner, "data", None)
         if isinstance(model, mujoco.MjModel) and isinstance(data, mujoco.MjData):
-            return Scene(model, data, _camera(model), telling_body(model))
+            return Scene(model, data, _camera(model), tracked_body(model))
         if self.environment.render_mode != PICTURES:
             raise Undrawable(
                 f"task {self._name} has no pictures: it needs the render mode {PICTURES}, with which "
