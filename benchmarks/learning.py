@@ -82,7 +82,7 @@ EZM_OPTIONS: dict[str, tuple[str, ...]] = {
     "walker": _WIDE,
     "mixed": _WIDE,
 }
-"""Options that `ezm train` sets for a named suite (``CPU_SIZES``), also for the suite's tasks alone."""
+"""Options that `ezm train` sets for a named suite (``ezm.config.presets.KINDS``), also for the suite's tasks alone."""
 OTHER_BUDGET = Budget(10_000, 1_000)
 
 

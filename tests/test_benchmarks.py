@@ -27,7 +27,7 @@ from benchmarks.results import (
 )
 from ezm.cli.options import parse
 from ezm.config import TrainConfig
-from ezm.config.presets import CPU_SIZES, PRESETS
+from ezm.config.presets import PRESETS, defaults
 from ezm.errors import UserError
 from ezm.tasks import load_suite
 
@@ -159,7 +159,7 @@ def test_an_agent_alone_has_its_suites_options(monkeypatch: pytest.MonkeyPatch) 
             learning.execute(plan(suite, Options(name, (method,)))[0], Budget(10, 10), 1)
     assert given[:2] == given[1:2] * 2 and given[2:] == given[3:] * 2
     for name, changes in zip(("walker", "cartpole"), given[::2]):
-        of_suite = CPU_SIZES[name]
+        of_suite = defaults("cpu", name)
         size = replace(PRESETS["cpu"], steps=of_suite.steps, evaluate_every=of_suite.evaluate_every)
         assert parse(TrainConfig, "train", changes, size) == of_suite
 
@@ -268,7 +268,7 @@ def test_random_actions_are_one_row_per_task_at_step_0(monkeypatch: pytest.Monke
 class TestAblations:
     @pytest.mark.parametrize("name", ablations.VARIANTS)
     def test_options_are_known_and_change_the_preset(self, name: str) -> None:
-        preset = CPU_SIZES["cartpole"]
+        preset = defaults("cpu", "cartpole")
         config = parse(TrainConfig, "train", ablations.VARIANTS[name], preset)
         assert (config != preset) == (name != ablations.BASE)
 

@@ -113,10 +113,38 @@ def test_the_cpu_preset_has_the_size_of_its_suite(
     assert (config.suite, config.steps, config.model.latent_size) == (suite, steps, latent)
 
 
-def test_help_shows_the_defaults_of_the_suite(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("suite", "steps"),
+    [("walker", "20000"), ("h1-walk", "100000"), ("hb:h1-run,h1-walk", "100000")],
+)
+def test_help_shows_the_defaults_of_the_suite(
+    suite: str, steps: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        ezm.cli.main(["train", "walker", "--help"])
-    assert "20000" in capsys.readouterr().out
+        ezm.cli.main(["train", suite, "--help"])
+    assert steps in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("suite", "said"),
+    [
+        ("walker", "cpu for the suite walker (with a latent of 64 its returns stop rising)"),
+        ("h1", "cpu for the suite h1 (humanoids, and the large rewards of the maze)"),
+        ("h1-walk", "cpu for HumanoidBench's tasks (humanoids move in 19 dimensions and more)"),
+        ("hb:h1hand-sit_hard,h1-run", "cpu for HumanoidBench's tasks (humanoids move in 19"),
+        ("dmc:walker-walk", "cpu for a suite without its own (sizes that learn within minutes"),
+        ("walker --preset paper", "paper for every suite, docs/presets.md"),
+    ],
+)
+def test_train_says_first_where_its_defaults_come_from(
+    started: list[tuple[TrainConfig, Path]],
+    suite: str,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ezm.cli.main(["train", *suite.split()])
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith(f"defaults: preset {said}") and line.endswith(", docs/presets.md")
 
 
 def test_the_paper_preset_says_how_large_it_is(

@@ -187,7 +187,8 @@ def test_the_tutorial_works(tmp_path: Path) -> None:
         line.split() for line in shown.splitlines()
     ]
     assert said[3].split()[-1].endswith("report.html")
-    assert json.loads((tmp_path / "runs/points/config.json").read_text())
+    tasks = json.loads((tmp_path / "runs/points/config.json").read_text())["tasks"]
+    assert {task["embodiment"] for task in tasks} == {"my_tasks.PointMass"}
 
 
 # -- the site ----------------------------------------------------------------------------------

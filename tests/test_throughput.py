@@ -15,7 +15,7 @@ from benchmarks.straightforward import ListReplay, Straightforward
 from ezm.agent import build
 from ezm.agent.learning.normalizer import RunningStatistics
 from ezm.config import PlannerConfig, ReplayConfig, TrainConfig
-from ezm.config.presets import CPU_SIZES, PRESETS
+from ezm.config.presets import PRESETS, defaults
 from ezm.errors import UserError
 from ezm.experience import Replay
 from ezm.tasks import Suite, TaskSpec, load_suite
@@ -28,7 +28,7 @@ PAIR = Suite(
     ),
 )
 TINY = replace(
-    CPU_SIZES["cartpole"],
+    defaults("cpu", "cartpole"),
     model=replace(PRESETS["cpu"].model, latent_size=8, task_embedding_size=4, action_code_size=4),
     planner=PlannerConfig(simulations=2, root_actions=2, policy_actions=1),
     replay=ReplayConfig(capacity=200, alpha=0.7, beta=0.6),

@@ -13,7 +13,7 @@ import tyro
 from ezm import platform
 from ezm.cli.options import parse, value_of
 from ezm.config import TrainConfig, from_dict, named_values
-from ezm.config.presets import CPU_SIZES, PRESETS, defaults
+from ezm.config.presets import KINDS, PRESETS, defaults, kind_of
 from ezm.errors import UserError
 from ezm.platform import Device
 
@@ -60,7 +60,7 @@ def _parse_new_run(kind: type[OptionsT], command: str, arguments: Sequence[str])
     preset = value_of("--preset", arguments) or ("paper" if platform.has_gpu() else "cpu")
     preset = preset if preset in PRESETS else "cpu"
     # A guess, so that --help shows the suite's own defaults. The parser's result decides.
-    suite = next((argument for argument in arguments if argument in CPU_SIZES), "")
+    suite = next((word for word in arguments if kind_of(word) is not KINDS[-1]), "")
     while True:
         given = with_defaults(kind, defaults(preset, suite), suite=tyro.MISSING)
         options: OptionsT = parse(kind, command, arguments, given)

@@ -19,7 +19,7 @@ from ezm.cli.output import Lenient
 from ezm.cli.run_options import Options, config_of, parse_run, with_defaults
 from ezm.cli.terminal import print_results
 from ezm.config import TrainConfig
-from ezm.config.presets import PRESETS, defaults
+from ezm.config.presets import PRESETS, defaults, origin
 from ezm.errors import UserError
 
 DEMO_SUITE = "cartpole"
@@ -89,6 +89,7 @@ def train(arguments: Sequence[str]) -> int:
 
 def _train(config: TrainConfig, options: Train, *, demo: bool = False) -> int:
     platform.prepare_jax(options.device)
+    print(f"defaults: {origin(config.preset, config.suite)}", file=Lenient(sys.stdout))
     if config.model == PRESETS["paper"].model:
         print(
             "preset paper: the published widths and depths come to 15M parameters, the paper says "

@@ -1,13 +1,15 @@
 """The presets: values for every option of :mod:`ezm.config`.
 
 The preset ``paper`` holds the published settings (EfficientZero-Multitask, appendix). The preset ``cpu`` holds settings
-that learn within minutes on two CPU cores. The function :func:`defaults` adapts them to a suite. The page
-``docs/presets.md`` gives each difference and its reason.
+that learn within minutes on two CPU cores. The table :data:`KINDS` adapts them to a kind of suite, and
+:func:`defaults` looks it up. The page ``docs/presets.md`` gives each difference and its reason.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from ezm.config.schema import (
     LossConfig,
@@ -138,22 +140,75 @@ def _for_tasks(config: TrainConfig, tasks: int) -> TrainConfig:
     )
 
 
-CPU_SIZES: dict[str, TrainConfig] = {
-    "cartpole": replace(_CPU, steps=3_000, model=replace(_CPU.model, task_embedding_scale=0.01)),
-    "walker": replace(_WIDE, steps=20_000),
-    "mixed": _WIDE,
-    "h1": _for_tasks(_ALL_HUMANOIDS, 9),
-    "h1hand": _for_tasks(_ALL_HUMANOIDS, 14),
-}
-"""Variants of the preset ``cpu`` for suites that need another size, by the suite's name."""
+class Kind(NamedTuple):
+    """A kind of suite, and its configuration in the preset ``cpu``."""
+
+    suites: tuple[str, ...]
+    """Its suites' names, or how they begin: ``hb:*``."""
+    title: str
+    config: TrainConfig
+    reason: str
+    """Why it differs from the other kinds, in a few words."""
+    batch_of_each: bool = False
+    """Whether ``config`` holds the batch size of one task, which grows with the number of tasks in the name."""
+
+
+KINDS = (
+    Kind(
+        ("cartpole",),
+        "the suite cartpole",
+        replace(_CPU, steps=3_000, model=replace(_CPU.model, task_embedding_scale=0.01)),
+        "its tasks begin almost as one task",
+    ),
+    Kind(
+        ("walker",),
+        "the suite walker",
+        replace(_WIDE, steps=20_000),
+        "with a latent of 64 its returns stop rising",
+    ),
+    Kind(("mixed",), "the suite mixed", _WIDE, "a wide latent, as for walker"),
+    Kind(
+        ("h1",),
+        "the suite h1",
+        _for_tasks(_ALL_HUMANOIDS, 9),
+        "humanoids, and the large rewards of the maze",
+    ),
+    Kind(
+        ("h1hand",),
+        "the suite h1hand",
+        _for_tasks(_ALL_HUMANOIDS, 14),
+        "humanoids, and the large rewards of maze and reach",
+    ),
+    Kind(
+        ("h1*", "hb:h1*"),
+        "HumanoidBench's tasks",
+        _HUMANOID,
+        "humanoids move in 19 dimensions and more",
+        batch_of_each=True,
+    ),
+    Kind(("*",), "a suite without its own", _CPU, "sizes that learn within minutes on two cores"),
+)
+"""The kinds of suites in the preset ``cpu``. The first that fits a suite's name holds, and the last fits all."""
+
+
+def kind_of(suite: str) -> Kind:
+    """Returns the kind of a suite, from its name or its list of tasks."""
+    return next(
+        kind for kind in KINDS if any(fnmatchcase(suite, pattern) for pattern in kind.suites)
+    )
 
 
 def defaults(preset: str, suite: str = "") -> TrainConfig:
     """Returns the defaults of all options but the suite."""
     if preset != "cpu":
         return PRESETS[preset]
-    if suite in CPU_SIZES:
-        return CPU_SIZES[suite]
-    if suite.removeprefix("hb:").startswith("h1"):
-        return _for_tasks(_HUMANOID, suite.count(",") + 1)
-    return _CPU
+    kind = kind_of(suite)
+    return _for_tasks(kind.config, suite.count(",") + 1) if kind.batch_of_each else kind.config
+
+
+def origin(preset: str, suite: str) -> str:
+    """Returns where :func:`defaults` come from, in one line."""
+    if preset != "cpu":
+        return f"preset {preset} for every suite, docs/presets.md"
+    kind = kind_of(suite)
+    return f"preset cpu for {kind.title} ({kind.reason}), docs/presets.md"
