@@ -72,7 +72,7 @@ def older(config: dict[str, Any]) -> dict[str, Any]:
         config["planner"][old] = config["planner"].pop(new)
     for new, old in (("weight", "share"), ("horizon", "steps"), ("after_updates",) * 2):
         config["loss"][f"imagined_{old}"] = config["loss"].pop(f"mve_{new}")
-    config["cross_task_episodes"] = config.pop("cross_task_episodes")
+    config["borrowed_episodes"] = config.pop("cross_task_episodes")
     config["planner"] |= {"evaluation_actions": None, "backend": "ezm"}
     config["model"]["critic_norm"] = config["model"].pop("head_norm")
     config["loss"] |= {"search_every": 2, "searched_states": 1}
@@ -229,4 +229,4 @@ def test_an_option_that_is_gone_is_refused_only_where_acting_differs() -> None:
     assert config["model"], "the given configuration stays"
     with pytest.raises(UserError, match="model.critic_norm 'unit', which is gone"):
         conversion.renamed({"model": {"critic_norm": "unit"}})
-    assert conversion.renamed({"cross_task_episodes": 0.3}) == {"cross_task_episodes": 0.3}
+    assert conversion.renamed({"borrowed_episodes": 0.3}) == {"cross_task_episodes": 0.3}
