@@ -18,11 +18,11 @@ from ezm.cli.terminal import print_findings
 class Doctor:
     """Say whether this machine can train and draw, and how to fix what is wrong.
 
-    Checks: Python, JAX and the GPU, settings of the environment, MuJoCo, libraries that draw pictures. Nothing is
-    changed.
+    Checks: Python, required packages, JAX and the GPU, settings of the environment, MuJoCo, libraries that draw
+    pictures. Nothing is changed.
 
-    ok: as it should be. note: something optional is missing. warning: something works less well. problem: the machine
-    cannot train. A problem gives exit code 1, otherwise the exit code is 0.
+    ok: as it should be. note: something optional is missing or has no effect. warning: something works less well.
+    problem: the machine cannot train. A problem gives exit code 1, otherwise the exit code is 0.
 
     Examples:
       ezm doctor

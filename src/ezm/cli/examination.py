@@ -5,8 +5,10 @@ A probe that could end or hang the process runs in a process of its own (:mod:`e
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -30,7 +32,7 @@ class Finding:
     """One line of the report."""
 
     status: Literal["ok", "note", "warning", "problem"]
-    """note: something optional is missing. warning: something works less well. problem: ezm cannot train."""
+    """note: something optional is missing or has no effect. warning: something works less well. problem: ezm cannot train."""
     subject: str
     said: str
     fix: str = ""
@@ -52,6 +54,7 @@ def examine() -> list[Finding]:
     probes = run_probes()
     return [
         *python(),
+        *packages(),
         *jax(probes.jax, gpus()),
         *settings(probes.jax),
         *mujoco(probes.mujoco),
@@ -68,7 +71,11 @@ def run_probes() -> Probes:
     """Runs all probes, as many at once as there are cores, but at least two."""
     # MUJOCO_GL is the probes' own, whatever the user has set. Only the JAX probe keeps the user's.
     wanted = {
-        "jax": ("jax", {"JAX_TRACEBACK_FILTERING": "off"}),  # makes the last line the error
+        # Without the filter, the last line is the error.
+        "jax": (
+            "jax",
+            {"JAX_TRACEBACK_FILTERING": os.environ.get("JAX_TRACEBACK_FILTERING", "off")},
+        ),
         "mujoco": ("mujoco", {"MUJOCO_GL": "disabled"}),
         **{
             name: ("draw", {"MUJOCO_GL": name, "PYOPENGL_PLATFORM": "" if name == "glfw" else name})
@@ -99,6 +106,20 @@ def python() -> Iterator[Finding]:
         yield Finding("ok", "python", said)
 
 
+def packages() -> Iterator[Finding]:
+    """Checks that every package that ezm requires is installed. :func:`mujoco` checks dm_control."""
+    for requirement in importlib.metadata.requires("ezm-rl") or ():
+        requirement, _, condition = requirement.partition(";")
+        if condition:  # an extra, or dm_control
+            continue
+        name = re.split(r"[^\w.-]", requirement.strip())[0]
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            fix = f"pip install '{requirement.strip()}'"
+            yield Finding("problem", "packages", f"{name} is missing, which ezm requires", fix)
+
+
 def gpus() -> list[str]:
     """Returns the names of the NVIDIA GPUs that the driver sees."""
     try:
@@ -117,20 +138,20 @@ def gpus() -> list[str]:
 def jax(
     answer: Answer, gpus: list[str], environment: Mapping[str, str] = os.environ
 ) -> Iterator[Finding]:
-    """Checks that JAX computes, and that it uses the GPU if there is one.
+    """Checks that JAX computes, and that it uses the GPU if there is one. :func:`settings` names a broken setting.
 
     Args:
         answer: from the JAX probe.
         gpus: names of the GPUs that the driver sees.
         environment: environment variables.
     """
-    platforms = environment.get("JAX_PLATFORMS", "")
     if answer.found is None:
         said, fix = f"JAX does not compute: {answer.said}", f"{_REINSTALL} jax jaxlib"
-        if platforms:
-            said, fix = f"JAX_PLATFORMS={platforms}: {said}", f"unset JAX_PLATFORMS; or {fix}"
         yield Finding("problem", "jax", said, fix)
         return
+    if "broken" in answer.found:
+        return
+    platforms = environment.get("JAX_PLATFORMS", "")
     devices = answer.found["devices"]
     said = ", ".join(f"{devices.count(each)} x {each}" for each in dict.fromkeys(devices))
     said = f"JAX {answer.found['version']} on {said}"
@@ -151,11 +172,12 @@ def jax(
 
 
 def settings(answer: Answer, environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """Checks the environment for settings that break a training or slow it down. :func:`jax` checks
-    JAX_PLATFORMS."""
-    for name in answer.found["breaking"] if answer.found else []:
-        said = f"{name}={environment.get(name)}: a training fails"
-        yield Finding("problem", "settings", said, f"unset {name}")
+    """Checks the environment for settings that break a training, slow it down or have no effect."""
+    found = answer.found or {}
+    if "broken" in found:
+        yield Finding("problem", "settings", *found["broken"])
+    for said in found.get("without_effect", ()):
+        yield Finding("note", "settings", said, f"unset {said.partition('=')[0]}")
     if cache_folder() is None and not environment.get("JAX_COMPILATION_CACHE_DIR"):
         said = "HOME is not set, and the system knows no home of this user: every run compiles anew"
         fix = "set HOME, or EZM_CACHE to a folder that can be written to"

@@ -15,14 +15,6 @@ from typing import Any, NamedTuple
 PATIENCE = 30.0
 """Seconds after which a probe counts as hanging. On an idle machine each takes one or two."""
 
-BREAKING = {
-    "JAX_ENABLE_X64": True,
-    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
-    "JAX_NUMPY_RANK_PROMOTION": "raise",
-    "JAX_DEBUG_NANS": True,
-}
-"""Settings of JAX with which a training fails. Each is a variable of the environment."""
-
 
 class Answer(NamedTuple):
     """The result of a probe."""
@@ -61,6 +53,13 @@ def probe(name: str, **environment: str) -> Answer:
 
 
 def _jax() -> dict[str, Any]:
+    """Prepares JAX as a training does, and computes with it. A setting that breaks either is the answer."""
+    from ezm.platform import BrokenSetting, check_settings
+
+    try:
+        without_effect = check_settings()
+    except BrokenSetting as error:
+        return {"broken": [error.said, error.fix]}
     import jax
     import jax.numpy as jnp
 
@@ -72,9 +71,7 @@ def _jax() -> dict[str, Any]:
         "version": jax.__version__,
         "platform": devices[0].platform,
         "devices": [each.device_kind for each in devices],
-        "breaking": [
-            name for name, value in BREAKING.items() if getattr(jax.config, name.lower()) == value
-        ],
+        "without_effect": without_effect,
     }
 
 
