@@ -15,7 +15,7 @@ import pytest
 import ezm.cli
 from ezm import platform
 from ezm.acting import conversion
-from ezm.agent.learning import Agent, build
+from ezm.agent import Agent, build
 from ezm.config import to_dict
 from ezm.config.presets import defaults
 from ezm.errors import UserError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_learner import CONFIG, experience
 
-from ezm.agent.world_model import precision as precision_module
+from ezm import platform
 from ezm.agent.world_model.layers import Rounded, layer_norm, matmul
 from ezm.agent.world_model.precision import fast_precision, with_products, with_weights
 
@@ -88,7 +88,7 @@ def test_gradient_in_bfloat16_is_that_in_float32() -> None:
 
 def test_auto_is_bfloat16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = "flags : avx512f"
-    monkeypatch.setattr(precision_module.Path, "read_text", lambda self: flags)
+    monkeypatch.setattr(platform.Path, "read_text", lambda self: flags)
     assert fast_precision("auto") == "float32"
     flags = "flags : avx512f amx_bf16"
     assert fast_precision("auto") == "bfloat16"
@@ -97,5 +97,5 @@ def test_auto_is_bfloat16_where_the_processor_has_it(monkeypatch: pytest.MonkeyP
     def missing(self: object) -> str:
         raise OSError
 
-    monkeypatch.setattr(precision_module.Path, "read_text", missing)
+    monkeypatch.setattr(platform.Path, "read_text", missing)
     assert fast_precision("auto") == "float32"

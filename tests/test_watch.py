@@ -22,13 +22,13 @@ from PIL import Image
 
 import ezm.cli
 from ezm import platform
+from ezm.acting import load
 from ezm.agent import Agent, build
 from ezm.config import PlannerConfig, to_dict
 from ezm.config.presets import PRESETS
 from ezm.runs.folder import RunFolder
 from ezm.tasks import load_suite
 from ezm.tasks.rendering import Renderer
-from ezm.training import session
 from ezm.watching import window
 from ezm.watching.live import Controls
 
@@ -98,7 +98,7 @@ def can_draw() -> None:
 def own_environment(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that run in this process leave its variables alone, and need not load what is here."""
     monkeypatch.setattr(platform, "prepare_jax", lambda device: None)
-    monkeypatch.setattr(session, "load_agent", lambda run: (agent, 0))
+    monkeypatch.setattr(load, "load_agent", lambda run: (agent, 0))
 
 
 def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

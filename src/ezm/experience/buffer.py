@@ -150,7 +150,7 @@ class Replay:
         self,
         task: int,
         action: np.ndarray,
-        reward: float,
+        reward: float | np.floating,
         next_observation: np.ndarray,
         terminated: bool,
         truncated: bool,

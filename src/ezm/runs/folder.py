@@ -34,8 +34,6 @@ from typing import Any
 from ezm.errors import UserError
 from ezm.runs.checkpoints import Checkpoint, Checkpoints, Saved
 
-from ezm.runs.checkpoints import Checkpoint, Checkpoints, Saved
-
 _log = logging.getLogger(__name__)
 
 FORMAT = 2
