@@ -15,16 +15,13 @@ import pytest
 import ezm.cli
 from ezm import platform
 from ezm.acting import conversion
+from ezm.acting.load import load_agent, suite_of
 from ezm.agent import Agent, build
 from ezm.config import to_dict
 from ezm.config.presets import defaults
 from ezm.errors import UserError
 from ezm.runs.checkpoints import Checkpoints
 from ezm.runs.folder import FORMAT, RunFolder
-from ezm.training.session import load_agent, suite_of
-
-# Orbax's own reader threads complain when an array's file is gone.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 CPU = defaults("cpu", "cartpole")
 CONFIG = replace(
@@ -204,6 +201,8 @@ def test_without_orbax_the_fix_is_told(run: Path, monkeypatch: pytest.MonkeyPatc
     assert not (run / "checkpoints.old").exists(), "nothing has changed"
 
 
+# Orbax's own reader threads may complain when an array's file is gone.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_broken_checkpoint_is_named(run: Path) -> None:
     newest = run / "checkpoints" / "000000060.1"
     for file in (newest / "arrays").rglob("d/*"):
