@@ -35,7 +35,8 @@ class Moment(NamedTuple):
     seconds: float
     """Wall-clock seconds of training, earlier parts of the run included."""
     updates: int
-    parameters: ActingParameters
+    parameters: Callable[[], ActingParameters]
+    """Returns the newest parameters. Few hooks need them."""
     experience: Experience | None = None
     """The step's experience. None outside of the loop."""
     learned: Updates | None = None
@@ -157,7 +158,7 @@ class Evaluation:
             if mode == "random":
                 act = random_policy(self.recorder.suite, self.config.seed)
             else:
-                act = self.actor.policy(moment.parameters, mode)
+                act = self.actor.policy(moment.parameters(), mode)
             returns = self.evaluator.run(act, episodes)
             for name, values in zip(self.recorder.suite.task_names, returns, strict=True):
                 mean = float(np.mean(values))
@@ -190,7 +191,7 @@ class Diagnosis:
 
     def __call__(self, moment: Moment) -> None:
         for task, name in enumerate(self.recorder.suite.task_names):
-            figures = self.diagnostic(moment.parameters, task, self.config.seed + moment.step)
+            figures = self.diagnostic(moment.parameters(), task, self.config.seed + moment.step)
             if figures:
                 self.recorder.metrics.log(
                     "diagnostic", moment.step, moment.seconds, task=name, **figures

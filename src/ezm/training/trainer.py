@@ -169,7 +169,7 @@ class Trainer:
         self, experience: Experience | None = None, learned: Updates | None = None
     ) -> Moment:
         updates = self.pipeline.updates
-        return Moment(self.step, self.seconds, updates, self.latest(), experience, learned)
+        return Moment(self.step, self.seconds, updates, self.latest, experience, learned)
 
     def _learn(self) -> Updates | None:
         """Starts the updates due for the coming step, and returns the last of them. None before learning begins."""
@@ -221,6 +221,10 @@ class Trainer:
         self._normalizer = self.agent.statistics.normalizer()
         # With this seed, an environment that cannot be restored does not repeat its first episode.
         seed = config.seed + 1_000_003 * self.step
+        evaluating = Actor(learner, config.seed + 1, evaluating=True)
+        # Compiling runs in parallel with the creation of environments and the random steps.
+        thread = stack.enter_context(ThreadPoolExecutor(1, "ezm-compile"))
+        self._compiling = thread.submit(self._compile, evaluating)
         recorder = Recorder(self.suite, self.metrics, self.display)
         self._evaluation = Evaluation(
             recorder,
@@ -230,7 +234,7 @@ class Trainer:
                 step_limit=config.step_limit or None,
                 on_hang=self._save_at_hang,
             ),
-            Actor(learner, config.seed + 1, evaluating=True),
+            evaluating,
         )
         stack.callback(self._evaluation.evaluator.close)
         self._hooks = [
@@ -245,9 +249,6 @@ class Trainer:
             ),
             Checkpointing(config.checkpoint_every, self.save),
         ]
-        # Compiling runs in parallel with the creation of environments and the random steps.
-        thread = stack.enter_context(ThreadPoolExecutor(1, "ezm-compile"))
-        self._compiling = thread.submit(self._compile)
         environments = ParallelTasks(
             self.suite,
             seed,
@@ -266,14 +267,14 @@ class Trainer:
             self._go_on(self._checkpoint)
             self._checkpoint = None
 
-    def _compile(self) -> int:
+    def _compile(self, evaluating: Actor) -> int:
         """Compiles the programs of learning, acting and evaluating. Returns the learner's working memory in bytes."""
         config, tasks = self.config, self.suite.num_tasks
         updates = max(1, config.updates_by(config.random_steps + 1))
         memory = self.pipeline.compile(self._normalizer, updates)
         for actor, copies, exploring in (
             (self._actor, 1, True),
-            (self._evaluation.actor, config.evaluation_episodes, False),
+            (evaluating, config.evaluation_episodes, False),
         ):
             observation = np.zeros((tasks * copies, self.suite.observation_size), np.float32)
             task = np.tile(np.arange(tasks, dtype=np.int32), copies)
