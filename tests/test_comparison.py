@@ -158,7 +158,7 @@ def test_a_page_compares_variants(
     cpu = defaults("cpu", "cartpole")
     for seed, value in enumerate((900.0, 1000.0)):
         run(tmp_path / f"a{seed}", seed, returns={"cartpole-balance": value})
-    run(tmp_path / "b", loss=replace(cpu.loss, consistency="off"))
+    run(tmp_path / "b", loss=replace(cpu.loss, consistency_weight=0.0))
     assert ezm.cli.main(["report", "a0", "a1", "b", "b"]) == 0
     assert capsys.readouterr().out == "comparison.html\n"
     page = Path("comparison.html").read_text()
@@ -166,12 +166,12 @@ def test_a_page_compares_variants(
     assert cells(page, "cartpole-balance") == ["10", "950 ± 635", "500"]
     assert cells(page, "cartpole-swingup") == ["10", "500 ± 0", "500"]
     assert cells(page, "seeds") == ["", "2", "1"]
-    assert cells(page, "loss.consistency") == [str(cpu.loss.consistency), "off"]
+    assert cells(page, "loss.consistency_weight") == [str(cpu.loss.consistency_weight), "0.0"]
     # Scores: 0.9, 1.0, 0.5, 0.5; their mean and that of the middle half.
-    name = f"consistency={cpu.loss.consistency}"
+    name = f"consistency_weight={cpu.loss.consistency_weight}"
     assert cells(page, name)[0] == "2 × 2"
     assert [cell.split()[0] for cell in cells(page, name)[1:]] == ["0.700", "0.725"]
-    assert cells(page, "consistency=off") == ["1 × 2", "0.500", "0.500"]
+    assert cells(page, "consistency_weight=0.0") == ["1 × 2", "0.500", "0.500"]
     assert cells(page, "a1")[:3] == [name, "1", "100"]
     assert page.count("ezm train cartpole") == 3
     links = re.findall(r"""(?:src|href)=["']([^"']*)|url\(([^)]*)\)""", page)
@@ -246,8 +246,8 @@ def test_pages_of_long_runs_stay_small(tmp_path: Path) -> None:
         ["cartpole"],
         ["walker", "--seed", "3", "--steps", "777"],
         ["h1-stand,h1-walk", "--protocol", "paper"],
-        ["cartpole", "--model.no-task-embedding", "--loss.consistency", "off"],
-        ["cartpole", "--model.value-range", "-5", "12.5", "--loss.no-path-consistency"],
+        ["cartpole", "--model.no-task-embedding", "--loss.consistency-weight", "0"],
+        ["cartpole", "--model.value-range", "-5", "12.5", "--loss.path-weight", "0"],
         ["dmc:walker-walk", "--preset", "paper", "--action-repeat", "2"],
     ],
 )

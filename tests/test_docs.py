@@ -40,7 +40,7 @@ TINY = """
     --steps 60 --random-steps 30 --evaluation-episodes 1 --final-episodes 1
     --planner.simulations 4 --planner.root-actions 4 --planner.policy-actions 2
     --model.latent-size 16 --optimizer.batch-size 8 --loss.unroll 2 --loss.n-step 2
-    --planner.leaf-rollout 0 --loss.no-path-consistency --updates-per-step 1
+    --planner.leaf-rollout 0 --loss.path-weight 0 --updates-per-step 1
 """
 
 

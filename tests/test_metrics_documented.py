@@ -24,8 +24,8 @@ OPTIONS = (
     "--planner.policy-actions=2 --optimizer.batch-size=8 "
     # Parts that are switched off are columns too, and need not be compiled.
     "--planner.leaf-rollout=0 --loss.unroll=1 --loss.n-step=1 --loss.consistency=off "
-    "--loss.no-path-consistency "
-    "--model.q-heads=2 --loss.q-weight=0.5 --loss.actor-weight=1 --loss.target-spread=0.3 "
+    "--loss.path-weight 0 "
+    "--model.q-heads=2 --loss.q.weight=0.5 --loss.actor.weight=1 --loss.actor.target-spread=0.3 "
     "--loss.reward-scaling"
 )
 

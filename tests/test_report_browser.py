@@ -28,7 +28,7 @@ TINY = """
     cartpole --steps 200 --random-steps 30 --evaluate-every 100 --evaluation-episodes 1 --final-episodes 2
     --planner.simulations 4 --planner.root-actions 4 --planner.policy-actions 2 --model.latent-size 16
     --optimizer.batch-size 8 --loss.unroll 2 --loss.n-step 2 --planner.leaf-rollout 0
-    --loss.no-path-consistency --updates-per-step 0.5
+    --loss.path-weight 0 --updates-per-step 0.5
 """
 # No service of the browser's own may ask the network for anything.
 FLAGS = [

@@ -46,8 +46,8 @@ class Train(Options):
       --model.no-task-embedding       the networks do not know the task
       --replay.no-per-task            one replay for all tasks, not one for each
 
-      --loss.consistency off          no temporal consistency
-      --loss.no-path-consistency      no path consistency
+      --loss.consistency-weight 0     no temporal consistency
+      --loss.path-weight 0            no path consistency
       --loss.value-target n_step      or search, or mixed (the published one)
     """
 

@@ -12,10 +12,14 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from ezm.config.schema import (
+    ActorConfig,
     LossConfig,
     ModelConfig,
+    MppiConfig,
+    MveConfig,
     OptimizerConfig,
     PlannerConfig,
+    QConfig,
     ReplayConfig,
     TrainConfig,
 )
@@ -53,7 +57,7 @@ PRESETS: dict[str, TrainConfig] = {
             unroll=3,
             discount=None,
             value_target="n_step",
-            mve_weight=0.5,
+            mve=MveConfig(weight=0.5),
             reanalyze_ratio=0.1,
             policy_target="scaled",
             final_policy_temperature=16.0,
@@ -100,8 +104,7 @@ _HUMANOID = replace(
     # In 19 dimensions the best of 16 samples goes a short way from the policy. MPPI goes further.
     planner=replace(
         _WIDE.planner,
-        mppi_rounds=3,
-        mppi_samples=32,
+        mppi=MppiConfig(rounds=3, samples=32),
         leaf_rollout=1,
         policy_actions=1,
         spread=0.5,
@@ -112,8 +115,8 @@ _HUMANOID = replace(
         reanalyze_ratio=0.02,
         entropy_weight=0.0,
         policy_weight=0.1,
-        q_weight=0.5,
-        actor_weight=1.0,
+        q=QConfig(weight=0.5),
+        actor=ActorConfig(weight=1.0),
     ),
     optimizer=replace(_WIDE.optimizer, schedule_steps=200_000),
 )

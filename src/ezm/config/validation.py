@@ -57,12 +57,12 @@ def _across(config: TrainConfig, num_tasks: int) -> Iterator[tuple[str, bool, st
     )
     yield (
         "model.projector-size",
-        model.projector_size > 0 or loss.consistency != "cosine",
+        model.projector_size > 0 or loss.consistency != "cosine" or not loss.consistency_weight,
         "must be greater than 0 with --loss.consistency cosine, 64 for instance",
     )
     yield (
-        "planner.mppi-rounds",
-        not planner.mppi_rounds or loss.policy_target != "prior",
+        "planner.mppi.rounds",
+        not planner.mppi.rounds or loss.policy_target != "prior",
         "does not go with --loss.policy-target prior, which needs the density of the sampled actions",
     )
     yield (
@@ -71,8 +71,8 @@ def _across(config: TrainConfig, num_tasks: int) -> Iterator[tuple[str, bool, st
         f"must lie between 1 and root-actions = {root_actions}",
     )
     yield (
-        "planner.refined-actions",
-        planner.refined_actions <= root_actions,
+        "planner.refine.actions",
+        planner.refine.actions <= root_actions,
         f"must be at most root-actions = {root_actions}",
     )
     low, high = model.log_std_range
@@ -83,21 +83,21 @@ def _across(config: TrainConfig, num_tasks: int) -> Iterator[tuple[str, bool, st
     )
     yield (
         "model.q-heads",
-        bool(model.q_heads) == bool(loss.q_weight),
-        "and --loss.q-weight need each other: give both, 2 and 0.5 for instance, or neither",
+        bool(model.q_heads) == bool(loss.q.weight),
+        "and --loss.q.weight need each other: give both, 2 and 0.5 for instance, or neither",
     )
     yield (
-        "loss.actor-weight" if loss.actor_weight else "planner.refined-actions",
-        not (loss.actor_weight or planner.refined_actions) or model.q_heads > 0,
-        "needs Q: add --model.q-heads 2 --loss.q-weight 0.5",
+        "loss.actor.weight" if loss.actor.weight else "planner.refine.actions",
+        not (loss.actor.weight or planner.refine.actions) or model.q_heads > 0,
+        "needs Q: add --model.q-heads 2 --loss.q.weight 0.5",
     )
     yield (
-        "loss.target-spread",
-        loss.target_spread is None or loss.actor_weight > 0,
-        "needs the policy gradient: add --loss.actor-weight 1",
+        "loss.actor.target-spread",
+        loss.actor.target_spread is None or loss.actor.weight > 0,
+        "needs the policy gradient: add --loss.actor.weight 1",
     )
     yield (
-        "loss.q-n-step",
-        0 < loss.q_n_step <= loss.n_step,
+        "loss.q.n-step",
+        0 < loss.q.n_step <= loss.n_step,
         f"must lie between 1 and n-step = {loss.n_step}",
     )

@@ -36,7 +36,7 @@ from ezm.runs.checkpoints import Checkpoint, Checkpoints, Saved
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout. It increases when an older ezm can no longer read a run. Format 1 had checkpoints of Orbax."""
 
 

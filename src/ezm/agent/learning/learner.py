@@ -48,7 +48,7 @@ class LearnerState(eqx.Module):
     q_range: Float[Array, " tasks"]
     """Typical spread of Q over the root actions, per task."""
     log_temperature: Float[Array, " tasks"] | None
-    """Logarithm of the weight of each task's entropy. None without ``loss.target_spread``."""
+    """Logarithm of the weight of each task's entropy. None without ``loss.actor.target_spread``."""
     updates: Int[Array, ""]
     key: PRNGKeyArray
 
@@ -87,7 +87,7 @@ class Learner:
             optimizer=self.optimizer.init(eqx.filter(model, eqx.is_inexact_array)),
             q_range=jnp.ones_like(self.suite.discount),
             log_temperature=None
-            if self.config.loss.target_spread is None
+            if self.config.loss.actor.target_spread is None
             else jnp.full_like(self.suite.discount, np.log(_FIRST_TEMPERATURE)),
             updates=jnp.zeros((), jnp.int32),
             key=key,
@@ -165,18 +165,18 @@ class Learner:
                 jnp.where(searched, search_value, value),
                 batch.age,
                 state.updates,
-                after_updates=config.mixed_after_updates,
-                older_than=config.mixed_older_than,
+                after_updates=config.mixed.after_updates,
+                older_than=config.mixed.older_than,
             )
-        if config.mve_weight:
+        if config.mve.weight:
             imagined = expanded_value(
                 ema,
                 latents[: config.unroll + 1],
                 context,
                 discount,
-                config.mve_horizon,
+                config.mve.horizon,
             )
-            share = config.mve_weight * (state.updates >= config.mve_after_updates)
+            share = config.mve.weight * (state.updates >= config.mve.after_updates)
             value = (1.0 - share) * value + share * imagined
         over = batch.terminated & (jnp.arange(len(value))[:, None] >= batch.length)
         return Targets(
@@ -185,7 +185,7 @@ class Learner:
             peak=searches.weights.max(-1),
             searched=searched,
             latent=latents[1:states],
-            q=returns(config.q_n_step, config.q_target) if config.q_weight else None,
+            q=returns(config.q.n_step, config.q.target) if config.q.weight else None,
             q_spread=task_means(q_spread, searched, batch.task, state.q_range),
             reanalysed=reanalysed,
         )
@@ -289,15 +289,15 @@ class Learner:
             figures["clipped/value"] = _clipped(targets.value, model.value_support)
             figures["clipped/reward"] = _clipped(reward, model.reward_support)
         if log_temperature is not None and temperature is not None:
-            assert config.loss.target_spread is not None
-            target = jnp.log(config.loss.target_spread)
+            assert config.loss.actor.target_spread is not None
+            target = jnp.log(config.loss.actor.target_spread)
             log_std = task_means(
                 told.log_std, told.decides, batch.task, jnp.full_like(temperature, target)
             )
             change = jnp.clip(target - log_std, -1.0, 1.0)
             log_temperature = log_temperature + _TEMPERATURE_RATE * change
             figures["temperature"] = temperature.mean()
-        if config.loss.actor_weight:
+        if config.loss.actor.weight:
             figures["policy_std"] = jnp.exp(told.log_std.mean(where=told.decides))
         after = LearnerState(
             model, ema, optimizer, q_range, log_temperature, state.updates + 1, state.key

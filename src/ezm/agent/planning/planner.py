@@ -141,7 +141,7 @@ def plan(
     warm_start: Float[Array, "batch action"] | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Plan:
-    """Samples root actions from the policy, after ``config.mppi_rounds`` rounds of MPPI, and searches among them.
+    """Samples root actions from the policy, after ``config.mppi.rounds`` rounds of MPPI, and searches among them.
 
     Args:
         key: draws the value heads, the actions and the search's samples.
@@ -195,7 +195,7 @@ def start(
     values, policy = model.predict(latent, context)
     inside = model if tree_model is None else tree_model.with_two_heads(k_heads)
     proposal = policy
-    if config.mppi_rounds:
+    if config.mppi.rounds:
 
         def better(key: PRNGKeyArray, roots: Any) -> Gaussian:
             latent, policy, context, discount = _on_devices(roots, sharding)
@@ -212,10 +212,10 @@ def start(
         k_mppi = jax.random.fold_in(k_actions, 1)
         proposal = _in_parts(better, k_mppi, (latent, policy, context, discount))
     root = root_candidates(k_actions, proposal, config)
-    if config.refined_actions:
-        last = root.actions[:, -config.refined_actions :]
-        climbed = refined(model.q, latent, context, policy, last, config.refine_step)
-        root = root._replace(actions=root.actions.at[:, -config.refined_actions :].set(climbed))
+    if config.refine.actions:
+        last = root.actions[:, -config.refine.actions :]
+        climbed = refined(model.q, latent, context, policy, last, config.refine.step)
+        root = root._replace(actions=root.actions.at[:, -config.refine.actions :].set(climbed))
     if warm_start is not None:
         slot = min(1, config.root_actions - 1)  # the first may be the policy's mean
         second = jnp.where(jnp.isnan(warm_start), root.actions[:, slot], warm_start)
