@@ -40,7 +40,7 @@ def _step_humanoids(simulators: Sequence[Simulator], threads: int) -> Stepper:
 
 def _humanoid_score(name: str) -> Score:
     bar = catalog.success_bar(name)
-    return Score(zero=catalog.random_return(name), one=bar, bar=bar)
+    return Score(zero=catalog.RANDOM_RETURNS[name], one=bar, bar=bar)
 
 
 HUMANOID_BENCH = Source(

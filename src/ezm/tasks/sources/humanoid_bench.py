@@ -40,7 +40,7 @@ class HumanoidBenchSimulator:
         self.environment = Environment(name, seed, protocol, meshes)
         self._alone = HumanoidBenchStepper([self])
         layout = self.environment.layout
-        self.embodiment = catalog.parse(name).robot
+        self.embodiment = catalog.parse(name)[0]
         self.action_size = layout.action_size
         self.observation_size = layout.observation_size
         self.step_seconds = PHYSICS_STEPS * float(layout.model.opt.timestep)
