@@ -222,8 +222,8 @@ def hooks() -> Any:
         ),
         (
             "a.md",
-            "[x](../src/ezm/tasks/sources/factory.py)",
-            "[x](api/tasks-sources.md#ezm.tasks.sources.factory)",
+            "[x](../src/ezm/tasks/sources/gymnasium.py)",
+            "[x](api/tasks-sources.md#ezm.tasks.sources.gymnasium)",
         ),
         ("a.md", "[x](../src/ezm/control.py)", "[x](api/control.md#ezm.control)"),
     ],
@@ -278,7 +278,7 @@ def test_every_module_has_a_place_in_the_reference(hooks: Any) -> None:
         if path.suffix == ".py" or (path / "__init__.py").exists():
             assert path.stem in known | {"__init__"} or path.stem in hooks.API, path.name
     named = "\n".join(hooks._reference(name) for name in hooks.API)
-    assert "::: ezm.agent.planning.search\n" in named and "::: ezm.tasks.sources.factory" in named
+    assert "::: ezm.agent.planning.search\n" in named and "::: ezm.tasks.sources.gymnasium" in named
 
 
 # -- pictures ----------------------------------------------------------------------------------
