@@ -80,9 +80,12 @@ class ParallelTasks:
             task_ids = np.tile(np.arange(suite.num_tasks), copies)
         self.suite = suite
         self.task_ids = np.asarray(task_ids, np.int32)
-        if isinstance(seed, int):
-            seed = np.random.SeedSequence(seed).generate_state(len(self.task_ids)).tolist()
-        self.tasks = _made(suite, self.task_ids.tolist(), [int(own) for own in seed])
+        seeds: Sequence[int] = (
+            np.random.SeedSequence(seed).generate_state(len(self.task_ids)).tolist()
+            if isinstance(seed, int)
+            else seed
+        )
+        self.tasks = _made(suite, self.task_ids.tolist(), [int(own) for own in seeds])
         count = len(self.tasks)
         self.observation = np.zeros((count, suite.observation_size), np.float32)
         """(E, O) float32: the observation to act on next."""

@@ -104,7 +104,8 @@ class Renderer:
         mujoco.mjv_updateScene(self._model, data, option, None, camera, everything, self._scene)
         if goal is not None:
             ball = self._scene.geoms[self._scene.ngeom]
-            sphere, colour = mujoco.mjtGeom.mjGEOM_SPHERE, np.float32([0.85, 0.3, 0.1, 0.8])
+            colour = np.array([0.85, 0.3, 0.1, 0.8], np.float32)
+            sphere = mujoco.mjtGeom.mjGEOM_SPHERE
             mujoco.mjv_initGeom(ball, sphere, np.full(3, 0.05), goal, np.eye(3).ravel(), colour)
             self._scene.ngeom += 1
         add_traces(self._scene, traces, self._scene.camera[0].pos)

@@ -44,7 +44,7 @@ def pack_all(tasks: Sequence[Task]) -> dict[str, np.ndarray]:
     packed = [pack(task) for task in tasks]
     return {
         "tasks": _names(tasks),
-        "checksums": np.array([zlib.crc32(each) for each in packed], np.uint32),
+        "checksums": np.array([zlib.crc32(each.tobytes()) for each in packed], np.uint32),
         **{f"environment_{index}": each for index, each in enumerate(packed)},
     }
 

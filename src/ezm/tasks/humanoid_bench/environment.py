@@ -33,10 +33,9 @@ class Layout:
     """
 
     def __init__(self, name: str, meshes: Path | None = None) -> None:
-        robot, task = catalog.parse(name)
-        self.task = task
-        self.model = compiled = model(robot, task, meshes)
-        self.is_reach, self.balances = task == "reach", task.startswith("balance")
+        robot, self.task = catalog.parse(name)
+        self.model = compiled = model(robot, self.task, meshes)
+        self.is_reach, self.balances = self.task == "reach", self.task.startswith("balance")
         self.action_size = compiled.nu
         self.observation_size = compiled.nq + compiled.nv + (6 if self.is_reach else 0)
         low, high = compiled.actuator_ctrlrange.astype(np.float32).T

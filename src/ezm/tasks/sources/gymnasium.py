@@ -66,12 +66,7 @@ class GymnasiumSimulator(Simulator):
         self.action_size = self._actions.low.size
         self.observation_size = _observation_size(name, self.environment.observation_space)
         self.episode_limit = _whole(name, episode_limit(self.environment))
-        kind = type(self.environment.unwrapped)
-        self.embodiment = (
-            _declared_embodiment(name, self.environment)
-            or embodiment
-            or f"{kind.__module__}.{kind.__qualname__}"
-        )
+        self.embodiment = _embodiment(name, self.environment, embodiment)
         self.reward_range = _reward_range(name, self.environment)
         self.neutral_action = _neutral_action(name, self.environment, self._actions)
 
@@ -96,7 +91,7 @@ class GymnasiumSimulator(Simulator):
         return RawStep(observation, total, terminated, truncated)
 
     @functools.cached_property
-    def can_restore(self) -> bool:
+    def can_restore(self) -> bool:  # type: ignore[override]
         return is_exact(self._build)
 
     def snapshot(self) -> object:
@@ -111,7 +106,7 @@ class GymnasiumSimulator(Simulator):
         return shared(self.environment)
 
     @functools.cached_property
-    def step_seconds(self) -> float:
+    def step_seconds(self) -> float:  # type: ignore[override]
         """The environment's ``dt``, else the inverse of its ``render_fps``, else 1/30 s."""
         with contextlib.suppress(AttributeError, TypeError, ValueError):
             if 0 < (seconds := float(self.environment.get_wrapper_attr("dt"))) < math.inf:
@@ -362,14 +357,15 @@ def _single(what: str, value: Any) -> float:
     return number.item()
 
 
-def _declared_embodiment(name: str, environment: gymnasium.Env) -> str | None:
-    """Returns the environment's ``embodiment`` attribute, or None without one.
+def _embodiment(name: str, environment: gymnasium.Env, default: str | None) -> str:
+    """Returns the environment's ``embodiment`` attribute, else the default, else module and class without wrappers.
 
     Raises:
         UserError: it is no name.
     """
     if not environment.has_wrapper_attr("embodiment"):
-        return None
+        kind = type(environment.unwrapped)
+        return default or f"{kind.__module__}.{kind.__qualname__}"
     declared = environment.get_wrapper_attr("embodiment")
     if not isinstance(declared, str) or not declared:
         raise UserError(
