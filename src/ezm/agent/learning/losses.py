@@ -39,16 +39,8 @@ class Targets(NamedTuple):
     """The searches made for this batch, (N, ...), for the replay to store."""
 
 
-_AXES: dict[str, Any] = {
-    "value": 1,
-    "policy": 1,
-    "peak": 1,
-    "searched": 1,
-    "latent": 1,
-    "q": 1,
-    "q_spread": WHOLE,
-    "reanalysed": WHOLE,
-}
+_AXES: dict[str, Any] = dict.fromkeys(Targets._fields, 1)
+_AXES |= {"q_spread": WHOLE, "reanalysed": WHOLE}
 TARGET_AXIS = Targets(**_AXES)
 """The batch axis of each field's arrays, or :data:`ezm.agent.batch.WHOLE` if they have none."""
 
@@ -191,7 +183,7 @@ def unrolled_loss(
     unroll, weight, weights = config.unroll, batch.weight, config.weights
     mask = masks(batch, unroll)
     decides = mask.state > 0
-    everywhere = jax.tree.map(lambda x: jnp.broadcast_to(x, (unroll + 1, *x.shape)), context)
+    everywhere = context.repeated(unroll + 1)
     leaving = everywhere[:unroll]
     code = model.code(batch.action[:unroll], leaving)
     latents = [model.represent(observation[0], context)]
