@@ -97,7 +97,7 @@ def mctx_search(
 
 
 mctx_plan = partial(plan, search=mctx_search)
-"""Computes :func:`ezm.agent.planning.plan` by mctx, from the same candidates."""
+"""Computes :func:`ezm.agent.planning.plan` by mctx, from the same candidates and in the same parts of a batch."""
 
 
 class MctxPolicy(SearchPolicy):

@@ -103,7 +103,7 @@ class Actor:
         observation: Array,
         task: Array,
     ) -> Any:
-        """Returns the result of :meth:`act`, or of :meth:`explore` where the mode is "explore" or "sample"."""
+        """Returns the mode's actions, with their searches where the mode is "explore"."""
         key = jax.random.fold_in(key, step)
         if mode == "sample":
             return self._policy.sample(key, parameters, observation, task)
