@@ -1,10 +1,6 @@
 """The configuration: every option with its type, its bounds and its description."""
 
 from ezm.config.schema import (
-    FRACTION,
-    NOT_NEGATIVE,
-    POSITIVE,
-    Bound,
     LossConfig,
     ModelConfig,
     OptimizerConfig,
@@ -17,10 +13,6 @@ from ezm.config.schema import (
 )
 
 __all__ = [
-    "FRACTION",
-    "NOT_NEGATIVE",
-    "POSITIVE",
-    "Bound",
     "LossConfig",
     "ModelConfig",
     "OptimizerConfig",

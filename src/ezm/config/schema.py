@@ -228,12 +228,10 @@ class LossConfig:
             "consistency": self.consistency_weight,
             "path": self.path_weight,
             "entropy": -self.entropy_weight,
+            "q": self.q_weight,
+            "actor": self.actor_weight,
         }
-        if self.q_weight:
-            weights["q"] = self.q_weight
-        if self.actor_weight:
-            weights["actor"] = self.actor_weight
-        return weights
+        return {name: each for name, each in weights.items() if each or name not in ("q", "actor")}
 
     def reanalysed(self, batch_size: int) -> int:
         """Returns how many states of a batch are reanalysed."""
