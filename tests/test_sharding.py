@@ -110,7 +110,7 @@ def assert_in_parts(pipeline: Pipeline, devices: int) -> None:
         expected = list(x.shape)
         expected[axis] //= devices
         assert all(list(shard.data.shape) == expected for shard in shards)
-    for x in pipeline._leaves:
+    for x in [*pipeline._optimizer, *pipeline._rest]:
         assert [shard.data.shape for shard in x.addressable_shards] == [x.shape] * devices
     assert all(x.devices() == {jax.devices()[0]} for x in jax.tree.leaves(pipeline.state))
 
