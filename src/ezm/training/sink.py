@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,10 @@ class ReplaySink:
             for name in (*fields_of("transition"), "next_observation")
         }
         for e, task in enumerate(experience.task.tolist()):
-            ends = {"terminated": bool(step.terminated[e]), "truncated": bool(step.truncated[e])}
+            ends: Any = {
+                "terminated": bool(step.terminated[e]),
+                "truncated": bool(step.truncated[e]),
+            }
             replay.add(task, **ends, **{name: values[e] for name, values in stored.items()})
             statistics.add(task, step.next_observation[e])
             if statistics.returns is not None:

@@ -42,6 +42,9 @@ _LOG_EVERY = 50  # steps per task between two rows of losses
 class Trainer:
     """One run: its agent, replay, environments and counters. The caller has locked the folder ``run``."""
 
+    _collector: Collector
+    _sink: ReplaySink
+
     def __init__(
         self,
         config: TrainConfig,
