@@ -25,9 +25,8 @@ from ezm.tasks.rendering import tracked_body
 from ezm.tasks.simulator import Undrawable
 from ezm.tasks.watchdog import Watchdog
 from ezm.watching import films
-from ezm.watching.films import Film, film, film_all, film_path
+from ezm.watching.films import Film, Pictures, film, film_all, film_path
 from ezm.watching.panel import HEIGHT, panel
-from ezm.watching.pictures import Pictures
 from ezm.watching.play import Episode, Play, colour, ranks
 
 # One agent for three tasks: of MuJoCo, with pictures of its own, and without any.
