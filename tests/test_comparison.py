@@ -14,7 +14,7 @@ import pytest
 
 import ezm.cli
 from benchmarks.report import invent
-from ezm.cli.run_options import config_of, parse_run
+from ezm.cli.options import config_of, parse_run
 from ezm.cli.train import Train
 from ezm.config import TrainConfig, from_dict, to_dict
 from ezm.config.presets import defaults

@@ -66,7 +66,7 @@ def commands(page: Path) -> list[list[str]]:
 
 def examples(command: str) -> list[list[str]]:
     """The examples of a command's help; what stands behind two spaces explains them."""
-    text = (inspect.getdoc(ezm.cli.COMMANDS[command].options) or "").partition("Examples:")[2]
+    text = (inspect.getdoc(ezm.cli.COMMANDS[command]) or "").partition("Examples:")[2]
     lines = [re.split(r"\s{2,}", line.strip())[0] for line in text.splitlines()]
     return [typed(line) for line in lines if "ezm " in line]
 

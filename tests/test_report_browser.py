@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ezm.cli.train import demo
+from ezm.cli.train import Demo
 from ezm.report.report import write_report
 
 CHROMIUM = next(
@@ -162,5 +162,5 @@ def test_the_axis_is_switched_without_scripts(trained: Path, browser: Any) -> No
 
 @pytest.mark.slow
 def test_the_report_of_the_demo(tmp_path: Path, browser: Any) -> None:
-    assert demo(["--out", str(tmp_path / "run")]) == 0
+    assert not Demo(out=tmp_path / "run")()
     check(browser, tmp_path / "run" / "report.html", films=4)
