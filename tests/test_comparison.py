@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.collections import Collection
+from matplotlib.colors import to_rgb
 
 import ezm.cli
 from benchmarks.report import invent
@@ -18,11 +20,10 @@ from ezm.cli.run_options import config_of, parse_run
 from ezm.cli.train import Train
 from ezm.config import TrainConfig, from_dict, to_dict
 from ezm.config.presets import defaults
-from ezm.report.command import train_command
-from ezm.report.curves import learning_curves
+from ezm.report.figures import learning_curves, seed_curve
 from ezm.report.record import Record
 from ezm.report.report import write_report
-from ezm.report.variants import group, seed_curve
+from ezm.report.variants import group, train_command
 from ezm.runs.folder import RunFolder
 from ezm.runs.metrics import MetricsLogger
 
@@ -58,6 +59,13 @@ def cells(page: str, first: str) -> list[str]:
     row = re.search(rf"<tr[^>]*><td>{first}</td>(.*?)</tr>", page)
     assert row is not None
     return re.findall(r"<td[^>]*>(.*?)</td>", row.group(1))
+
+
+def ends(band: Collection, x: float) -> tuple[float, float]:
+    """The lower and the upper end of a drawn band."""
+    corners = band.get_paths()[0].vertices
+    heights = corners[np.isclose(corners[:, 0], x), 1]
+    return heights.min(), heights.max()
 
 
 def error(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -140,12 +148,15 @@ def test_curves_have_a_band_for_each_variant_of_several_seeds(tmp_path: Path) ->
     paths.append(run(tmp_path / "b", loss=replace(cpu.loss, unroll=2)))
     variants = group([Record.read(path) for path in paths])
     balance, _ = learning_curves(variants, CARTPOLE, "seconds", {})
-    assert balance.x_label == "wall clock, minutes"
+    assert balance.get_xlabel() == "wall clock, minutes"
     several, alone = balance.lines
-    assert several.label == "unroll=3" and alone.band is None and several.band is not None
-    np.testing.assert_allclose(several.x, [100 / 60, 200 / 60])
-    np.testing.assert_allclose(several.y, [50, 100])
-    np.testing.assert_allclose(several.band, [[0, 0], [100, 200]])
+    (band,) = balance.collections
+    assert several.get_label() == "unroll=3" and len(alone.get_xydata()) == 2
+    assert tuple(band.get_facecolor()[0])[:3] == to_rgb(several.get_color())
+    np.testing.assert_allclose(several.get_xdata(), [100 / 60, 200 / 60])
+    np.testing.assert_allclose(several.get_ydata(), [50, 100])
+    np.testing.assert_allclose(ends(band, 100 / 60), [0, 100])
+    np.testing.assert_allclose(ends(band, 200 / 60), [0, 200])
 
 
 # -- the page ----------------------------------------------------------------------------------

@@ -338,7 +338,7 @@ def test_no_two_tasks_share_a_film(tmp_path: Path) -> None:
     assert {path.parent for path in paths} == {tmp_path} and len(set(paths)) == len(names)
     for path in paths:
         path.write_bytes(b"film")
-    assert list(parts.films(tmp_path, names).films or ()) == names
+    assert list(parts.films(tmp_path, names)) == names
 
 
 @pytest.mark.parametrize("folder", ["exp:1", "http:", "-y", "a%d b"])
