@@ -26,7 +26,7 @@ from benchmarks.command import Flag, command, show
 from ezm.acting.actor import Actor
 from ezm.acting.evaluate import derived_seed, episodes
 from ezm.acting.load import load_agent
-from ezm.config import PlannerConfig
+from ezm.config import MppiConfig, PlannerConfig
 from ezm.runs.folder import RunFolder
 from ezm.statistics.intervals import mean_interval
 
@@ -59,7 +59,7 @@ def ways(planner: PlannerConfig, leaf_rollouts: Sequence[int]) -> dict[str, Any]
         "search, mean among": replace(training, include_mean=True),
         "search, 64 candidates": replace(training, root_actions=64, simulations=64),
         "MPPI 3 x 64, search near": replace(
-            near, mppi_rounds=3, mppi_samples=64, include_mean=True, leaf_rollout=1
+            near, mppi=MppiConfig(rounds=3, samples=64), include_mean=True, leaf_rollout=1
         ),
     }
     for steps in leaf_rollouts:

@@ -5,6 +5,7 @@ It is the oracle of the library's own search. Tests compare the results, and ben
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,12 +14,10 @@ import mctx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ezm.agent.learning import Learner
-from ezm.agent.planning import Plan
+from ezm.agent.planning import plan
 from ezm.agent.planning.candidates import NO_ACTION, Candidates, exists
-from ezm.agent.planning.planner import latent_model, start
 from ezm.agent.planning.search import LatentModel, QTransform, SearchResult, complete_q, sigma
 from ezm.agent.search_policy import SearchPolicy
-from ezm.agent.world_model import Context, WorldModel
 from ezm.config import PlannerConfig
 
 
@@ -97,20 +96,8 @@ def mctx_search(
     )
 
 
-def mctx_plan(
-    key: PRNGKeyArray,
-    model: WorldModel,
-    latent: Float[Array, "batch latent"],
-    context: Context,
-    discount: Float[Array, " batch"],
-    config: PlannerConfig,
-    **options: Any,
-) -> Plan:
-    """Computes :func:`ezm.agent.planning.plan` by mctx, from the same candidates and with the same ``options``."""
-    begun = start(key, model, latent, context, discount, config, **options)
-    inside = latent_model(begun.inside, context, discount, config)
-    found = mctx_search(begun.key, inside, latent, begun.candidates, begun.value, config)
-    return Plan(found, begun.policy, begun.value)
+mctx_plan = partial(plan, search=mctx_search)
+"""Computes :func:`ezm.agent.planning.plan` by mctx, from the same candidates and in the same parts of a batch."""
 
 
 class MctxPolicy(SearchPolicy):

@@ -29,7 +29,6 @@ from benchmarks.command import Flag, command, show
 from ezm.errors import UserError
 from ezm.tasks.humanoid_bench.environment import Environment
 from ezm.tasks.humanoid_bench.models import PHYSICS_STEPS
-from ezm.tasks.humanoid_bench.readings import Readings
 from ezm.tasks.humanoid_bench.rewards import REWARDS, Outcome, Record
 
 
@@ -166,7 +165,7 @@ FLAGS = {
 
 def derive(environment: Environment, states: States) -> Record:
     """Returns the quantities that our model derives from recorded states. Fresh quantities are from after the step."""
-    readings = Readings(environment.layout, len(states.qpos))
+    record = environment.record(len(states.qpos))
     recorded = states.recorded
     for row in range(len(states.qpos)):
         if "goal" in recorded:
@@ -175,9 +174,9 @@ def derive(environment: Environment, states: States) -> Record:
             environment.stage = int(recorded["maze_stage_before"][row])
         _put(environment, states.qpos[row], states.qvel[row], states.control[row])
         mujoco.mj_forward(environment.model, environment.data)
-        readings.read(row, environment)
+        environment.read(record, row)
     return dataclasses.replace(
-        readings.record,
+        record,
         root_position=states.fresh_qpos[:, :3],
         robot_velocity=states.fresh_qvel[:, : environment.layout.robot_velocities],
     )

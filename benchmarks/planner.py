@@ -35,7 +35,6 @@ from benchmarks.command import Flag, command
 from benchmarks.mctx_search import mctx_plan
 from ezm.agent.planning import Plan, plan, rounds
 from ezm.agent.world_model import Context, Support, WorldModel
-from ezm.agent.world_model.inference import for_one_robot
 from ezm.agent.world_model.layers import Precision
 from ezm.agent.world_model.precision import with_weights
 from ezm.config import ModelConfig, PlannerConfig
@@ -124,7 +123,7 @@ def programs(case: Case) -> dict[str, Callable[[], Any]]:
     latent = jax.random.normal(jax.random.key(1), (batch, model.config.latent_size))
     key = jax.random.key(2)
     if batch == 1:
-        model = for_one_robot(model, key)
+        model = model.for_one_robot(key)
     cast = model if precision == "float32" else with_weights(model, precision)
 
     def search(

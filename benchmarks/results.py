@@ -19,7 +19,7 @@ from rich import box
 from rich.table import Table
 
 from ezm.errors import UserError
-from ezm.statistics.intervals import area_under_curve, format_return
+from ezm.statistics.intervals import format_return
 
 Row = TypedDict(
     "Row",
@@ -47,6 +47,39 @@ default) and paper.
 
 RANDOM = "random"
 """The method with one row, at 0 steps, per task and seed. If it is recorded, all curves start there."""
+
+
+def area_under_curve(
+    steps: Sequence[float] | np.ndarray,
+    values: Sequence[float] | np.ndarray,
+    low: float | None = None,
+    high: float | None = None,
+) -> float:
+    """Returns the mean height of a learning curve over its steps.
+
+    AUC = 1 / (b - a) * integral from a to b of R(s) ds, where R joins the points (steps[i], values[i]) by straight
+    lines. This is the trapezoid rule divided by the range. The result has the unit of a return, and curves with
+    different numbers of points can be compared.
+
+    Args:
+        steps: (n,) strictly increasing, n >= 2.
+        values: (n,) the return at each step.
+        low: a. Default: the first step. Give both ends to compare curves with different ends.
+        high: b. Default: the last step.
+
+    Raises:
+        ValueError: the points are too few or out of order, or do not cover the range.
+    """
+    x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
+    if x.ndim != 1 or x.shape != y.shape or x.size < 2 or not np.all(np.diff(x) > 0):
+        raise ValueError("a curve is two or more points with strictly increasing steps")
+    a = x[0] if low is None else float(low)
+    b = x[-1] if high is None else float(high)
+    if not x[0] <= a < b <= x[-1]:
+        raise ValueError(f"the range {a:g} to {b:g} is not within {x[0]:g} to {x[-1]:g}")
+    inside = (x > a) & (x < b)
+    grid = np.concatenate([[a], x[inside], [b]])
+    return float(np.trapezoid(np.interp(grid, x, y), grid) / (b - a))
 
 
 class CurveKey(NamedTuple):

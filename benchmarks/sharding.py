@@ -30,7 +30,7 @@ from ezm.config.presets import defaults
 from ezm.config.validation import check
 from ezm.errors import UserError
 from ezm.experience import Replay
-from ezm.training.pipeline import functions, programs
+from ezm.training.pipeline import programs
 
 SUITE = "cartpole"
 FILLED = 500
@@ -87,7 +87,7 @@ def row(devices: int, repeats: int) -> Row:
     batch, _ = replay.sample(rng, size, loss.reanalysed(size))
     state, normalizer = agent.state, agent.statistics.normalizer()
     where = layout(devices) if devices > 1 else None
-    make_targets = programs(*functions(agent.learner, state), where)[0]
+    make_targets = programs(agent.learner, state, where)[0]
     update = jax.jit(agent.learner.update)
     if where is not None:
         state, normalizer = jax.device_put((state, normalizer), where.whole)

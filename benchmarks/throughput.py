@@ -126,12 +126,10 @@ def _ours(config: TrainConfig, suite: Suite) -> Engine:
     def step(
         normalizer: Normalizer, observation: np.ndarray, task: np.ndarray, updates: int
     ) -> np.ndarray:
-        state = pipeline.state
+        state = pipeline.acting
         parameters = ActingParameters(state.model, normalizer, state.q_range, state.updates)
         action, searches = actor.explore(parameters, observation, task)
         if updates:
-            if not pipeline.compiled:
-                pipeline.compile(normalizer, updates)
             pipeline.step(normalizer, updates)
         assert searches is not None  # both presets act with the search
         replay.store(task, replay.rows[task] - 1, searches, pipeline.updates)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from benchmarks.keep import keep_agent
 from ezm.acting.actor import behaviour_task
 from ezm.acting.load import load_agent
-from ezm.config import PlannerConfig
+from ezm.config import MveConfig, PlannerConfig
 from ezm.config.presets import PRESETS
 from ezm.runs.folder import RunFolder
 from ezm.training import session
@@ -77,7 +77,7 @@ def trained(tmp_path: Path, **changes: Any) -> Kept:
         planner=replace(
             cpu.planner, simulations=2, root_actions=2, policy_actions=1, leaf_rollout=0
         ),
-        loss=replace(cpu.loss, reanalyze_ratio=0.0, mve_weight=0.0),
+        loss=replace(cpu.loss, reanalyze_ratio=0.0, mve=MveConfig()),
         optimizer=replace(cpu.optimizer, batch_size=4),
         **changes,
     )

@@ -30,7 +30,7 @@ TINY = """
     --random-steps 30 --evaluate-every 1000 --evaluation-episodes 1 --final-episodes 1
     --planner.simulations 4 --planner.root-actions 4 --planner.policy-actions 2
     --model.latent-size 16 --optimizer.batch-size 8 --loss.unroll 2 --loss.n-step 2
-    --planner.leaf-rollout 0 --loss.no-path-consistency --updates-per-step 1
+    --planner.leaf-rollout 0 --loss.path-weight 0 --updates-per-step 1
 """
 
 
@@ -167,12 +167,29 @@ def test_with_a_gpu_the_default_is_the_paper_preset(
 
 
 @pytest.mark.parametrize(
+    "command", ["eval run", "watch run", "train --resume run", "train cartpole"]
+)
+def test_jax_is_imported_after_its_settings(tmp_path: Path, command: str) -> None:
+    """Otherwise JAX would read neither the device nor the folder of compiled programs."""
+    RunFolder.create(tmp_path / "run", to_dict(defaults("cpu", "cartpole")))
+    program = """
+import sys
+from ezm import platform
+platform.prepare_jax = lambda device: sys.exit(9 if "jax" in sys.modules else 5)
+from ezm.cli import main
+main(sys.argv[1:])
+"""
+    done = subprocess.run([sys.executable, "-c", program, *command.split()], cwd=tmp_path)
+    assert done.returncode == 5
+
+
+@pytest.mark.parametrize(
     ("option", "part", "expected"),
     [
         ("--model.no-task-embedding", "model", {"task_embedding": False}),
         ("--replay.no-per-task", "replay", {"per_task": False}),
-        ("--loss.consistency off", "loss", {"consistency": "off"}),
-        ("--loss.no-path-consistency", "loss", {"path_consistency": False}),
+        ("--loss.consistency-weight 0", "loss", {"consistency_weight": 0.0}),
+        ("--loss.path-weight 0", "loss", {"path_weight": 0.0}),
         ("--loss.value-target mixed", "loss", {"value_target": "mixed"}),
         ("--loss.value-target search", "loss", {"value_target": "search"}),
     ],
@@ -234,47 +251,47 @@ def test_tasks_lists_suites(capsys: pytest.CaptureFixture[str]) -> None:
         ("train cartpole --acting sample", "'sample' for argument '--acting'"),
         (
             "train cartpole --model.q-heads 2",
-            "--model.q-heads 2: and --loss.q-weight need each other",
+            "--model.q-heads 2: and --loss.q.weight need each other",
         ),
         (
-            "train cartpole --loss.q-weight 1",
-            "--model.q-heads 0: and --loss.q-weight need each other",
+            "train cartpole --loss.q.weight 1",
+            "--model.q-heads 0: and --loss.q.weight need each other",
         ),
-        ("train cartpole --loss.q-weight -1", "--loss.q-weight -1.0: must not be negative"),
+        ("train cartpole --loss.q.weight -1", "--loss.q.weight -1.0: must not be negative"),
         (
-            "train cartpole --loss.actor-weight 1",
-            "--loss.actor-weight 1.0: needs Q: add --model.q-heads",
+            "train cartpole --loss.actor.weight 1",
+            "--loss.actor.weight 1.0: needs Q: add --model.q-heads",
         ),
-        ("train cartpole --planner.refined-actions 2", "--planner.refined-actions 2: needs Q"),
-        ("train cartpole --planner.refined-actions 17", "must be at most root-actions = 16"),
+        ("train cartpole --planner.refine.actions 2", "--planner.refine.actions 2: needs Q"),
+        ("train cartpole --planner.refine.actions 17", "must be at most root-actions = 16"),
         (
-            "train cartpole --planner.mppi-rounds -1",
-            "--planner.mppi-rounds -1: must not be negative",
+            "train cartpole --planner.mppi.rounds -1",
+            "--planner.mppi.rounds -1: must not be negative",
         ),
-        ("train cartpole --planner.mppi-samples 1", "--planner.mppi-samples 1: must be at least 2"),
+        ("train cartpole --planner.mppi.samples 1", "--planner.mppi.samples 1: must be at least 2"),
         (
-            "train cartpole --planner.mppi-temperature inf",
-            "--planner.mppi-temperature inf: must be finite",
-        ),
-        (
-            "train cartpole --planner.mppi-least-std 0",
-            "--planner.mppi-least-std 0.0: must be greater than 0",
+            "train cartpole --planner.mppi.temperature inf",
+            "--planner.mppi.temperature inf: must be finite",
         ),
         (
-            "train cartpole --planner.mppi-rounds 2 --loss.policy-target prior",
-            "--planner.mppi-rounds 2: does not go with --loss.policy-target prior",
+            "train cartpole --planner.mppi.least-std 0",
+            "--planner.mppi.least-std 0.0: must be greater than 0",
         ),
         (
-            "train cartpole --planner.refine-step 0",
-            "--planner.refine-step 0.0: must be greater than 0",
+            "train cartpole --planner.mppi.rounds 2 --loss.policy-target prior",
+            "--planner.mppi.rounds 2: does not go with --loss.policy-target prior",
         ),
         (
-            "train cartpole --loss.target-spread 0.1",
-            "--loss.target-spread 0.1: needs the policy gradient",
+            "train cartpole --planner.refine.step 0",
+            "--planner.refine.step 0.0: must be greater than 0",
         ),
         (
-            "train cartpole --loss.q-n-step 6",
-            "--loss.q-n-step 6: must lie between 1 and n-step = 5",
+            "train cartpole --loss.actor.target-spread 0.1",
+            "--loss.actor.target-spread 0.1: needs the policy gradient",
+        ),
+        (
+            "train cartpole --loss.q.n-step 6",
+            "--loss.q.n-step 6: must lie between 1 and n-step = 5",
         ),
         ("train cartpole --model.initial-log-std 3", "must lie between the bounds -2.0 and 0.5"),
         ("train cartpole --model.critic-size 0", "--model.critic-size 0: must be greater than 0"),

@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.collections import Collection
+from matplotlib.colors import to_rgb
 
 import ezm.cli
 from benchmarks.report import invent
-from ezm.cli.run_options import config_of, parse_run
+from ezm.cli.options import config_of, parse_run
 from ezm.cli.train import Train
 from ezm.config import TrainConfig, from_dict, to_dict
 from ezm.config.presets import defaults
-from ezm.report.command import train_command
-from ezm.report.curves import learning_curves
+from ezm.report.figures import learning_curves, seed_curve
 from ezm.report.record import Record
 from ezm.report.report import write_report
-from ezm.report.variants import group, seed_curve
+from ezm.report.variants import group, train_command
 from ezm.runs.folder import RunFolder
 from ezm.runs.metrics import MetricsLogger
 
@@ -58,6 +59,13 @@ def cells(page: str, first: str) -> list[str]:
     row = re.search(rf"<tr[^>]*><td>{first}</td>(.*?)</tr>", page)
     assert row is not None
     return re.findall(r"<td[^>]*>(.*?)</td>", row.group(1))
+
+
+def ends(band: Collection, x: float) -> tuple[float, float]:
+    """The lower and the upper end of a drawn band."""
+    corners = band.get_paths()[0].vertices
+    heights = corners[np.isclose(corners[:, 0], x), 1]
+    return heights.min(), heights.max()
 
 
 def error(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -140,12 +148,15 @@ def test_curves_have_a_band_for_each_variant_of_several_seeds(tmp_path: Path) ->
     paths.append(run(tmp_path / "b", loss=replace(cpu.loss, unroll=2)))
     variants = group([Record.read(path) for path in paths])
     balance, _ = learning_curves(variants, CARTPOLE, "seconds", {})
-    assert balance.x_label == "wall clock, minutes"
+    assert balance.get_xlabel() == "wall clock, minutes"
     several, alone = balance.lines
-    assert several.label == "unroll=3" and alone.band is None and several.band is not None
-    np.testing.assert_allclose(several.x, [100 / 60, 200 / 60])
-    np.testing.assert_allclose(several.y, [50, 100])
-    np.testing.assert_allclose(several.band, [[0, 0], [100, 200]])
+    (band,) = balance.collections
+    assert several.get_label() == "unroll=3" and len(alone.get_xydata()) == 2
+    assert tuple(band.get_facecolor()[0])[:3] == to_rgb(several.get_color())
+    np.testing.assert_allclose(several.get_xdata(), [100 / 60, 200 / 60])
+    np.testing.assert_allclose(several.get_ydata(), [50, 100])
+    np.testing.assert_allclose(ends(band, 100 / 60), [0, 100])
+    np.testing.assert_allclose(ends(band, 200 / 60), [0, 200])
 
 
 # -- the page ----------------------------------------------------------------------------------
@@ -158,7 +169,7 @@ def test_a_page_compares_variants(
     cpu = defaults("cpu", "cartpole")
     for seed, value in enumerate((900.0, 1000.0)):
         run(tmp_path / f"a{seed}", seed, returns={"cartpole-balance": value})
-    run(tmp_path / "b", loss=replace(cpu.loss, consistency="off"))
+    run(tmp_path / "b", loss=replace(cpu.loss, consistency_weight=0.0))
     assert ezm.cli.main(["report", "a0", "a1", "b", "b"]) == 0
     assert capsys.readouterr().out == "comparison.html\n"
     page = Path("comparison.html").read_text()
@@ -166,12 +177,12 @@ def test_a_page_compares_variants(
     assert cells(page, "cartpole-balance") == ["10", "950 ± 635", "500"]
     assert cells(page, "cartpole-swingup") == ["10", "500 ± 0", "500"]
     assert cells(page, "seeds") == ["", "2", "1"]
-    assert cells(page, "loss.consistency") == [str(cpu.loss.consistency), "off"]
+    assert cells(page, "loss.consistency-weight") == ["20", "0"]
     # Scores: 0.9, 1.0, 0.5, 0.5; their mean and that of the middle half.
-    name = f"consistency={cpu.loss.consistency}"
+    name = "consistency-weight=20"
     assert cells(page, name)[0] == "2 × 2"
     assert [cell.split()[0] for cell in cells(page, name)[1:]] == ["0.700", "0.725"]
-    assert cells(page, "consistency=off") == ["1 × 2", "0.500", "0.500"]
+    assert cells(page, "consistency-weight=0") == ["1 × 2", "0.500", "0.500"]
     assert cells(page, "a1")[:3] == [name, "1", "100"]
     assert page.count("ezm train cartpole") == 3
     links = re.findall(r"""(?:src|href)=["']([^"']*)|url\(([^)]*)\)""", page)
@@ -246,8 +257,8 @@ def test_pages_of_long_runs_stay_small(tmp_path: Path) -> None:
         ["cartpole"],
         ["walker", "--seed", "3", "--steps", "777"],
         ["h1-stand,h1-walk", "--protocol", "paper"],
-        ["cartpole", "--model.no-task-embedding", "--loss.consistency", "off"],
-        ["cartpole", "--model.value-range", "-5", "12.5", "--loss.no-path-consistency"],
+        ["cartpole", "--model.no-task-embedding", "--loss.consistency-weight", "0"],
+        ["cartpole", "--model.value-range", "-5", "12.5", "--loss.path-weight", "0"],
         ["dmc:walker-walk", "--preset", "paper", "--action-repeat", "2"],
     ],
 )

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from benchmarks import control
 from ezm.acting.actor import Actor
 from ezm.agent.agent import Agent, build
-from ezm.agent.world_model.inference import for_one_robot
 from ezm.agent.world_model.precision import with_weights
 from ezm.config import TrainConfig, to_dict
 from ezm.config.presets import PRESETS
@@ -188,7 +187,7 @@ def test_lower_precision_plans_nearly_the_same(agent: Agent) -> None:
 
 def test_for_one_robot_is_the_same_function(agent: Agent) -> None:
     model = noisy(agent).state.model
-    arranged = for_one_robot(model, jax.random.key(0))
+    arranged = model.for_one_robot(jax.random.key(0))
     context = model.context(jnp.array([0, 1]), agent.learner.suite.action_mask)
     latent = jax.random.normal(jax.random.key(3), (2, 8))
     expected, policy = model.predict(latent, context)

@@ -17,7 +17,7 @@ from ezm import platform
 from ezm.acting import conversion
 from ezm.acting.load import load_agent, suite_of
 from ezm.agent import Agent, build
-from ezm.config import to_dict
+from ezm.config import QConfig, to_dict
 from ezm.config.presets import defaults
 from ezm.errors import UserError
 from ezm.runs.checkpoints import Checkpoints
@@ -28,7 +28,7 @@ CONFIG = replace(
     CPU,
     suite="dmc:cartpole-swingup",
     model=replace(CPU.model, latent_size=8, task_embedding_size=4, q_heads=2),
-    loss=replace(CPU.loss, q_weight=0.5),
+    loss=replace(CPU.loss, q=QConfig(weight=0.5)),
     planner=replace(CPU.planner, simulations=2, root_actions=2, policy_actions=1, leaf_rollout=0),
     final_episodes=1,
 )
@@ -58,17 +58,24 @@ def save_with_orbax(path: Path, agent: Agent, replay: int) -> None:
         )
 
 
+def flat(options: dict[str, Any], group: str, names: dict[str, str]) -> None:
+    """Moves a group's options up, under the given names or the group's name and theirs."""
+    for name, value in options.pop(group).items():
+        options[names.get(name, f"{group}_{name}")] = value
+
+
 def older(config: dict[str, Any]) -> dict[str, Any]:
     """The options by their older names, and some that are gone."""
-    for new, old in (
-        ("mppi_rounds", "refinements"),
-        ("mppi_samples", "refinement_samples"),
-        ("mppi_temperature", "refinement_temperature"),
-        ("mppi_least_std", "refinement_least_std"),
-    ):
-        config["planner"][old] = config["planner"].pop(new)
+    mppi, mve = config["planner"].pop("mppi"), config["loss"].pop("mve")
+    config["planner"]["refinements"] = mppi.pop("rounds")
+    config["planner"] |= {f"refinement_{name}": value for name, value in mppi.items()}
     for new, old in (("weight", "share"), ("horizon", "steps"), ("after_updates",) * 2):
-        config["loss"][f"imagined_{old}"] = config["loss"].pop(f"mve_{new}")
+        config["loss"][f"imagined_{old}"] = mve[new]
+    flat(config["planner"], "refine", {"actions": "refined_actions", "step": "refine_step"})
+    flat(config["loss"], "mixed", {})
+    flat(config["loss"], "q", {})
+    flat(config["loss"], "actor", {"target_spread": "target_spread"})
+    config["loss"]["path_consistency"] = True
     config["borrowed_episodes"] = config.pop("cross_task_episodes")
     config["planner"] |= {"evaluation_actions": None, "backend": "ezm"}
     config["model"]["critic_norm"] = config["model"].pop("head_norm")
@@ -190,7 +197,7 @@ def test_a_run_without_a_checkpoint_keeps_its_options(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     assert conversion.convert(run) is None
     opened = RunFolder.open(run)
-    assert opened.config["planner"]["mppi_rounds"] == CONFIG.planner.mppi_rounds
+    assert opened.config["planner"]["mppi"]["rounds"] == CONFIG.planner.mppi.rounds
     assert opened.latest_checkpoint() is None
 
 
@@ -229,3 +236,20 @@ def test_an_option_that_is_gone_is_refused_only_where_acting_differs() -> None:
     with pytest.raises(UserError, match="model.critic_norm 'unit', which is gone"):
         conversion.renamed({"model": {"critic_norm": "unit"}})
     assert conversion.renamed({"borrowed_episodes": 0.3}) == {"cross_task_episodes": 0.3}
+
+
+def test_options_alone_are_converted_without_orbax(
+    tmp_path: Path, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Format 2 has today's checkpoints. Its two switches of a term become the term's weight."""
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+    run = RunFolder.create(tmp_path / "run", to_dict(CONFIG))
+    run.save_checkpoint(60, {"agent": agent.arrays()}, {"step": 60})
+    config = older(to_dict(CONFIG))
+    config["loss"] |= {"path_consistency": False, "consistency": "off"}
+    (run.path / "config.json").write_text(json.dumps({"format": 2, "config": config}))
+    assert conversion.convert(run.path) == 60
+    found, _ = load_agent(RunFolder.open(run.path))
+    loss = found.learner.config.loss
+    assert (loss.path_weight, loss.consistency_weight) == (0.0, 0.0)
+    assert (loss.q, found.learner.config.planner) == (CONFIG.loss.q, CONFIG.planner)

@@ -40,7 +40,7 @@ TINY = """
     --steps 60 --random-steps 30 --evaluation-episodes 1 --final-episodes 1
     --planner.simulations 4 --planner.root-actions 4 --planner.policy-actions 2
     --model.latent-size 16 --optimizer.batch-size 8 --loss.unroll 2 --loss.n-step 2
-    --planner.leaf-rollout 0 --loss.no-path-consistency --updates-per-step 1
+    --planner.leaf-rollout 0 --loss.path-weight 0 --updates-per-step 1
 """
 
 
@@ -66,7 +66,7 @@ def commands(page: Path) -> list[list[str]]:
 
 def examples(command: str) -> list[list[str]]:
     """The examples of a command's help; what stands behind two spaces explains them."""
-    text = (inspect.getdoc(ezm.cli.COMMANDS[command].options) or "").partition("Examples:")[2]
+    text = (inspect.getdoc(ezm.cli.COMMANDS[command]) or "").partition("Examples:")[2]
     lines = [re.split(r"\s{2,}", line.strip())[0] for line in text.splitlines()]
     return [typed(line) for line in lines if "ezm " in line]
 
@@ -222,8 +222,8 @@ def hooks() -> Any:
         ),
         (
             "a.md",
-            "[x](../src/ezm/tasks/sources/factory.py)",
-            "[x](api/tasks-sources.md#ezm.tasks.sources.factory)",
+            "[x](../src/ezm/tasks/sources/gymnasium.py)",
+            "[x](api/tasks-sources.md#ezm.tasks.sources.gymnasium)",
         ),
         ("a.md", "[x](../src/ezm/control.py)", "[x](api/control.md#ezm.control)"),
     ],
@@ -278,7 +278,7 @@ def test_every_module_has_a_place_in_the_reference(hooks: Any) -> None:
         if path.suffix == ".py" or (path / "__init__.py").exists():
             assert path.stem in known | {"__init__"} or path.stem in hooks.API, path.name
     named = "\n".join(hooks._reference(name) for name in hooks.API)
-    assert "::: ezm.agent.planning.search\n" in named and "::: ezm.tasks.sources.factory" in named
+    assert "::: ezm.agent.planning.search\n" in named and "::: ezm.tasks.sources.gymnasium" in named
 
 
 # -- pictures ----------------------------------------------------------------------------------

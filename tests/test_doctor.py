@@ -12,10 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 import ezm.cli
-from ezm.cli import examination as doctor
-from ezm.cli import probes
-from ezm.cli.examination import Finding, Probes, can_train
-from ezm.cli.probes import Answer, probe
+from ezm.cli import doctor
+from ezm.cli.doctor import Answer, Finding, Probes, can_train, probe
 from ezm.errors import UserError
 from ezm.platform import prepare_jax
 
@@ -42,7 +40,7 @@ def only(findings: Iterator[Finding]) -> Finding:
 def test_this_machine_can_train(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(probes, "PATIENCE", 300.0)  # the machine may be busy with other tests
+    monkeypatch.setattr(doctor, "PATIENCE", 300.0)  # the machine may be busy with other tests
     monkeypatch.setenv("JAX_ENABLE_X64", "0")  # a setting that breaks nothing
     assert ezm.cli.main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -202,7 +200,7 @@ def test_a_probe_that_hangs(
     interpreter: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interpreter("exec sleep 60")
-    monkeypatch.setattr(probes, "PATIENCE", 0.2)
+    monkeypatch.setattr(doctor, "PATIENCE", 0.2)
     assert probe("jax") == Answer(None, "no answer within 0 s")
 
 
@@ -243,7 +241,7 @@ def test_a_probe_whose_module_is_missing() -> None:
 def test_a_setting_that_breaks_a_training(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    monkeypatch.setattr(probes, "PATIENCE", 300.0)
+    monkeypatch.setattr(doctor, "PATIENCE", 300.0)
     environment = {name: value}
     answer = probe("jax", **environment)
     found = [*doctor.jax(answer, [], environment), *doctor.settings(answer, environment)]
@@ -253,7 +251,7 @@ def test_a_setting_that_breaks_a_training(
 
 
 def test_settings_without_effect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "PATIENCE", 300.0)
+    monkeypatch.setattr(doctor, "PATIENCE", 300.0)
     environment = {"JAX_ENABLE_X64": "1", "JAX_NUMPY_RANK_PROMOTION": "raise"}
     answer = probe("jax", **environment)
     assert only(doctor.jax(answer, [], environment)).status == "ok"

@@ -13,8 +13,8 @@ from ezm.agent import build
 from ezm.config import to_dict
 from ezm.config.presets import defaults
 from ezm.errors import UserError
-from ezm.report.embedding import task_embeddings
 from ezm.report.figures import embedding_panel
+from ezm.report.parts import task_embeddings
 from ezm.report.record import Record
 from ezm.report.report import report_page, shown
 from ezm.runs.folder import RunFolder
@@ -62,23 +62,23 @@ def test_components_keep_distances_of_points_in_a_plane() -> None:
     flat = rng.normal(size=(5, 2)) * (3.0, 1.0)
     turned = flat @ np.linalg.qr(rng.normal(size=(6, 6)))[0][:2] + 4.0
     panel = embedding_panel("abcde", turned)
-    drawn = np.array([(line.x[0], line.y[0]) for line in panel.lines if line.look.marker])
+    drawn = np.array([line.get_xydata()[0] for line in panel.lines if line.get_marker() == "o"])
     for points in (flat, drawn):
         points -= points.mean(0)
     np.testing.assert_allclose(drawn @ drawn.T, flat @ flat.T, atol=1e-9)
-    assert [text.text for text in panel.texts] == list("abcde")
+    assert [text.get_text() for text in panel.texts] == list("abcde")
 
 
 def test_labels_never_cover_each_other() -> None:
     embedding = np.random.default_rng(1).normal(size=(14, 8))
     embedding[1:12] *= 0.01  # most of them in one place
     panel = embedding_panel([f"task {i}" for i in range(14)], embedding)
-    assert panel.y_range is not None
-    heights = np.sort([text.y for text in panel.texts])
-    points = [float(line.y[0]) for line in panel.lines]
+    heights = np.sort([text.get_position()[1] for text in panel.texts])
+    assert len(heights) == 14
+    points = [float(line.get_xydata()[0, 1]) for line in panel.lines]
     gap = (max(points) - min(points)) / 13
     assert (np.diff(heights) > gap * (1 - 1e-9)).all()
-    assert panel.y_range[0] < heights[0] and heights[-1] < panel.y_range[1]
+    assert panel.get_ylim()[0] < heights[0] and heights[-1] < panel.get_ylim()[1]
 
 
 def test_a_checkpoint_that_cannot_be_read_is_named(run: RunFolder, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -20,7 +19,7 @@ import pytest
 import ezm.cli
 from ezm import platform
 from ezm.acting import evaluate, results
-from ezm.acting.evaluate import Episodes, episodes, random_policy
+from ezm.acting.evaluate import episodes, random_policy
 from ezm.acting.load import load_agent, suite_of
 from ezm.acting.results import Evaluation, read_evaluations
 from ezm.agent import build
@@ -96,8 +95,7 @@ def test_tasks_without_a_fall_are_the_same_by_both_protocols() -> None:
         for protocol in ("benchmark", "paper"):
             by_it = with_protocol(suite, protocol)
             found.append(episodes(by_it, task, random_policy(by_it, 0), 2, seed=3))
-        for field in dataclasses.fields(Episodes):
-            ours, theirs = (getattr(each, field.name) for each in found)
+        for ours, theirs in zip(*found, strict=True):
             np.testing.assert_array_equal(ours, theirs)
         assert not found[0].terminated.any()
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ezm.acting.evaluate import Episodes
 from ezm.acting.results import Evaluation, aggregate, read_evaluations, save_evaluation, task_result
-from ezm.cli.evaluation_progress import EvaluationProgress
+from ezm.cli.progress import EvaluationProgress
 from ezm.cli.terminal import print_evaluation
 from ezm.errors import UserError
 from ezm.runs import folder as run_folder

@@ -25,9 +25,8 @@ from ezm.tasks.rendering import tracked_body
 from ezm.tasks.simulator import Undrawable
 from ezm.tasks.watchdog import Watchdog
 from ezm.watching import films
-from ezm.watching.films import Film, film, film_all, film_path
+from ezm.watching.films import Film, Pictures, film, film_all, film_path
 from ezm.watching.panel import HEIGHT, panel
-from ezm.watching.pictures import Pictures
 from ezm.watching.play import Episode, Play, colour, ranks
 
 # One agent for three tasks: of MuJoCo, with pictures of its own, and without any.
@@ -338,7 +337,7 @@ def test_no_two_tasks_share_a_film(tmp_path: Path) -> None:
     assert {path.parent for path in paths} == {tmp_path} and len(set(paths)) == len(names)
     for path in paths:
         path.write_bytes(b"film")
-    assert list(parts.films(tmp_path, names).films or ()) == names
+    assert list(parts.films(tmp_path, names)) == names
 
 
 @pytest.mark.parametrize("folder", ["exp:1", "http:", "-y", "a%d b"])

@@ -101,8 +101,8 @@ def test_every_option_is_explained(capsys: pytest.CaptureFixture[str], command: 
 
 def test_what_help_shows_exists() -> None:
     for command in ezm.cli.COMMANDS.values():
-        names = {each.name for each in fields(command.options)}
-        assert set(getattr(command.options, "FIRST", ())) <= names
+        names = {each.name for each in fields(command)}
+        assert set(getattr(command, "FIRST", ())) <= names
 
 
 # -- tab completion ----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import ezm
-from ezm.cli.examination import PYTHONS
+from ezm.cli.doctor import PYTHONS
 from ezm.tasks.sources import DM_CONTROL
 
 ROOT = Path(__file__).parents[1]

@@ -25,7 +25,7 @@ LEVEL["__init__"] = LEVEL["agent"]
 
 
 def imported(source: str) -> Iterator[str]:
-    """Names below ``ezm`` that a module imports, inside functions too: ``tasks`` for ``ezm.tasks.spec``."""
+    """Names below ``ezm`` that a module imports, inside functions too: ``tasks`` for ``ezm.tasks.task``."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"

@@ -16,7 +16,7 @@ from ezm.agent.batch import Batch
 from ezm.agent.learning import LearnerState, Normalizer
 from ezm.agent.learning.learner import discounts, supports
 from ezm.agent.world_model import WorldModel
-from ezm.config import PlannerConfig, ReplayConfig, TrainConfig
+from ezm.config import MveConfig, PlannerConfig, QConfig, ReplayConfig, TrainConfig
 from ezm.config.presets import PRESETS
 from ezm.experience import Replay
 from ezm.tasks import Suite, TaskSpec
@@ -56,7 +56,7 @@ CONFIG = replace(
     planner=PlannerConfig(root_actions=4, simulations=4),
     replay=ReplayConfig(capacity=5_000, alpha=0.5),
     loss=replace(
-        CPU.loss, discount=DISCOUNT, unroll=3, n_step=5, value_target="n_step", mve_weight=0.0
+        CPU.loss, discount=DISCOUNT, unroll=3, n_step=5, value_target="n_step", mve=MveConfig()
     ),
     optimizer=replace(CPU.optimizer, learning_rate=2e-3, batch_size=64),
 )
@@ -357,7 +357,7 @@ def test_q_is_the_reward_and_the_value_of_the_next_state(n_step: int) -> None:
     config = replace(
         CONFIG,
         model=replace(CONFIG.model, q_heads=1),
-        loss=replace(CONFIG.loss, q_weight=1.0, q_n_step=n_step),
+        loss=replace(CONFIG.loss, q=QConfig(weight=1.0, n_step=n_step)),
     )
     agent, replay = experience(config)
     normalizer = agent.statistics.normalizer()

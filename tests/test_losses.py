@@ -21,7 +21,7 @@ from ezm.agent.learning.losses import (
     unrolled_loss,
 )
 from ezm.agent.world_model import Gaussian, Support, WorldModel, moments
-from ezm.config import LossConfig, ModelConfig
+from ezm.config import ActorConfig, LossConfig, ModelConfig, QConfig
 
 UNROLL, BATCH, BINS = 2, 4, 11
 MODEL = ModelConfig(
@@ -40,9 +40,8 @@ LOSS = LossConfig(
     unroll=UNROLL,
     n_step=1,
     consistency="cosine",
-    q_weight=0.7,
-    actor_weight=0.3,
-    actor_scale="task",
+    q=QConfig(weight=0.7),
+    actor=ActorConfig(weight=0.3, scale="task"),
 )
 MSE = replace(LOSS, consistency="mse")
 OBSERVATIONS, ACTIONS = (2, 3), (1, 2)  # sizes of the two tasks
@@ -209,8 +208,8 @@ def test_total_is_the_weighted_sum_of_the_parts(model: WorldModel) -> None:
         + LOSS.consistency_weight * parts["consistency"]
         + LOSS.path_weight * parts["path"]
         - LOSS.entropy_weight * parts["entropy"] * per_state
-        + LOSS.q_weight * parts["q"] * per_state
-        + LOSS.actor_weight * parts["actor"] * per_state
+        + LOSS.q.weight * parts["q"] * per_state
+        + LOSS.actor.weight * parts["actor"] * per_state
     )
     assert float(parts["total"]) == pytest.approx(float(expected), rel=1e-5)
 
@@ -299,7 +298,9 @@ def embedded(model: WorldModel, pad: int) -> WorldModel:
 
 def test_padding_to_larger_sizes_changes_nothing(model: WorldModel) -> None:
     """A suite with a larger task beside these: the same losses and gradients, none in the padding."""
-    same = replace(LOSS, actor_weight=0.0)  # the actor's samples of more dimensions are other ones
+    same = replace(
+        LOSS, actor=ActorConfig()
+    )  # the actor's samples of more dimensions are other ones
     parts, priority, gradient = evaluate(model, data(), same)
     large = evaluate(embedded(model, 2), data(pad=2), same)
     for name in parts:
@@ -336,7 +337,9 @@ def test_latent_gradient_is_halved_at_each_step(model: WorldModel) -> None:
     given = data()
 
     def encoder(keep: float) -> np.ndarray:
-        modelled = replace(MSE, q_weight=0.0, actor_weight=0.0)  # the actor's would hide the others
+        modelled = replace(
+            MSE, q=QConfig(), actor=ActorConfig()
+        )  # the actor's would hide the others
         return evaluate(model, given, modelled, keep)[2].observation_in.weight
 
     zero, plus, minus = encoder(0.0), encoder(1.0), encoder(-1.0)
@@ -376,14 +379,16 @@ ACTOR = replace(
     consistency_weight=0.0,
     path_weight=0.0,
     entropy_weight=0.0,
-    q_weight=1e-30,
-    actor_weight=1.0,
+    q=QConfig(weight=1e-30),
+    actor=ActorConfig(weight=1.0, scale="task"),
 )
 """The policy gradient alone."""
 
 
 def test_the_policy_gradient_changes_no_q_and_no_reward(model: WorldModel) -> None:
-    gradient = evaluate(model, data(), replace(ACTOR, actor_shapes_latent=False))[2]
+    gradient = evaluate(
+        model, data(), replace(ACTOR, actor=replace(ACTOR.actor, shapes_latent=False))
+    )[2]
     assert np.abs(gradient.policy_head.output.weight).max() > 1e-3
     for part in (gradient.q_heads, gradient.reward_head, gradient.value_heads, gradient.action_in):
         for leaf in jax.tree.leaves(part):
@@ -394,7 +399,9 @@ def test_the_policy_gradient_changes_no_q_and_no_reward(model: WorldModel) -> No
 def test_the_policy_gradient_stops_at_the_latent_if_told_to(
     model: WorldModel, shapes: bool
 ) -> None:
-    gradient = evaluate(model, data(), replace(ACTOR, actor_shapes_latent=shapes))[2]
+    gradient = evaluate(
+        model, data(), replace(ACTOR, actor=replace(ACTOR.actor, shapes_latent=shapes))
+    )[2]
     assert np.abs(gradient.prediction_in.weight).max() > 1e-3
     for part in (gradient.dynamics, gradient.observation_in, gradient.task_embedding):
         largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(part))
@@ -403,7 +410,7 @@ def test_the_policy_gradient_stops_at_the_latent_if_told_to(
 
 def test_the_policy_gradient_points_to_larger_q(model: WorldModel) -> None:
     """A small step against the gradient of -Q raises Q of the policy's actions."""
-    given, config = data(), replace(ACTOR, actor_scale="batch")
+    given, config = data(), replace(ACTOR, actor=ActorConfig(weight=1.0))
     parts, _, gradient = evaluate(model, given, config)
     moved = jax.tree.map(lambda x, g: x - 1e-2 * g, model.policy_head, gradient.policy_head)
     after, _, _ = evaluate(eqx.tree_at(lambda m: m.policy_head, model, moved), given, config)

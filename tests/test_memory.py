@@ -15,8 +15,7 @@ from ezm.errors import UserError
 from ezm.experience import Replay, RowSizes
 from ezm.tasks import Suite, TaskSpec
 from ezm.training import memory, trainer
-from ezm.training.memory import Memory, check_that_it_fits
-from ezm.training.trainer import memory_of, replay_rows
+from ezm.training.memory import Memory, check_that_it_fits, memory_of, replay_rows
 
 
 @pytest.mark.parametrize("root_actions", [1, 16])
@@ -98,7 +97,7 @@ def test_rows_on_a_device_of_its_own_memory_are_no_part_of_the_machines(
 def test_a_run_that_the_device_cannot_hold_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(trainer, "has_own_memory", lambda: True)
+    monkeypatch.setattr(memory, "has_own_memory", lambda: True)
     monkeypatch.setattr(memory, "available_on_device", lambda: 5 * 2**19)
     monkeypatch.setattr(trainer.Trainer, "train", lambda run: pytest.fail("not refused"))
     command = ["train", "cartpole", "--preset=cpu", "--device=cpu", "--replay.device"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,7 @@ from jaxtyping import Array
 
 from ezm.agent.planning.mppi import fitted, mppi
 from ezm.agent.world_model import Gaussian
-from ezm.config import PlannerConfig
+from ezm.config import MppiConfig, PlannerConfig
 
 LEAST = jnp.full((1, 3), 0.01)
 
@@ -53,7 +51,7 @@ def test_three_rounds_beat_the_best_of_as_many_samples_and_stray_less(seed: int)
     def value_of(actions: Array) -> Array:
         return actions[..., 0]
 
-    config = replace(PlannerConfig(), mppi_rounds=3, mppi_samples=64, mppi_least_std=1.0)
+    config = PlannerConfig(mppi=MppiConfig(rounds=3, samples=64, least_std=1.0))
     better = mppi(jax.random.key(seed), policy, value_of, config)
     moved = np.asarray(better.mean[0]) / 0.1
     assert moved[0] > 2.75

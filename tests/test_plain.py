@@ -32,7 +32,7 @@ def edited(name: str, value: Any) -> dict[str, Any]:
         ("planner.simulations", 1.5, "a whole number"),
         ("planner.simulations", True, "a whole number"),
         ("planner.simulations", None, "a whole number"),
-        ("loss.consistency", "nosuch", "one of cosine, mse, off"),
+        ("loss.consistency", "nosuch", "one of cosine, mse"),
         ("planner.considered_actions", "4", "a whole number or null"),
         ("model.latent_size", "64", "a whole number"),
         ("model.latent_norm", 1, "true or false"),

@@ -13,7 +13,7 @@ import ezm.platform
 from ezm.config import to_dict
 from ezm.config.presets import PRESETS
 from ezm.runs.folder import RunFolder
-from ezm.training import hooks
+from ezm.training import trainer
 from ezm.training.timer import Taken, Timer
 
 TINY = [
@@ -35,7 +35,8 @@ TINY = [
     "2",
     "--loss.n-step",
     "2",
-    "--loss.no-path-consistency",
+    "--loss.path-weight",
+    "0",
     "--updates-per-step",
     "1",
     "--action-repeat",
@@ -116,7 +117,7 @@ def test_what_was_taken_since_includes_the_section_that_runs() -> None:
 @pytest.fixture
 def short_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Losses are logged, and statistics reanalysed, often enough for a second of training."""
-    monkeypatch.setattr(hooks, "_LOG_EVERY", 2)
+    monkeypatch.setattr(trainer, "_LOG_EVERY", 2)
     yield
 
 

@@ -8,12 +8,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from ezm.acting.evaluate import Episodes
 from ezm.acting.results import Evaluation, save_evaluation, task_result
 from ezm.errors import UserError
 from ezm.report import panels, reference
-from ezm.report.curves import binned, learning_curves
+from ezm.report.figures import binned, learning_curves
 from ezm.report.record import Axis, Record
 from ezm.report.reference import Published, Reference
 from ezm.report.report import report_page, results, shown, write_report
@@ -91,7 +92,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 def run_curves(
     record: Record, axis: Axis, known: Reference, others: Published | None = None
-) -> list[panels.Panel]:
+) -> list[Axes]:
     """The learning curves of one run."""
     variant = Variant("", (record,))
     return learning_curves([variant], record.tasks, axis, known, others, alone=True)
@@ -226,32 +227,37 @@ def test_a_page_is_the_same_each_time(page: str, run: RunFolder) -> None:
 def test_learning_curve_shows_evaluations_and_reference(run: RunFolder, tmp_path: Path) -> None:
     drawn = run_curves(Record.read(run.path), "step", REFERENCE)
     left, right = drawn
-    assert [left.title, right.title] == ["left", "right"]
-    lines = {line.label: line for line in left.lines}
+    assert [left.get_title(loc="left"), right.get_title(loc="left")] == ["left", "right"]
+    lines = {line.get_label(): line for line in left.lines}
     search = lines["evaluation, search"]
-    np.testing.assert_allclose(np.stack((search.x, search.y), 1), [[500, 410], [1000, 820]])
-    assert search.band is not None
-    np.testing.assert_allclose(search.band[1] - search.y, [12.706 * 10, 49.68], rtol=1e-3)
-    assert {level.label: level.y for level in left.levels} == {
-        "SAC, same steps": 250,
-        "random policy": 40,
-    }
-    assert [level.label for level in right.levels] == ["random policy"]
+    np.testing.assert_allclose(search.get_xydata(), [[500, 410], [1000, 820]])
+    (band,) = left.collections
+    corners = band.get_paths()[0].vertices
+    for (x, y), half in zip(search.get_xydata(), [12.706 * 10, 49.68], strict=True):
+        heights = corners[corners[:, 0] == x, 1]
+        np.testing.assert_allclose([y - heights.min(), heights.max() - y], half, rtol=1e-3)
+    assert levels(left) == {"SAC, same steps": 250, "random policy": 40}
+    assert list(levels(right)) == ["random policy"]
     (clock, _) = run_curves(Record.read(run.path), "seconds", REFERENCE)
-    assert clock.x_label == "wall clock, seconds"
-    np.testing.assert_allclose(
-        {line.label: line for line in clock.lines}[search.label].x, [50, 100]
-    )
-    made, axes = panels.figure((4.8, 2.8))
-    panels.draw(left, axes)
-    made.savefig(tmp_path / "curve.png")
+    assert clock.get_xlabel() == "wall clock, seconds"
+    times = {line.get_label(): line for line in clock.lines}[search.get_label()].get_xdata()
+    np.testing.assert_allclose(times, [50, 100])
+    left.figure.savefig(tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 5000
+
+
+def levels(axes: Axes) -> dict[object, float]:
+    """The horizontal lines of a panel by their labels."""
+    names = "success bar", "SAC, same steps", "random policy"
+    return {
+        line.get_label(): line.get_ydata()[0] for line in axes.lines if line.get_label() in names
+    }
 
 
 def test_a_far_bar_is_left_out(run: RunFolder) -> None:
     known = {"left": {"bar": 1600.0}, "right": {"bar": 850.0}}
     left, right = run_curves(Record.read(run.path), "step", known)
-    assert [level.label for level in left.levels] == ["success bar"] and not right.levels
+    assert list(levels(left)) == ["success bar"] and not levels(right)
 
 
 def test_a_run_that_has_hardly_begun_has_a_report(tmp_path: Path) -> None:
@@ -319,14 +325,12 @@ def test_published_curves_are_drawn_where_they_can_be(tmp_path: Path) -> None:
     others, notes = reference.published(record.tasks)
     (steps,) = run_curves(record, "step", {}, others)
     (clock,) = run_curves(record, "seconds", {}, others)
-    assert [line.label for line in steps.lines] == ["EZ-M, paper", "FastTD3", "evaluation, search"]
-    assert [line.label for line in clock.lines] == ["FastTD3", "evaluation, search"]
-    assert steps.log and clock.log
-    _, axes = panels.figure((4, 3))
-    panels.draw(steps, axes)
-    assert all((line.get_xdata() > 0).all() for line in axes.lines), "nothing at 0 on a log axis"
+    assert list(panels.legend([steps])) == ["EZ-M, paper", "FastTD3", "evaluation, search"]
+    assert list(panels.legend([clock])) == ["FastTD3", "evaluation, search"]
+    assert steps.get_xscale() == clock.get_xscale() == "log"
+    assert all((line.get_xdata() > 0).all() for line in steps.lines), "nothing at 0 on a log axis"
     (plain,) = run_curves(record, "step", {})
-    assert not plain.log and notes
+    assert plain.get_xscale() == "linear" and notes
 
 
 def test_bins_average_and_keep_the_overall_mean() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ezm.cli.train import demo
+from ezm.cli.train import Demo
 from ezm.report.report import write_report
 
 CHROMIUM = next(
@@ -28,7 +28,7 @@ TINY = """
     cartpole --steps 200 --random-steps 30 --evaluate-every 100 --evaluation-episodes 1 --final-episodes 2
     --planner.simulations 4 --planner.root-actions 4 --planner.policy-actions 2 --model.latent-size 16
     --optimizer.batch-size 8 --loss.unroll 2 --loss.n-step 2 --planner.leaf-rollout 0
-    --loss.no-path-consistency --updates-per-step 0.5
+    --loss.path-weight 0 --updates-per-step 0.5
 """
 # No service of the browser's own may ask the network for anything.
 FLAGS = [
@@ -162,5 +162,5 @@ def test_the_axis_is_switched_without_scripts(trained: Path, browser: Any) -> No
 
 @pytest.mark.slow
 def test_the_report_of_the_demo(tmp_path: Path, browser: Any) -> None:
-    assert demo(["--out", str(tmp_path / "run")]) == 0
+    assert not Demo(out=tmp_path / "run")()
     check(browser, tmp_path / "run" / "report.html", films=4)

@@ -26,9 +26,9 @@ OPTIONS = (
     "--model.bins=11 --model.task-embedding-size=4 --model.action-code-size=8 "
     "--planner.simulations=4 --planner.root-actions=4 --planner.policy-actions=2 "
     "--optimizer.batch-size=6 --action-repeat=50 --replay.alpha=0.7 "
-    "--model.q-heads=2 --model.head-norm=batch --model.trunk=concatenated --model.neutral-start --loss.q-weight=0.5 --loss.q-target=q "
-    "--loss.actor-weight=1 --loss.actor-scale=task --loss.target-spread=0.3 --loss.reward-scaling "
-    "--planner.refined-actions=1 --planner.mppi-rounds=1 --planner.mppi-samples=4 --noise=0.3 --optimizer.schedule-steps=60 "
+    "--model.q-heads=2 --model.head-norm=batch --model.trunk=concatenated --model.neutral-start --loss.q.weight=0.5 --loss.q.target=q "
+    "--loss.actor.weight=1 --loss.actor.scale=task --loss.actor.target-spread=0.3 --loss.reward-scaling "
+    "--planner.refine.actions=1 --planner.mppi.rounds=1 --planner.mppi.samples=4 --noise=0.3 --optimizer.schedule-steps=60 "
     "--planner.interior-spread=2 --early-episode-steps=7"
 )
 

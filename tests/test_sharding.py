@@ -19,7 +19,7 @@ import ezm.platform
 from ezm.agent.batch import BATCH_AXIS, WHOLE
 from ezm.agent.learning import sharding
 from ezm.agent.learning.losses import TARGET_AXIS
-from ezm.config import TrainConfig, to_dict
+from ezm.config import QConfig, TrainConfig, to_dict
 from ezm.config.validation import check
 from ezm.errors import UserError
 from ezm.runs.folder import RunFolder
@@ -110,7 +110,7 @@ def assert_in_parts(pipeline: Pipeline, devices: int) -> None:
         expected = list(x.shape)
         expected[axis] //= devices
         assert all(list(shard.data.shape) == expected for shard in shards)
-    for x in pipeline._leaves:
+    for x in [*pipeline._optimizer, *pipeline._rest]:
         assert [shard.data.shape for shard in x.addressable_shards] == [x.shape] * devices
     assert all(x.devices() == {jax.devices()[0]} for x in jax.tree.leaves(pipeline.state))
 
@@ -189,7 +189,9 @@ def test_rows_on_the_first_device_give_the_same(folder: Path) -> None:
 
 def test_layout_names_every_array() -> None:
     with_q = replace(
-        SMALL, model=replace(SMALL.model, q_heads=2), loss=replace(SMALL.loss, q_weight=1.0)
+        SMALL,
+        model=replace(SMALL.model, q_heads=2),
+        loss=replace(SMALL.loss, q=QConfig(weight=1.0)),
     )
     agent, replay = experience(with_q)
     batch, _ = replay.sample(np.random.default_rng(0), 16, 3)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezm.statistics.intervals import area_under_curve, format_return, mean_interval
+from benchmarks.results import area_under_curve
+from ezm.statistics.intervals import format_return, mean_interval
 
 
 def test_interval_equals_the_textbook_formula() -> None:

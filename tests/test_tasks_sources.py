@@ -11,7 +11,7 @@ from ezm.errors import UserError
 from ezm.statistics.scores import normalised, score_matrix, success_bar
 from ezm.tasks import ParallelTasks, listing, load_suite, protocol_of, sources, with_protocol
 from ezm.tasks.simulator import RawStep, Simulator
-from ezm.tasks.sources.source import Score, Source
+from ezm.tasks.sources import Score, Source
 
 
 class Line:

@@ -14,7 +14,7 @@ from benchmarks.mctx_search import MctxLearner
 from benchmarks.straightforward import ListReplay, Straightforward
 from ezm.agent import build
 from ezm.agent.learning.normalizer import RunningStatistics
-from ezm.config import PlannerConfig, ReplayConfig, TrainConfig
+from ezm.config import MveConfig, PlannerConfig, ReplayConfig, TrainConfig
 from ezm.config.presets import PRESETS, defaults
 from ezm.errors import UserError
 from ezm.experience import Replay
@@ -32,7 +32,7 @@ TINY = replace(
     model=replace(PRESETS["cpu"].model, latent_size=8, task_embedding_size=4, action_code_size=4),
     planner=PlannerConfig(simulations=2, root_actions=2, policy_actions=1),
     replay=ReplayConfig(capacity=200, alpha=0.7, beta=0.6),
-    loss=replace(PRESETS["cpu"].loss, unroll=2, n_step=2, mve_weight=0.0),
+    loss=replace(PRESETS["cpu"].loss, unroll=2, n_step=2, mve=MveConfig()),
     optimizer=replace(PRESETS["cpu"].optimizer, batch_size=13),
 )
 

@@ -185,7 +185,7 @@ def test_a_machine_with_nothing_to_draw_with(
         --random-steps 10 --evaluate-every 1000 --evaluation-episodes 1 --final-episodes 1
         --planner.simulations 4 --planner.root-actions 4 --planner.policy-actions 2
         --model.latent-size 16 --optimizer.batch-size 8 --loss.unroll 2 --loss.n-step 2
-        --planner.leaf-rollout 0 --loss.no-path-consistency --updates-per-step 1 --steps 20
+        --planner.leaf-rollout 0 --loss.path-weight 0 --updates-per-step 1 --steps 20
     """
     done = go("train", "dmc:cartpole-balance", *options.split(), "--out", str(trained))
     assert done.returncode == 0, done.stderr

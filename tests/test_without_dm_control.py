@@ -5,9 +5,8 @@ import sys
 import pytest
 
 import ezm.cli
-from ezm.cli import examination as doctor
-from ezm.cli import probes
-from ezm.cli.probes import Answer
+from ezm.cli import doctor
+from ezm.cli.doctor import Answer
 from ezm.statistics.scores import score_matrix
 from ezm.tasks import SUITES, load_suite
 from ezm.tasks.sources import DM_CONTROL
@@ -66,6 +65,6 @@ def test_a_report_knows_the_scores_of_its_tasks(missing: str) -> None:
 
 
 def test_doctor_finds_nothing_wrong(missing: str) -> None:
-    assert "version" in probes.PROBES["mujoco"]()
+    assert "version" in doctor.PROBES["mujoco"]()
     (found,) = doctor.mujoco(Answer(None, "libmujoco.so: cannot open"))
     assert found.fix.endswith("--no-deps mujoco")

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import time
 import typing
 from collections.abc import Callable
@@ -24,7 +26,6 @@ from ezm.acting.load import load_agent
 from ezm.agent.agent import Agent
 from ezm.agent.planning import rounds
 from ezm.agent.search_policy import ActingParameters
-from ezm.agent.world_model.inference import for_one_robot
 from ezm.agent.world_model.layers import Precision
 from ezm.agent.world_model.precision import with_weights
 from ezm.config import PlannerConfig
@@ -81,7 +82,7 @@ class Planner:
         self.warm_start = warm_start
         self._policy = agent.learner.policy
         self._key = jax.random.key(seed)
-        root = for_one_robot(agent.state.model, self._key)
+        root = agent.state.model.for_one_robot(self._key)
         tree = root if precision == "float32" else with_weights(root, precision)
         # One flat list: flattening a model at each call would cost a tenth of a millisecond.
         parameters = ActingParameters(root, agent.statistics.normalizer())
@@ -89,20 +90,13 @@ class Planner:
         self._calls = 0
         self.reset()
         self.p99_ms = None
-        if budget_ms is None:
-            self._program = self._compile(config)
-        else:
-            programs: dict[int, Any] = {}
-
-            def p99_of(simulations: int) -> float:
-                programs[simulations] = self._compile(replace(config, simulations=simulations))
-                return self._p99_ms(programs[simulations])
-
-            choices = _schedule_prefixes(config)
-            chosen, self.p99_ms = most_that_fits(choices, budget_ms, p99_of)
-            config = replace(config, simulations=chosen)
-            self._program = programs[chosen]
+        program = functools.cache(lambda number: self._compile(replace(config, simulations=number)))
         self.simulations = config.simulations
+        if budget_ms is not None:
+            self.simulations, self.p99_ms = most_that_fits(
+                _schedule_prefixes(config), budget_ms, lambda number: self._p99_ms(program(number))
+            )
+        self._program = program(self.simulations)
 
     @classmethod
     def load(cls, run: str | Path, **options: Any) -> Planner:
@@ -149,10 +143,10 @@ class Planner:
         padded[0, : len(given)] = given
         self._calls += 1
         previous = self._next_action[index : index + 1]
-        action, next_action = self._run(self._program, self._calls, padded, index, previous)
+        action, next_action = self._program(self._calls, padded, index, previous)
         if self.warm_start:
             self._next_action[index] = next_action
-        return np.array(action[0, : spec.action_size])
+        return np.array(action[: spec.action_size])
 
     def _index(self, task: str | int) -> int:
         if isinstance(task, str) and task in self.tasks:
@@ -164,7 +158,12 @@ class Planner:
             f"it knows {', '.join(self.tasks)}"
         )
 
-    def _compile(self, config: PlannerConfig) -> Any:
+    def _compile(self, config: PlannerConfig) -> Callable[..., Any]:
+        """Returns a compiled ``program(call, observation, task, previous)``.
+
+        It returns the action and the plan's next action.
+        """
+
         def act(
             arrays: list[Array],
             key: Array,
@@ -183,9 +182,16 @@ class Planner:
                 tree_model=tree_model,
                 warm_start=previous if self.warm_start else None,
             ).search
-            return search.action, search.next_action[0]
+            return search.action[0], search.next_action[0]
 
-        return jax.jit(act).lower(*self._arguments(0, *self._nothing)).compile()
+        compiled = jax.jit(act)
+
+        def program(call: int, observation: np.ndarray, task: int, previous: np.ndarray) -> Any:
+            state = np.int32(call), observation, np.array([task], np.int32), previous
+            return jax.tree.map(np.asarray, compiled(self._arrays, self._key, *state))
+
+        program(0, *self._nothing)
+        return program
 
     @property
     def _nothing(self) -> tuple[np.ndarray, int, np.ndarray]:
@@ -193,27 +199,11 @@ class Planner:
         observation = np.zeros((1, self.suite.observation_size), np.float32)
         return observation, 0, self._next_action[:1]
 
-    def _arguments(
-        self, call: int, observation: np.ndarray, task: int, previous: np.ndarray
-    ) -> tuple[Any, ...]:
-        return (
-            self._arrays,
-            self._key,
-            np.int32(call),
-            observation,
-            np.array([task], np.int32),
-            previous,
-        )
-
-    def _run(self, program: Any, call: int, *arguments: Any) -> tuple[np.ndarray, np.ndarray]:
-        action, next_action = program(*self._arguments(call, *arguments))
-        return np.asarray(action), np.asarray(next_action)
-
-    def _p99_ms(self, program: Any) -> float:
+    def _p99_ms(self, program: Callable[..., Any]) -> float:
         times = []
         for call in range(_WARM_UP + _TIMED):
             start = time.perf_counter()
-            self._run(program, call, *self._nothing)
+            program(call, *self._nothing)
             times.append(1e3 * (time.perf_counter() - start))
         return float(np.percentile(times[_WARM_UP:], 99))
 
@@ -239,22 +229,13 @@ def most_that_fits(
     Raises:
         UserError: not even the first choice fits.
     """
-    low, high = 0, len(choices)
-    found: tuple[int, float] | None = None
-    smallest = float("inf")
-    # The largest first, because it usually fits.
-    middle = high - 1
-    while low < high:
-        measured = cost(choices[middle])
-        smallest = min(smallest, measured)
-        if measured <= budget:
-            found, low = (choices[middle], measured), middle + 1
-        else:
-            high = middle
-        middle = (low + high) // 2
-    if found is None:
+    cost = functools.cache(cost)
+    number = last = len(choices) - 1
+    if cost(choices[last]) > budget:  # the largest first, because it usually fits
+        number = bisect.bisect_right(choices, budget, hi=last, key=cost) - 1
+    if number < 0:
         raise UserError(
-            f"budget_ms {budget:g}: a search of {choices[0]} takes {smallest:.3g} ms on this machine; "
+            f"budget_ms {budget:g}: a search of {choices[0]} takes {cost(choices[0]):.3g} ms on this machine; "
             "allow more, or train a smaller model"
         )
-    return found
+    return choices[number], cost(choices[number])

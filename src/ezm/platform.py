@@ -12,10 +12,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from ezm.errors import UserError
 
@@ -24,9 +25,7 @@ _log = logging.getLogger(__name__)
 Device = Literal["auto", "cpu", "gpu"]
 
 # Windows has no SIGHUP.
-_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
+_SIGNALS = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
 
 
 def has_gpu() -> bool:
@@ -77,11 +76,8 @@ def prepare_jax(device: Device) -> None:
         suspects.pop("JAX_PLATFORMS", None)
     for said in check_settings(suspects):
         _log.warning(said)
-    if device == "gpu":
-        _require_gpu()
-
-
-def _require_gpu() -> None:
+    if device != "gpu":
+        return
     import jax
 
     try:
@@ -103,36 +99,25 @@ class BrokenSetting(UserError):
         self.said, self.fix = said, fix
 
 
-class _Setting(NamedTuple):
-    """Values of a setting of JAX, and a reason."""
-
-    values: tuple[Any, ...]
-    why: str
-
-
-_ERRORS = _Setting(("raise",), "its programs do not carry JAX's state of errors")
-_BREAKING = {
-    "JAX_DISABLE_JIT": _Setting((True,), "it compiles its programs ahead of their first use"),
-    "JAX_DEBUG_NANS": _Setting((True,), "a figure is nan where there is nothing to average"),
-    "JAX_ARRAY_GARBAGE_COLLECTION_GUARD": _Setting(("fatal",), "it has arrays in reference cycles"),
+_ERRORS = ("raise",), "its programs do not carry JAX's state of errors"
+_BREAKING: dict[str, tuple[tuple[Any, ...], str]] = {
+    "JAX_DISABLE_JIT": ((True,), "it compiles its programs ahead of their first use"),
+    "JAX_DEBUG_NANS": ((True,), "a figure is nan where there is nothing to average"),
+    "JAX_ARRAY_GARBAGE_COLLECTION_GUARD": (("fatal",), "it has arrays in reference cycles"),
     "JAX_ERROR_CHECKING_BEHAVIOR_NAN": _ERRORS,
     "JAX_ERROR_CHECKING_BEHAVIOR_DIVIDE": _ERRORS,
     "JAX_ERROR_CHECKING_BEHAVIOR_OOB": _ERRORS,
     # JAX 0.10 does not heed the variables of a single direction.
-    "JAX_TRANSFER_GUARD": _Setting(
-        ("disallow", "disallow_explicit"), "it passes arrays of numpy to JAX"
-    ),
+    "JAX_TRANSFER_GUARD": (("disallow", "disallow_explicit"), "it passes arrays of numpy to JAX"),
 }
-"""Settings with which a training fails though JAX works."""
+"""Settings with which a training fails though JAX works: their values, and the reason."""
 _OWN = {
-    "JAX_ENABLE_X64": _Setting((False,), "ezm computes in float32"),
-    "JAX_NUMPY_DTYPE_PROMOTION": _Setting(("standard",), "ezm mixes types by JAX's standard rules"),
-    "JAX_NUMPY_RANK_PROMOTION": _Setting(("allow",), "ezm broadcasts arrays as numpy does"),
-    "JAX_DEFAULT_PRNG_IMPL": _Setting(
-        ("threefry2x32",), "ezm's seeds and keys are of threefry2x32"
-    ),
+    "JAX_ENABLE_X64": (False, "ezm computes in float32"),
+    "JAX_NUMPY_DTYPE_PROMOTION": ("standard", "ezm mixes types by JAX's standard rules"),
+    "JAX_NUMPY_RANK_PROMOTION": ("allow", "ezm broadcasts arrays as numpy does"),
+    "JAX_DEFAULT_PRNG_IMPL": ("threefry2x32", "ezm's seeds and keys are of threefry2x32"),
 }
-"""Settings that change the meaning of a program. ezm's programs are written for these values alone."""
+"""Settings that change the meaning of a program: the only values that ezm's programs are written for, and the reason."""
 
 
 def check_settings(suspects: Mapping[str, str] | None = None) -> list[str]:
@@ -162,7 +147,7 @@ def check_settings(suspects: Mapping[str, str] | None = None) -> list[str]:
     with _blaming(suspects):
         jax.block_until_ready(jax.jit(lambda x: x + 1)(0))
     lines = []
-    for name, ((own,), why) in _OWN.items():
+    for name, (own, why) in _OWN.items():
         if value(name) not in (own, None):
             jax.config.update(name.lower(), own)
             lines.append(f"{name}={suspects.get(name)} has no effect: {why}")
@@ -171,8 +156,11 @@ def check_settings(suspects: Mapping[str, str] | None = None) -> list[str]:
 
 def _variables() -> dict[str, str]:
     """Returns the variables of the environment that are settings of JAX or XLA."""
-    own = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
-    return own | {name: os.environ[name] for name in ("XLA_FLAGS",) if name in os.environ}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("JAX_") or name == "XLA_FLAGS"
+    }
 
 
 def _check_xla_flags(flags: str | None) -> None:
@@ -180,13 +168,8 @@ def _check_xla_flags(flags: str | None) -> None:
     if not flags:
         return
     program = "from jaxlib.xla_client import make_cpu_client; make_cpu_client()"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     said = re.search(r"^[EF]\d{4} .*?\] (.*)$", done.stderr, re.MULTILINE)
     if done.returncode and said:
         raise BrokenSetting(f"XLA_FLAGS={flags}: {said[1].rstrip('.')}", "mend or unset XLA_FLAGS")
@@ -236,13 +219,10 @@ def at_interrupt(stop: Callable[[], object]) -> Iterator[None]:
         for each in before:
             signal.signal(each, signal.default_int_handler)
 
-    try:
+    if threading.current_thread() is threading.main_thread():
         for each in _SIGNALS:
             if each == signal.SIGINT or signal.getsignal(each) == signal.SIG_DFL:
                 before[each] = signal.signal(each, first)
-    except ValueError:  # not in the main thread
-        yield
-        return
     try:
         yield
     finally:

@@ -29,51 +29,17 @@ class Actor:
 
     def __init__(self, learner: Learner, seed: int, *, evaluating: bool = False):
         config = learner.config.planner
-        config = config.evaluating() if evaluating else config
+        self._config = config.evaluating() if evaluating else config
+        self._policy = learner.policy
         self._searches = learner.config.acting == "search"
-        self._key = jax.random.key(seed)
-        self.steps = 0
-        """Number of batches planned so far. It numbers the planner's samples, so a resumed run must set it."""
-
-        policy = learner.policy
-
-        def choose(
-            key: Array,
-            step: Array,
-            parameters: ActingParameters,
-            observation: Array,
-            task: Array,
-            *,
-            mode: Literal["search", "policy"],
-        ) -> Array:
-            key = jax.random.fold_in(key, step)
-            plan = policy.plan(key, parameters, observation, task, config)
-            # The compiler drops unused results: the policy's mean needs no search.
-            return plan.search.action if mode == "search" else plan.policy.mode()
-
-        def explore(
-            key: Array, step: Array, parameters: ActingParameters, observation: Array, task: Array
-        ) -> tuple[Array, Searches]:
-            key = jax.random.fold_in(key, step)
-            plan = policy.plan(key, parameters, observation, task, config)
-            return plan.search.action, policy.search_targets(plan, parameters, task)
-
-        def sample(
-            key: Array, step: Array, parameters: ActingParameters, observation: Array, task: Array
-        ) -> Array:
-            return policy.sample(jax.random.fold_in(key, step), parameters, observation, task)
-
-        self._functions: dict[str, Callable[..., Any]] = {
-            "explore": explore,
-            "search": partial(choose, mode="search"),
-            "policy": partial(choose, mode="policy"),
-            "sample": sample,
-        }
-        self._programs: dict[tuple[str, int], Any] = {}  # by function and observations
+        self._programs: dict[tuple[str, int], Any] = {}  # by mode and number of observations
+        self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
         """Resets the actor to a new one with this seed. It keeps the compiled programs."""
-        self._key, self.steps = jax.random.key(seed), 0
+        self._key = jax.random.key(seed)
+        self.steps = 0
+        """Number of batches planned so far. It numbers the planner's samples, so a resumed run must set it."""
 
     def compile(
         self,
@@ -85,8 +51,8 @@ class Actor:
     ) -> None:
         """Compiles :meth:`explore`, or :meth:`act`, for batches of this size ahead of the first call."""
         own = "explore" if self._searches else "sample"
-        for name in (own,) if exploring else ("search", "policy"):
-            self._program(name, parameters, observation, task)
+        for mode in (own,) if exploring else ("search", "policy"):
+            self._program(mode, parameters, observation, task)
 
     def act(
         self,
@@ -95,10 +61,7 @@ class Actor:
         task: np.ndarray,
         mode: ActingMode = "search",
     ) -> np.ndarray:
-        """Returns an action for each observation, (E, A).
-
-        It is the search's best action ("search"), the policy's mean ("policy") or a sample of the policy ("sample").
-        """
+        """Returns an action for each observation, (E, A). ``mode`` is its source, see :data:`ActingMode`."""
         return np.asarray(self._run(mode, parameters, observation, task))
 
     def explore(
@@ -110,31 +73,46 @@ class Actor:
         """
         if not self._searches:
             return self._run("sample", parameters, observation, task), None
-        found: tuple[Array, Searches] = self._run("explore", parameters, observation, task)
-        return found
-
-    def _run(self, name: str, *arguments: Any) -> Any:
-        self.steps += 1
-        return self._program(name, *arguments)(self._key, np.int32(self.steps), *arguments)
-
-    def _program(self, name: str, *arguments: Any) -> Any:
-        """Returns the compiled function of that name. ``arguments`` follow key and step, with the tasks last."""
-        size = name, len(arguments[-1])
-        if size not in self._programs:
-            program = jax.jit(self._functions[name])
-            lowered = program.lower(self._key, np.int32(0), *arguments)
-            self._programs[size] = lowered.compile()
-        return self._programs[size]
+        return self._run("explore", parameters, observation, task)
 
     def policy(
         self, parameters: ActingParameters, mode: ActingMode
     ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """Returns a function ``act(observation, task) -> action`` with fixed parameters."""
+        return partial(self.act, parameters, mode=mode)
 
-        def act(observation: np.ndarray, task: np.ndarray) -> np.ndarray:
-            return self.act(parameters, observation, task, mode)
+    def _run(self, mode: str, *state: Any) -> Any:
+        self.steps += 1
+        return self._program(mode, *state)(self._key, np.int32(self.steps), *state)
 
-        return act
+    def _program(self, mode: str, *state: Any) -> Any:
+        """Returns :meth:`_choose`, compiled for this mode and number of observations."""
+        size = mode, len(state[-1])
+        if size not in self._programs:
+            program = jax.jit(self._choose, static_argnums=0)
+            lowered = program.lower(mode, self._key, np.int32(0), *state)
+            self._programs[size] = lowered.compile()
+        return self._programs[size]
+
+    def _choose(
+        self,
+        mode: str,
+        key: Array,
+        step: Array,
+        parameters: ActingParameters,
+        observation: Array,
+        task: Array,
+    ) -> Any:
+        """Returns the mode's actions, with their searches where the mode is "explore"."""
+        key = jax.random.fold_in(key, step)
+        if mode == "sample":
+            return self._policy.sample(key, parameters, observation, task)
+        plan = self._policy.plan(key, parameters, observation, task, self._config)
+        if mode == "policy":  # the compiler drops the search
+            return plan.policy.mode()
+        if mode == "search":
+            return plan.search.action
+        return plan.search.action, self._policy.search_targets(plan, parameters, task)
 
 
 def behaviour_task(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ezm.acting.actor import Actor, behaviour_task
+from ezm.acting.evaluate import random_policy
 from ezm.agent.batch import Searches
 from ezm.agent.search_policy import ActingParameters
 from ezm.agent.world_model.policy import MAX_ACTION
@@ -39,13 +40,8 @@ class Experience(NamedTuple):
     """(E,) bool: whether the search is a target for the environment's own task."""
 
 
-class Chosen(NamedTuple):
-    """The actions of a step, and the searches that chose them."""
-
-    action: np.ndarray
-    """(E, A) float32."""
-    searches: Searches | None
-    """(E, ...), None where no search chose the actions."""
+Chosen = tuple[np.ndarray, Searches | None]
+"""The actions of a step, (E, A) float32, and the searches that chose them, (E, ...), None where none did."""
 
 
 class ParameterSource(Protocol):
@@ -119,9 +115,7 @@ class Collector:
         """
         tasks = self.environments.task_ids
         if planned is None:
-            shape = (len(tasks), self._suite.action_size)
-            action = self._rng.uniform(-1.0, 1.0, shape).astype(np.float32)
-            return Chosen(action * self._suite.action_mask[tasks], None)
+            return random_policy(self._suite, self._rng)(self.environments.observation, tasks), None
         action, searches = np.asarray(planned[0]), planned[1]
         if not np.isfinite(action).all():
             raise Diverged(f"the agent's action is {action[~np.isfinite(action)][0]}")
@@ -129,7 +123,7 @@ class Collector:
             noise = self._noise[:, None] * self._rng.standard_normal(action.shape, np.float32)
             action = np.clip(action + noise, -MAX_ACTION, MAX_ACTION)
             action *= self._suite.action_mask[tasks]
-        return Chosen(action, searches)
+        return action, searches
 
     def step(self, chosen: Chosen) -> Experience:
         """Makes one step of every environment with the chosen actions.
@@ -137,18 +131,19 @@ class Collector:
         Raises:
             UserError: an environment failed.
         """
+        action, searches = chosen
         config, environments = self._config, self.environments
         tasks, behaviour = environments.task_ids, self.behaviour_task.copy()
         if config.early_episode_steps is not None:
             early = self.steps < _EARLY_SHARE * config.steps
             environments.cut_episodes(config.early_episode_steps if early else None)
-        step = environments.step(chosen.action)
+        step = environments.step(action)
         self.steps += 1
         for e in np.flatnonzero(step.terminated | step.truncated).tolist():
             self._draw(e)
         # A search for another task is no target for this task.
         searched = behaviour == tasks
-        return Experience(tasks, behaviour, chosen.action, step, chosen.searches, searched)
+        return Experience(tasks, behaviour, action, step, searches, searched)
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns the arrays that :meth:`load` needs besides the environments' own state."""

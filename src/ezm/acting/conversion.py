@@ -21,13 +21,27 @@ from ezm.runs.folder import FORMAT, RunFolder
 
 RENAMED = {
     "borrowed_episodes": "cross_task_episodes",
-    "loss.imagined_after_updates": "loss.mve_after_updates",
-    "loss.imagined_share": "loss.mve_weight",
-    "loss.imagined_steps": "loss.mve_horizon",
-    "planner.refinements": "planner.mppi_rounds",
-    "planner.refinement_samples": "planner.mppi_samples",
-    "planner.refinement_temperature": "planner.mppi_temperature",
-    "planner.refinement_least_std": "planner.mppi_least_std",
+    "loss.imagined_after_updates": "loss.mve.after_updates",
+    "loss.imagined_share": "loss.mve.weight",
+    "loss.imagined_steps": "loss.mve.horizon",
+    "planner.refinements": "planner.mppi.rounds",
+    "planner.refinement_samples": "planner.mppi.samples",
+    "planner.refinement_temperature": "planner.mppi.temperature",
+    "planner.refinement_least_std": "planner.mppi.least_std",
+    **{
+        f"{group}.{part}_{name}": f"{group}.{part}.{name}"
+        for group, part, names in (
+            ("planner", "mppi", ("rounds", "samples", "temperature", "least_std")),
+            ("loss", "mve", ("weight", "horizon", "after_updates")),
+            ("loss", "mixed", ("after_updates", "older_than")),
+            ("loss", "q", ("weight", "target", "n_step")),
+            ("loss", "actor", ("weight", "scale", "shapes_latent")),
+        )
+        for name in names
+    },
+    "loss.target_spread": "loss.actor.target_spread",
+    "planner.refined_actions": "planner.refine.actions",
+    "planner.refine_step": "planner.refine.step",
 }
 """Options with another name today."""
 
@@ -45,8 +59,8 @@ DROPPED = {
 def convert(path: Path) -> int | None:
     """Converts a run folder in place. Returns the step of its checkpoint, None where it has none.
 
-    The old checkpoints are kept aside until the new one is complete. A conversion that was killed can be repeated. A
-    run of today's format stays as it is.
+    Format 1 has other checkpoints than today. They are kept aside until the new one is complete. A conversion that
+    was killed can be repeated. A run of today's format stays as it is.
 
     Raises:
         UserError: the path is no run, Orbax is missing, or the run cannot be read or be written to.
@@ -56,19 +70,25 @@ def convert(path: Path) -> int | None:
     with run.lock():
         if version < FORMAT:
             run.config = renamed(run.config)
-            old = Checkpoints(aside if aside.is_dir() else run.checkpoints_path)
-            agent = None
-            if folders := old.folders():
-                agent = _agent(run, folders[-1])
-            if not aside.is_dir() and old.path.is_dir():
-                old.path.rename(aside)
-            run.checkpoints_path.mkdir(exist_ok=True)
-            if agent is not None:
-                step = folders[-1].step
-                run.save_checkpoint(step, {"agent": agent.arrays()}, {"step": step})
+            if version < 2:
+                _convert_checkpoint(run, aside)
             run.replace_config(run.config)
         shutil.rmtree(aside, ignore_errors=True)
     return max(run.checkpoint_steps(), default=None)
+
+
+def _convert_checkpoint(run: RunFolder, aside: Path) -> None:
+    """Writes the newest agent of the old checkpoints as a checkpoint of today, and moves the old ones ``aside``."""
+    old = Checkpoints(aside if aside.is_dir() else run.checkpoints_path)
+    agent = None
+    if folders := old.folders():
+        agent = _agent(run, folders[-1])
+    if not aside.is_dir() and old.path.is_dir():
+        old.path.rename(aside)
+    run.checkpoints_path.mkdir(exist_ok=True)
+    if agent is not None:
+        step = folders[-1].step
+        run.save_checkpoint(step, {"agent": agent.arrays()}, {"step": step})
 
 
 def renamed(config: dict[str, Any]) -> dict[str, Any]:
@@ -78,6 +98,12 @@ def renamed(config: dict[str, Any]) -> dict[str, Any]:
         UserError: an option that is gone has a value that today's code does not have.
     """
     config = copy.deepcopy(config)
+    loss = config.get("loss", {})
+    # Two switches of a term are one today: its weight.
+    if loss.get("consistency") == "off":
+        loss.update(consistency="mse", consistency_weight=0.0)
+    if not loss.pop("path_consistency", True):
+        loss["path_weight"] = 0.0
     for name in (*RENAMED, *DROPPED):
         group, _, option = name.rpartition(".")
         options = config.get(group, {}) if group else config
@@ -85,7 +111,11 @@ def renamed(config: dict[str, Any]) -> dict[str, Any]:
             continue
         value = options.pop(option)
         if name in RENAMED:
-            options[RENAMED[name].rpartition(".")[2]] = value
+            *groups, option = RENAMED[name].split(".")
+            into = config
+            for group in groups:
+                into = into.setdefault(group, {})
+            into[option] = value
         elif DROPPED[name] is not ANY and DROPPED[name] != value:
             raise UserError(
                 f"the configuration has {name} {value!r}, which is gone: use the ezm that wrote the run"

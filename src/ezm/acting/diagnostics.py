@@ -53,8 +53,10 @@ class Outcomes(NamedTuple):
     """Discounted V of the state where the rollout stopped, 0 after a termination."""
 
 
-Reaction = tuple[np.ndarray, np.ndarray]
-"""The policy's mean action (S, A) and the value (S,) at S observations."""
+Predict = Callable[[np.ndarray], Predictions]
+"""``predict(observation (S, O))``."""
+React = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""``react(observation (S, O)) -> the policy's mean action (S, A), value (S,)``."""
 
 
 class Diagnostic:
@@ -164,12 +166,10 @@ class Diagnostic:
 
         def predict(observation: np.ndarray) -> Predictions:
             number = np.int32(next(numbers))
-            predicted = self._predict(key, number, parameters, observation, index)
-            return jax.tree.map(np.asarray, predicted)
+            return jax.device_get(self._predict(key, number, parameters, observation, index))
 
-        def react(observation: np.ndarray) -> Reaction:
-            mean, value = self._react(key, parameters, observation, index)
-            return np.asarray(mean), np.asarray(value)
+        def react(observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return jax.device_get(self._react(key, parameters, observation, index))
 
         try:
             if not all(each.can_restore for each in tasks):
@@ -177,18 +177,14 @@ class Diagnostic:
             with guarded(tasks, self._step_limit, self._on_hang):
                 observation = self._play(tasks, predict, np.random.default_rng(seed))
                 predictions = predict(observation)
-                outcomes = self._try(tasks, predictions.actions, react, float(self._discount[task]))
+                discount = float(self._discount[task])
+                outcomes = self._try(tasks, predictions.actions, react, discount)
         finally:
             for each in tasks:
                 each.close()
         return summarise(predictions, outcomes)
 
-    def _play(
-        self,
-        tasks: list[Task],
-        predict: Callable[[np.ndarray], Predictions],
-        rng: np.random.Generator,
-    ) -> np.ndarray:
+    def _play(self, tasks: list[Task], predict: Predict, rng: np.random.Generator) -> np.ndarray:
         """Acts with the search, in each environment until its own random time, and returns the observations (S, O)."""
         length = tasks[0].spec.episode_steps or PLAY_STEPS
         latest = max(1, min(PLAY_STEPS, length - self.horizon))
@@ -204,11 +200,7 @@ class Diagnostic:
         return observation
 
     def _try(
-        self,
-        tasks: list[Task],
-        actions: np.ndarray,
-        react: Callable[[np.ndarray], Reaction],
-        discount: float,
+        self, tasks: list[Task], actions: np.ndarray, react: React, discount: float
     ) -> Outcomes:
         """Takes every action in every state, then follows the policy's mean."""
         snapshots = [task.snapshot() for task in tasks]
@@ -216,38 +208,24 @@ class Diagnostic:
         for k in range(actions.shape[1]):
             for task, snapshot in zip(tasks, snapshots, strict=True):
                 task.restore(snapshot)
-            self._roll_out(tasks, actions[:, k], react, discount, outcomes, k)
-        return outcomes
-
-    def _roll_out(
-        self,
-        tasks: list[Task],
-        action: np.ndarray,
-        react: Callable[[np.ndarray], Reaction],
-        discount: float,
-        outcomes: Outcomes,
-        k: int,
-    ) -> None:
-        """Fills column ``k`` of ``outcomes``, starting at the environments' present states."""
-        running = np.ones(self.states, bool)
-        observation = np.zeros((self.states, tasks[0].observation_size), np.float32)
-        for t in range(self.horizon):
-            bootstrap = np.ones(self.states)
-            acted = running.copy()
-            for i in np.flatnonzero(acted):
-                step = tasks[i].step(action[i])
-                observation[i] = step.observation
-                outcomes.returns[i, k] += discount**t * step.reward
+            action, running = actions[:, k], np.ones(self.states, bool)
+            observation = np.zeros((self.states, tasks[0].observation_size), np.float32)
+            for t in range(self.horizon):
+                acted, bootstrap = running.copy(), np.ones(self.states)
+                for i in np.flatnonzero(acted):
+                    step = tasks[i].step(action[i])
+                    observation[i] = step.observation
+                    outcomes.returns[i, k] += discount**t * step.reward
+                    bootstrap[i] = not step.terminated
+                    running[i] = not (step.terminated or step.truncated)
+                action, value = react(observation)
+                outcomes.tail[acted, k] = (discount ** (t + 1) * bootstrap * value)[acted]
                 if t == 0:
-                    outcomes.reward[i, k] = step.reward
-                bootstrap[i] = not step.terminated
-                running[i] = not (step.terminated or step.truncated)
-            action, value = react(observation)
-            outcomes.tail[acted, k] = (discount ** (t + 1) * bootstrap * value)[acted]
-            if t == 0:
-                outcomes.value[:, k] = outcomes.reward[:, k] + outcomes.tail[:, k]
-            if not running.any():
-                break
+                    outcomes.reward[:, k] = outcomes.returns[:, k]
+                    outcomes.value[:, k] = outcomes.reward[:, k] + outcomes.tail[:, k]
+                if not running.any():
+                    break
+        return outcomes
 
 
 def summarise(predictions: Predictions, outcomes: Outcomes) -> dict[str, float]:
@@ -266,16 +244,12 @@ def summarise(predictions: Predictions, outcomes: Outcomes) -> dict[str, float]:
         biases["q"] = predictions.q
     best = returns.max(1)
     chosen = returns[np.arange(len(returns)), predictions.choice]
-    return {
-        **{f"spearman/{name}": spearman(*pair) for name, pair in correlations.items()},
-        "error/reward": float(np.abs(predictions.reward - outcomes.reward).mean()),
-        **{
-            f"bias/{name}": float((q - returns - outcomes.tail).mean())
-            for name, q in biases.items()
-        },
-        "regret/search": float((best - chosen).mean()),
-        "regret/average": float((best - returns.mean(1)).mean()),
-    }
+    found = {f"spearman/{name}": spearman(*pair) for name, pair in correlations.items()}
+    found["error/reward"] = np.abs(predictions.reward - outcomes.reward).mean()
+    found |= {f"bias/{name}": (q - returns - outcomes.tail).mean() for name, q in biases.items()}
+    found["regret/search"] = (best - chosen).mean()
+    found["regret/average"] = (best - returns.mean(1)).mean()
+    return {name: float(value) for name, value in found.items()}
 
 
 def spearman(predicted: Float[np.ndarray, "S K"], true: Float[np.ndarray, "S K"]) -> float:

@@ -6,8 +6,8 @@ import logging
 import math
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from contextlib import closing
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -31,8 +31,7 @@ is a tenth of it: dm_control, HumanoidBench and Gymnasium's MuJoCo tasks have 1,
 """
 
 
-@dataclass(frozen=True)
-class Episodes:
+class Episodes(NamedTuple):
     """N complete episodes, each field an array (N,)."""
 
     returns: np.ndarray
@@ -59,12 +58,10 @@ def episodes(
     limit.
 
     Args:
-        suite: the agent's suite.
-        task: index in the suite.
+        suite: the tasks, among which ``task`` is an index.
         act: the policy to evaluate.
         number: of episodes, at least 1.
         seed: at least 0.
-        watch: called after every step.
         step_limit: see :class:`ezm.tasks.ParallelTasks`.
 
     Raises:
@@ -77,21 +74,14 @@ def episodes(
     for group in range(groups):
         numbers = range(group * copies, (group + 1) * copies)
         seeds = [derived_seed(seed, suite.task_names[task], each) for each in numbers]
-        environments = ParallelTasks(suite, seeds, task_ids=[task] * copies, step_limit=step_limit)
-        before = group * copies
 
-        def told(step: int, ended: int, before: int = before) -> None:
+        def told(step: int, ended: int, before: int = numbers.start) -> None:
             watch(step, min(before + ended, number))
 
-        try:
+        environments = ParallelTasks(suite, seeds, task_ids=[task] * copies, step_limit=step_limit)
+        with closing(environments):
             found.append(_first_episodes(environments, act, endless, told))
-        finally:
-            environments.close()
-    joined = (
-        np.concatenate([getattr(each, name) for each in found])[:number]
-        for name in ("returns", "lengths", "terminated")
-    )
-    return Episodes(*joined)
+    return Episodes(*(np.concatenate(parts)[:number] for parts in zip(*found, strict=True)))
 
 
 def derived_seed(seed: int, task: str, number: int = 0) -> int:
@@ -156,8 +146,7 @@ class Evaluator:
         suite: the tasks.
         copies: episodes of each task that run in parallel.
         seed: of the environments. Each call of :meth:`run` continues with new episodes.
-        step_limit: see :class:`ezm.tasks.ParallelTasks`.
-        on_hang: see :class:`ezm.tasks.ParallelTasks`.
+        step_limit, on_hang: see :class:`ezm.tasks.ParallelTasks`.
     """
 
     def __init__(
@@ -175,15 +164,7 @@ class Evaluator:
         self._endless: set[str] = set()
 
     def run(self, act: Act, episodes: int) -> list[list[float]]:
-        """Returns the undiscounted returns of ``episodes`` complete episodes of every task.
-
-        Args:
-            act: the policy to evaluate.
-            episodes: per task.
-
-        Returns:
-            One list per task of the suite.
-        """
+        """Returns the undiscounted returns of ``episodes`` complete episodes of every task, one list per task."""
         returns: list[list[float]] = [[] for _ in range(self.suite.num_tasks)]
         while min(map(len, returns)) < episodes:
             wave = _first_episodes(self._environments, act, self._endless)
@@ -204,7 +185,7 @@ class Evaluator:
         self._environments.close()
 
 
-def random_policy(suite: Suite, seed: int) -> Act:
+def random_policy(suite: Suite, seed: int | np.random.Generator) -> Act:
     """Returns a policy of uniformly random actions, 0 in padded dimensions."""
     rng = np.random.default_rng(seed)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -61,9 +59,8 @@ class PlanInspector:
             task: Int[Array, " 1"],
         ) -> tuple[Array, ...]:
             key = jax.random.fold_in(key, step)
-            planned = acting.plan(key, parameters, observation, task, config)
-            search = planned.search
-            action = search.action if mode == "search" else planned.policy.mode()
+            search, policy, _ = acting.plan(key, parameters, observation, task, config)
+            action = search.action if mode == "search" else policy.mode()
             units = parameters.normalizer.in_task_units
             value, q = units(search.value, task), units(search.q_values.T, task).T
             return action, value, search.actions, q, search.visits
@@ -76,10 +73,8 @@ class PlanInspector:
             task: Int[Array, " 1"],
             actions: Float[Array, "K action"],
         ) -> tuple[Array, Array]:
-            latent, context = acting.encode(parameters, observation, task)
-            tasks, latents, context = jax.tree.map(
-                lambda x: jnp.broadcast_to(x, (len(actions), *x.shape[1:])), (task, latent, context)
-            )
+            state = task, *acting.encode(parameters, observation, task)
+            tasks, latents, context = jax.tree.map(lambda x: x.repeat(len(actions), 0), state)
             model, normalizer = parameters.model, parameters.normalizer
             heads = model.with_two_heads(key)
 
@@ -94,7 +89,7 @@ class PlanInspector:
             return taken.swapaxes(0, 1), rewards.swapaxes(0, 1)
 
         self._inspect = jax.jit(think)
-        self._imagine = partial(jax.jit, static_argnums=0)(imagine)
+        self._imagine = jax.jit(imagine, static_argnums=0)
 
     def inspect(self, observation: np.ndarray, task: int) -> PlanTrace:
         """Searches at an observation (O,) of a task of the agent's suite."""

@@ -48,15 +48,13 @@ def as_trained(suite: Suite, run: RunFolder) -> Suite:
     tasks = []
     for task in suite.tasks:
         was = before.get(task.name, task)
-        for size in ("observation_size", "action_size"):
-            now, then = getattr(task, size), getattr(was, size)
-            if now != then:
+        for name in ("observation_size", "action_size", "reward_range", "episode_steps"):
+            now, then = getattr(task, name), getattr(was, name)
+            if now != then and name.endswith("_size"):
                 raise UserError(
-                    f"task {task.name}: its {size} is {now}, and the run in {run.path} began with {then}: "
+                    f"task {task.name}: its {name} is {now}, and the run in {run.path} began with {then}: "
                     "bring the task back to that, or start a new run"
                 )
-        for name in ("reward_range", "episode_steps"):
-            now, then = getattr(task, name), getattr(was, name)
             if now != then:
                 _log.warning(f"task {task.name}: its {name} is {now}; the run keeps {then}")
         kept = {

@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from ezm.acting.evaluate import Episodes
 from ezm.errors import UserError
 from ezm.runs.folder import unwritable, write_atomically
 from ezm.statistics.aggregates import (
-    Estimate,
+    Statistic,
     interquartile_mean,
     interval,
     mean_score,
@@ -50,7 +50,8 @@ AGGREGATES = {
 """Aggregates of the normalised scores of all episodes and tasks."""
 
 
-class Bounded(NamedTuple):
+@dataclass(frozen=True)
+class Bounded:
     """A value and its 95 % bootstrap interval, None for a single episode."""
 
     value: float
@@ -115,11 +116,8 @@ class Evaluation:
         found = {name: normalised(task.source, task.returns) for name, task in self.tasks.items()}
         return {name: each for name, each in found.items() if each is not None}
 
-    def _made_as(self, other: Evaluation) -> bool:
-        return self._settings() == other._settings()
-
     def _settings(self) -> tuple[Any, ...]:
-        sources = tuple((name, task.source) for name, task in self.tasks.items())
+        sources = [(name, task.source) for name, task in self.tasks.items()]
         asked = self.step, self.planner, self.protocol, self.episodes, self.seed
         return *asked, self.version, dict(self.machine), sources
 
@@ -127,7 +125,7 @@ class Evaluation:
 def task_result(spec: TaskSpec, found: Episodes) -> TaskResult:
     """Summarises a task's episodes."""
     mean = mean_interval(found.returns)
-    iqm = _bounded(interval(found.returns[:, None], interquartile_mean))
+    iqm = _bounded(found.returns[:, None], interquartile_mean)
     bar, scores = success_bar(spec.source), normalised(spec.source, found.returns)
     return TaskResult(
         source=spec.source,
@@ -154,11 +152,12 @@ def aggregate(results: Sequence[TaskResult]) -> dict[str, Bounded] | None:
     if not known:
         return None
     scores = np.stack(known, axis=1)
-    return {name: _bounded(interval(scores, each)) for name, each in AGGREGATES.items()}
+    return {name: _bounded(scores, each) for name, each in AGGREGATES.items()}
 
 
-def _bounded(estimate: Estimate) -> Bounded:
-    return Bounded(estimate.value, _known(estimate.low), _known(estimate.high))
+def _bounded(scores: np.ndarray, statistic: Statistic) -> Bounded:
+    value, low, high = interval(scores, statistic)
+    return Bounded(value, _known(low), _known(high))
 
 
 def _known(value: float) -> float | None:
@@ -197,30 +196,21 @@ def save_evaluation(run: Path, evaluation: Evaluation) -> None:
     """
     run = Path(run)
     with _locked(run):
-        others = [each for each in read_evaluations(run) if not each._made_as(evaluation)]
-        kept = [*others, evaluation]
-        document = {"format": FORMAT, "evaluations": [_document(each) for each in kept]}
+        made = evaluation._settings()
+        kept = [each for each in read_evaluations(run) if each._settings() != made] + [evaluation]
+        document = {"format": FORMAT, "evaluations": [asdict(each) for each in kept]}
         write_atomically(run / "eval.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
         write_atomically(run / "eval.csv", _csv(kept))
 
 
-def _document(evaluation: Evaluation) -> dict[str, Any]:
-    values = asdict(evaluation)
-    if evaluation.aggregate is not None:
-        values["aggregate"] = {k: each._asdict() for k, each in evaluation.aggregate.items()}
-    return values
-
-
 def _evaluation(document: Mapping[str, Any]) -> Evaluation:
-    tasks = {name: _task(values) for name, values in document["tasks"].items()}
+    tasks = {}
+    for name, values in document["tasks"].items():
+        own: dict[str, Any] = {k: tuple(values[k]) for k in ("returns", "lengths", "terminated")}
+        tasks[name] = TaskResult(**{**values, **own})
     found = document["aggregate"]
-    aggregates = None if found is None else {k: Bounded(**each) for k, each in found.items()}
+    aggregates = found and {name: Bounded(**each) for name, each in found.items()}
     return Evaluation(**{**document, "tasks": tasks, "aggregate": aggregates})
-
-
-def _task(values: Mapping[str, Any]) -> TaskResult:
-    arrays: dict[str, Any] = {k: tuple(values[k]) for k in ("returns", "lengths", "terminated")}
-    return TaskResult(**{**values, **arrays})
 
 
 _COLUMNS = (

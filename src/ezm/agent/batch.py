@@ -55,17 +55,8 @@ WHOLE = -1
 """Batch axis of an array that has none."""
 
 BATCH_AXIS = Batch(
-    observation=1,
-    action=1,
-    reward=1,
-    length=0,
-    terminated=0,
-    task=0,
-    weight=0,
-    age=0,
-    searches=1,
-    searched=1,
-    reanalyse=WHOLE,
-    extras=1,
+    **dict.fromkeys(Batch._fields, 1)
+    | dict.fromkeys(("length", "terminated", "task", "weight", "age"), 0)
+    | {"reanalyse": WHOLE}
 )
 """The batch axis of each field's arrays, or :data:`WHOLE` for indices into the whole batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -55,9 +56,8 @@ class SearchPolicy:
     ) -> tuple[Float[Array, "batch latent"], Context]:
         """Returns the latent states of raw observations, and the contexts of their tasks."""
         context = parameters.model.context(task, self.suite.action_mask)
-        return parameters.model.represent(
-            parameters.normalizer(observation, task), context
-        ), context
+        normalised = parameters.normalizer(observation, task)
+        return parameters.model.represent(normalised, context), context
 
     def plan(
         self,
@@ -66,27 +66,16 @@ class SearchPolicy:
         observation: Float[Array, "batch observation"],
         task: Int[Array, " batch"],
         config: PlannerConfig | None = None,
-        *,
-        tree_model: WorldModel | None = None,
-        warm_start: Float[Array, "batch action"] | None = None,
+        **options: Any,
     ) -> Plan:
         """Searches from raw observations.
 
-        ``config`` replaces the run's planner. :func:`ezm.agent.planning.plan` explains ``tree_model`` and ``warm_start``.
+        ``config`` replaces the run's planner. :func:`ezm.agent.planning.plan` explains the ``options``.
         """
         latent, context = self.encode(parameters, observation, task)
         config = self.config.planner if config is None else config
         discount = self.suite.discount[task]
-        return self.plan_from(
-            key,
-            parameters.model,
-            latent,
-            context,
-            discount,
-            config,
-            tree_model=tree_model,
-            warm_start=warm_start,
-        )
+        return self.plan_from(key, parameters.model, latent, context, discount, config, **options)
 
     def sample(
         self,
@@ -124,9 +113,7 @@ class SearchPolicy:
         return Searches(actions, weights, value, spread)
 
     def _temperature(self, updates: Int[Array, ""]) -> Float[Array, ""]:
-        first, last = (
-            self.config.loss.policy_temperature,
-            self.config.loss.final_policy_temperature,
-        )
+        loss = self.config.loss
+        first, last = loss.policy_temperature, loss.final_policy_temperature
         done = jnp.minimum(updates / self.config.schedule_updates, 1.0)
         return first + done * ((first if last is None else last) - first)

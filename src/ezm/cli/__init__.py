@@ -1,4 +1,4 @@
-"""The command line: a module for each command, with a dataclass of its options and the function that runs it."""
+"""The command line: a dataclass of options for each command, whose instances run it."""
 
 from ezm.cli.main import COMMANDS, main
 

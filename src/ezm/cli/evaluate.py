@@ -5,21 +5,21 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 import ezm
 from ezm import platform
-from ezm.cli.options import parse
+from ezm.cli.options import ActingOptions
+from ezm.cli.terminal import print_evaluation
 from ezm.config import TrainConfig, from_dict
+from ezm.config.schema import Bound
 from ezm.errors import UserError, nearest
-from ezm.platform import Device
 
 
 @dataclass(frozen=True)
-class Eval:
+class Eval(ActingOptions):
     """Evaluate a run's latest checkpoint: returns, success rate and normalised score of every task.
 
     The command needs only the run's folder. It keeps every evaluation there, with the return and length of each
@@ -30,50 +30,30 @@ class Eval:
       ezm eval runs/RUN --episodes 5 --planner policy
     """
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """The run's folder."""
     task: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...")] = ()
     """Evaluate only these tasks of the run. A task's results do not depend on the other tasks."""
-    episodes: int = 20
+    episodes: Annotated[int, Bound(lambda value: value >= 1, "be at least 1")] = 20
     """Episodes per task."""
-    protocol: Literal["benchmark", "paper"] | None = None
-    """For HumanoidBench's tasks. benchmark: a fall ends the episode. paper: the episode goes on.
-    None: as in training."""
-    planner: Literal["search", "policy"] = "search"
-    """Act on the search's best action, or on the policy's mean without search."""
-    seed: int = 0
-    """Seed of the environments and of the search, independent of the training's seeds."""
-    device: Device = "auto"
-    """Device to compute on. auto: a GPU if there is one."""
 
+    def __call__(self) -> None:
+        from ezm.runs.folder import RunFolder
 
-def evaluate(arguments: Sequence[str]) -> int:
-    """Runs ``ezm eval`` and returns the exit code."""
-    options = parse(Eval, "eval", arguments)
-    if options.episodes < 1:
-        raise UserError(f"--episodes {options.episodes}: must be at least 1")
-    if options.seed < 0:
-        raise UserError(f"--seed {options.seed}: must not be negative")
-    from ezm.runs.folder import RunFolder
+        run = RunFolder.open(self.run)
+        config: TrainConfig = from_dict(run.config)
+        tasks = _chosen(config.suite, self.task)
+        platform.prepare_jax(self.device)
+        from ezm.acting.results import read_evaluations, save_evaluation
 
-    run = RunFolder.open(options.run)
-    config: TrainConfig = from_dict(run.config)
-    tasks = _chosen(config.suite, options.task)
-    platform.prepare_jax(options.device)
-    from ezm.acting.results import read_evaluations, save_evaluation
-    from ezm.cli.terminal import print_evaluation
-
-    read_evaluations(run.path)  # an unreadable file fails before the work, not after it
-    try:
-        found = _evaluate(run, config, tasks, options)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; nothing of this evaluation is kept") from None
-    print_evaluation(found)
-    try:
-        save_evaluation(run.path, found)
-    except UserError as error:
-        raise UserError(f"the results above are not saved: {error}") from error
-    return 0
+        read_evaluations(run.path)  # an unreadable file fails before the work, not after it
+        try:
+            found = _evaluate(run, config, tasks, self)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped; nothing of this evaluation is kept") from None
+        print_evaluation(found)
+        try:
+            save_evaluation(run.path, found)
+        except UserError as error:
+            raise UserError(f"the results above are not saved: {error}") from error
 
 
 def _evaluate(run: Any, config: TrainConfig, tasks: Sequence[str], options: Eval) -> Any:
@@ -81,7 +61,7 @@ def _evaluate(run: Any, config: TrainConfig, tasks: Sequence[str], options: Eval
     from ezm.acting.evaluate import derived_seed, episodes
     from ezm.acting.load import load_agent
     from ezm.acting.results import Evaluation, aggregate, task_result
-    from ezm.cli.evaluation_progress import EvaluationProgress
+    from ezm.cli.progress import EvaluationProgress
     from ezm.runs.machine import machine
     from ezm.statistics.intervals import mean_interval
     from ezm.tasks import with_protocol

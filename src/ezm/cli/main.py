@@ -13,49 +13,34 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import ezm
-from ezm.cli.completion import Completion, completion
-from ezm.cli.convert import Convert, convert
-from ezm.cli.doctor import Doctor, doctor
-from ezm.cli.evaluate import Eval, evaluate
-from ezm.cli.output import Lines
-from ezm.cli.profile import Profile, profile
-from ezm.cli.report import Report, report
-from ezm.cli.tasks import Tasks, tasks
-from ezm.cli.train import Demo, Train, demo, train
-from ezm.cli.watch import Watch, watch
+from ezm.cli.commands import Completion, Convert, Doctor, Report, Tasks
+from ezm.cli.evaluate import Eval
+from ezm.cli.options import RunOptions, parse, parse_run
+from ezm.cli.terminal import Lines
+from ezm.cli.train import Demo, Profile, Train
+from ezm.cli.watch import Watch
 from ezm.errors import UserError, nearest
 
 INTERRUPTED = 130
 
 
-class Command(NamedTuple):
-    """A command: the dataclass of its options, and the function that receives the arguments."""
-
-    options: type[Any]
-    run: Callable[[Sequence[str]], int]
-
-
-COMMANDS: dict[str, Command] = {
-    "train": Command(Train, train),
-    "eval": Command(Eval, evaluate),
-    "watch": Command(Watch, watch),
-    "report": Command(Report, report),
-    "profile": Command(Profile, profile),
-    "tasks": Command(Tasks, tasks),
-    "demo": Command(Demo, demo),
-    "doctor": Command(Doctor, doctor),
-    "convert": Command(Convert, convert),
-    "completion": Command(Completion, lambda arguments: completion(arguments, _options())),
+COMMANDS: dict[str, type[Any]] = {
+    "train": Train,
+    "eval": Eval,
+    "watch": Watch,
+    "report": Report,
+    "profile": Profile,
+    "tasks": Tasks,
+    "demo": Demo,
+    "doctor": Doctor,
+    "convert": Convert,
+    "completion": Completion,
 }
-
-
-def _options() -> dict[str, type[Any]]:
-    return {name: command.options for name, command in COMMANDS.items()}
-
+"""Each command's dataclass of options. Calling an instance runs the command and returns its exit code, None for 0."""
 
 HELP = """usage: ezm COMMAND [OPTIONS]
 
@@ -114,7 +99,9 @@ def _run(arguments: Sequence[str]) -> int:
             raise UserError(
                 f"unknown command {command!r}{nearest(command, COMMANDS)}; `ezm --help` lists them"
             )
-        return COMMANDS[command].run(rest)
+        kind = COMMANDS[command]
+        read = parse_run if issubclass(kind, RunOptions) else parse
+        return read(kind, command, rest)() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -15,14 +15,24 @@ import io
 import textwrap
 import typing
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import tyro
 
+from ezm import platform
+from ezm.config import TrainConfig, from_dict, named_values
+from ezm.config.presets import KINDS, PRESETS, defaults, kind_of
+from ezm.config.schema import NOT_NEGATIVE, Bound
 from ezm.errors import UserError, nearest
+from ezm.platform import Device
 
 _HELP = ("-h", "--help", "--help-all")
 _COLUMNS = 80
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 
 def parse(kind: type[Any], command: str, arguments: Sequence[str], default: Any = None) -> Any:
@@ -45,24 +55,29 @@ def parse(kind: type[Any], command: str, arguments: Sequence[str], default: Any 
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(kind, prog=f"ezm {command}", args=arguments, default=default)
+            options = tyro.cli(kind, prog=f"ezm {command}", args=arguments, default=default)
     except SystemExit:
         raise UserError(
             f"{_first_sentence(printed.getvalue())}; see `ezm {command} --help`"
         ) from None
+    if not isinstance(options, TrainConfig):  # which is checked with its suite
+        for name, value, marks in named_values(options):
+            for mark in marks:
+                if isinstance(mark, Bound) and value is not None and not mark.holds(value):
+                    raise UserError(f"--{name} {value:g}: must {mark.rule}")
+    return options
 
 
 def spellings(kind: type[Any], prefix: str = "--") -> list[str]:
     """Returns all spellings of all options of a nested dataclass: ``--model.latent-size``, ``--model.no-latent-norm``."""
     found: list[str] = []
-    hints = typing.get_type_hints(kind, include_extras=True)
-    for field in dataclasses.fields(kind):
-        hint, name = hints[field.name], field.name.replace("_", "-")
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
         marks = getattr(hint, "__metadata__", ())
         hint = typing.get_args(hint)[0] if marks else hint
+        name = name.replace("_", "-")
         if dataclasses.is_dataclass(hint):
             found += spellings(typing.cast(type, hint), f"{prefix}{name}.")
-        elif tyro.conf.Positional not in marks:
+        elif tyro.conf.Positional not in marks and typing.get_origin(hint) is not ClassVar:
             found.append(prefix + name)
             if hint is bool and tyro.conf.FlagCreatePairsOff not in marks:
                 found.append(f"{prefix}no-{name}")
@@ -87,12 +102,10 @@ def _print_help(kind: type[Any], command: str, default: Any, *, everything: bool
 def _showing(kind: type[Any], first: Sequence[str]) -> type[Any]:
     """Returns the same dataclass, with help for the given fields only."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    hidden = {
-        f.name: Annotated[hints[f.name], tyro.conf.Suppress]
-        for f in dataclasses.fields(kind)
-        if f.name not in first
-    }
-    fields = [(f.name, hidden.get(f.name, hints[f.name]), f) for f in dataclasses.fields(kind)]
+    for field in dataclasses.fields(kind):
+        if field.name not in first:
+            hints[field.name] = Annotated[hints[field.name], tyro.conf.Suppress]
+    fields = [(field.name, hints[field.name], field) for field in dataclasses.fields(kind)]
     return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True)
 
 
@@ -110,9 +123,103 @@ def _first_sentence(box: str) -> str:
     return sentence.removeprefix("Error parsing ") or "the options will not do"
 
 
-def value_of(option: str, arguments: Sequence[str]) -> str | None:
-    """Returns the value of ``option`` in the arguments, or None. It is needed before parsing, for an option that
-    decides the defaults of all others."""
+@dataclass(frozen=True)
+class ActingOptions:
+    """Options to act with a trained agent."""
+
+    run: Run
+    """The run's folder."""
+    planner: Literal["search", "policy"] = "search"
+    """Act on the search's best action, or on the policy's mean without search."""
+    protocol: Literal["benchmark", "paper"] | None = None
+    """For HumanoidBench's tasks. benchmark: a fall ends the episode. paper: the episode goes on.
+    None: as in training."""
+    seed: Annotated[int, NOT_NEGATIVE] = 0
+    """Seed of the environments and of the search, independent of the training's seeds."""
+    device: Device = "auto"
+    """Device to compute on. auto: a GPU if there is one."""
+
+
+# -- runs --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunOptions(TrainConfig):
+    """Options to start or resume a run."""
+
+    FIRST: ClassVar[tuple[str, ...]] = (
+        *("suite", "preset", "steps", "seed", "out", "resume", "device", "devices"),
+        *("evaluate_every", "checkpoint_every", "action_repeat", "protocol"),
+    )
+    """The options that ``--help`` shows: enough for a newcomer."""
+
+    suite: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SUITE")] = "cartpole"
+    """A suite (cartpole, walker, mixed, h1, h1hand) or tasks, separated by commas: h1-walk, dmc:walker-walk,
+    gym:Pendulum-v1, my_module:make. `ezm tasks` lists them. Not needed with --resume."""
+    preset: Literal["cpu", "paper"] = "cpu"
+    """Source of all other defaults. cpu learns on two cores, paper has the published sizes.
+    Without this option: paper if there is a GPU, otherwise cpu."""
+    resume: Path | None = None
+    device: Device = "auto"
+    """Device to compute on. auto: a GPU if there is one."""
+
+
+OptionsT = TypeVar("OptionsT", bound=RunOptions)
+
+
+def parse_run(kind: type[OptionsT], command: str, arguments: Sequence[str]) -> OptionsT:
+    """Parses the options of a new run, or of a resumed one, which keeps its options except for a few."""
+    options: OptionsT
+    if (resumed := _value_of("--resume", arguments)) is not None:
+        from ezm.runs.folder import RunFolder
+
+        config = from_dict(RunFolder.open(Path(resumed)).config)
+        options = parse(kind, command, arguments, kind(**vars(config)))
+        _refuse_contradiction(config, options)
+        return options
+    preset = _value_of("--preset", arguments) or ("paper" if platform.has_gpu() else "cpu")
+    preset = preset if preset in PRESETS else "cpu"
+    # A guess, so that --help shows the suite's own defaults. The parser's result decides.
+    suite = next((word for word in arguments if kind_of(word) is not KINDS[-1]), "")
+    while True:
+        given = defaults(preset, suite)
+        default = kind(**vars(given) | {"suite": tyro.MISSING})
+        options = parse(kind, command, arguments, default)
+        if given == defaults(preset, options.suite):
+            return options
+        suite = options.suite
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """Returns the value of an option that decides the defaults of all others, before parsing."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(option, nargs="?", dest="value")
     return typing.cast(str | None, parser.parse_known_args(arguments)[0].value)
+
+
+def config_of(options: RunOptions) -> TrainConfig:
+    """Returns the configuration without the command's other options."""
+    return TrainConfig(
+        **{f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig)}
+    )
+
+
+def _refuse_contradiction(config: TrainConfig, options: RunOptions) -> None:
+    """Refuses changes to a resumed run, except more steps, other devices and another place of the replay.
+
+    Raises:
+        UserError: names the first option that differs from the run's.
+    """
+    if options.steps < config.steps:
+        raise UserError(
+            f"--steps {options.steps} contradicts --resume: the run has {config.steps}, and steps "
+            "can only grow"
+        )
+    theirs = {name: value for name, value, _ in named_values(config)}
+    for name, value, _ in named_values(config_of(options)):
+        if name not in ("steps", "devices", "replay.device") and value != theirs[name]:
+            option = "suite" if name == "suite" else f"--{name}"
+            raise UserError(
+                f"{option} {value} contradicts --resume: the run was started with {theirs[name]}; "
+                "leave it out or start a new run"
+            )

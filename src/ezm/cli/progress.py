@@ -1,4 +1,4 @@
-"""Progress of a training run: a live page, or plain lines where there is no terminal.
+"""Progress of a training run or of an evaluation: a live page, or plain lines where there is no terminal.
 
 A separate thread draws the page once a second. The training loop only hands over numbers.
 """
@@ -12,18 +12,19 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TextIO, cast
 
+import numpy as np
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ezm.cli.output import Lenient
+from ezm.acting.evaluate import SIDE_BY_SIDE
+from ezm.cli.terminal import Lenient
 from ezm.statistics.intervals import format_return
 from ezm.training.display import Display
 from ezm.training.memory import Memory, resident, size
@@ -38,7 +39,6 @@ LEFT_WINDOW = 600.0
 """Seconds over which the rate for the time left is averaged. They are enough to include evaluations and checkpoints."""
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_FRAMES_PER_SECOND = 1.0
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
@@ -48,23 +48,21 @@ def sparkline(values: Sequence[float], width: int) -> str:
     history. A value that is not finite is a space. A constant curve runs at half height.
     """
     columns = min(width, len(values))
-    edges = [len(values) * edge // columns for edge in range(columns + 1)] if columns else []
-    means = [_mean(values[first:end]) for first, end in pairwise(edges)]
-    finite = [mean for mean in means if math.isfinite(mean)]
-    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    if not columns:
+        return ""
+    groups = np.array_split(np.asarray(values, float), columns)
+    finite = [group[np.isfinite(group)] for group in groups]
+    means = [float(group.mean()) if group.size else math.nan for group in finite]
+    known = [mean for mean in means if not math.isnan(mean)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
     top = len(_BLOCKS) - 1
 
     def block(mean: float) -> str:
-        if not math.isfinite(mean):
+        if math.isnan(mean):
             return " "
         return _BLOCKS[round(top * (mean - low) / (high - low)) if high > low else top // 2]
 
     return "".join(map(block, means))
-
-
-def _mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
 
 
 class Pace:
@@ -89,13 +87,15 @@ class Pace:
         """Returns environment steps per task and updates per second, or 0 before there are two positions."""
         if len(self._marks) < 2:
             return 0.0, 0.0
-        (step, updates, start), (last_step, last_updates, end) = self._marks[0], self._marks[-1]
-        elapsed = max(end - start, 1e-9)
-        return (last_step - step) / elapsed, (last_updates - updates) / elapsed
+        steps, updates, seconds = np.subtract(self._marks[-1], self._marks[0]).tolist()
+        return steps / max(seconds, 1e-9), updates / max(seconds, 1e-9)
 
 
 class TrainingProgress(Display):
-    """A display of returns per task, rates, time left and memory. ``with`` starts and stops it."""
+    """A display of returns per task, rates, time left and memory. ``with`` starts and stops it.
+
+    It prints to ``console``, by default standard output.
+    """
 
     def __init__(
         self,
@@ -104,14 +104,8 @@ class TrainingProgress(Display):
         console: Console | None = None,
         folder: Path | None = None,
     ) -> None:
-        """Args:
-        task_names: the suite's tasks, in order.
-        total_steps: environment steps per task of the whole run.
-        console: receives the output. The default is standard output.
-        folder: the run's folder, to be shown.
-        """
         super().__init__(task_names, total_steps, folder)
-        self._place = None if folder is None else _short(folder)
+        self._place = "" if folder is None else _short(folder)
         self._console = console or Console(file=cast(TextIO, Lenient(sys.stdout)))
         self._memory: Memory | None = None
         self._episodes: dict[str, list[float]] = {task: [] for task in self.task_names}
@@ -122,24 +116,17 @@ class TrainingProgress(Display):
         self._live: Live | None = None
         if self._console.is_interactive:
             self._live = Live(
-                console=self._console,
-                get_renderable=self._render,
-                refresh_per_second=_FRAMES_PER_SECOND,
+                console=self._console, get_renderable=self._render, refresh_per_second=1.0
             )
 
     def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
-        elif self._place is not None:
+        elif self._place:
             self.message(f"run folder: {self._place}")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
         elif self._position[0]:
@@ -167,7 +154,6 @@ class TrainingProgress(Display):
         self.message(str(memory))
 
     def update(self, step: int, updates: int, seconds: float) -> None:
-        """Reports the run's position: environment steps per task, learner updates, seconds so far."""
         self._position = (step, updates, seconds)
         self._lately.add(self._position)
         self._for_long.add(self._position)
@@ -175,17 +161,14 @@ class TrainingProgress(Display):
             self._print_line()
 
     def episode(self, task: str, episode_return: float) -> None:
-        """Reports a finished training episode."""
         self._episodes[task].append(float(episode_return))
 
     def evaluation(self, task: str, mean: float) -> None:
-        """Reports the mean return of an evaluation."""
         self._evaluations[task].append(float(mean))
 
     def message(self, text: str) -> None:
         """Prints a line, above the page."""
-        # A line in a file or a pipe stays one line.
-        whole = self._live is None
+        whole = self._live is None  # a line in a file or a pipe stays one line
         self._console.print(text, highlight=False, markup=False, soft_wrap=whole)
 
     def rates(self) -> tuple[float, float]:
@@ -203,52 +186,41 @@ class TrainingProgress(Display):
         rate = self._for_long.rates()[0]
         return (self.total_steps - self._position[0]) / rate if rate > 0 else None
 
-    # -- plain lines -----------------------------------------------------------------------
-
-    def _status(self) -> list[str]:
+    def _status(self) -> str:
         step, updates, seconds = self._position
         environment_rate, update_rate = self.rates()
         left = self.seconds_left()
-        return [
-            f"step {step:,}/{self.total_steps:,} per task",
-            f"{updates:,} updates",
-            f"{environment_rate:.0f} env steps/s",
-            f"{update_rate:.0f} updates/s",
-            f"{_clock(seconds)} elapsed",
-            f"{'–' if left is None else _clock(left)} left",
-        ]
+        return (
+            f"step {step:,}/{self.total_steps:,} per task · {updates:,} updates · "
+            f"{environment_rate:.0f} env steps/s · {update_rate:.0f} updates/s · "
+            f"{_clock(seconds)} elapsed · {'–' if left is None else _clock(left)} left"
+        )
 
     def _print_line(self) -> None:
         self._printed = time.monotonic()
         latest = {task: self._evaluations[task] or self._episodes[task] for task in self.task_names}
-        returns = "  ".join(
-            f"{task} {format_return(values[-1])}" for task, values in latest.items() if values
-        )
-        self.message(" · ".join([*self._status(), *([returns] if returns else [])]))
-
-    # -- the page --------------------------------------------------------------------------
+        returns = [f"{task} {_last(values)}" for task, values in latest.items() if values]
+        self.message(self._status() + (f" · {'  '.join(returns)}" if returns else ""))
 
     def _render(self) -> RenderableType:
         """Returns the page. The tasks stand last, because rich cuts a page that is too long at its end."""
-        step, status = self._position[0], self._status()
+        step, below = self._position[0], self._status()
         bar = Table.grid(expand=True, padding=(0, 1))
-        bar.add_row(
-            ProgressBar(total=self.total_steps, completed=step), f"{step / self.total_steps:.0%}"
-        )
+        bar.add_row(ProgressBar(self.total_steps, step), f"{step / self.total_steps:.0%}")
         if self._memory is not None and (taken := resident()):
-            status.append(f"memory {size(taken)}, announced {size(self._memory.total)}")
-        lines = [" · ".join(status)] + ([] if self._place is None else [f"in {self._place}"])
-        below = Text("\n".join(lines), style="dim", overflow="fold")
-        return Group(bar, below, self._table())
+            below += f" · memory {size(taken)}, announced {size(self._memory.total)}"
+        below += f"\nin {self._place}" if self._place else ""
+        return Group(bar, Text(below, style="dim", overflow="fold"), self._table())
 
     def _table(self) -> Table:
         """Returns a row for each task, with the curves of its training episodes and its evaluations."""
         table = Table(box=None, expand=True, padding=(0, 1, 0, 0), header_style="dim")
         table.add_column("task", max_width=min(24, self._console.width // 3))
-        for curve, numbers in (("training", ["last"]), ("evaluation", ["last", "best"])):
-            table.add_column(_cut(curve), ratio=1)
-            for number in numbers:
-                table.add_column(number, justify="right", no_wrap=True, min_width=5)
+        for name in ("training", "last", "evaluation", "last", "best"):
+            if name in ("training", "evaluation"):
+                table.add_column(_cut(name), ratio=1)
+            else:
+                table.add_column(name, justify="right", no_wrap=True, min_width=5)
         for task in self.task_names:
             episodes, evaluations = self._episodes[task], self._evaluations[task]
             best = max((each for each in evaluations if not math.isnan(each)), default=math.nan)
@@ -295,3 +267,64 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class EvaluationProgress:
+    """Shows the progress of each task's evaluation on standard error. Use it in a ``with`` statement.
+
+    Args:
+        episodes: per task.
+        console: the output. Default: standard error.
+    """
+
+    def __init__(self, episodes: int, console: Console | None = None) -> None:
+        self._episodes = episodes
+        self._console = console or Console(file=cast(TextIO, Lenient(sys.stderr)))
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._bar = TaskID(0)
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def begin(self, task: str, limit: int | None) -> None:
+        """Begins a task. ``limit`` is the agent steps of an episode, None where they are unknown."""
+        self._task, self._limit = task, limit
+        self._group, self._step = 0, 0
+        self._bar = self._bars.add_task(task, total=None, said="starting")
+
+    def update(self, step: int, ended: int) -> None:
+        """Shows the number of steps of the running episodes, and the number of ended episodes."""
+        limit = "" if self._limit is None else f"/{self._limit:,}"
+        said = f"step {step:,}{limit}, {ended} of {self._episodes} ended"
+        self._group += step < self._step  # the first step of the next group of episodes
+        self._step = step
+        done = ended / self._episodes
+        if self._limit is not None:
+            groups = math.ceil(self._episodes / SIDE_BY_SIDE)
+            done = max(done, (self._group + step / self._limit) / groups)
+        if self._console.is_terminal:
+            self._bars.update(self._bar, total=1.0, completed=done, said=said)
+        elif time.monotonic() - self._said >= PLAIN_EVERY:
+            self._line(f"{self._task}: {said}")
+
+    def end(self, mean: str) -> None:
+        """Ends a task, with its mean return as text."""
+        self._bars.update(self._bar, total=1.0, completed=1.0, said=f"return {mean}")
+        if not self._console.is_terminal:
+            self._line(f"{self._task}: {self._episodes} episodes, return {mean}")
+
+    def _line(self, text: str) -> None:
+        self._said = time.monotonic()
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)

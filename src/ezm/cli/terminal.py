@@ -1,10 +1,13 @@
-"""Results of the commands, printed as tables."""
+"""Output of the commands: results as tables, and lines that may be lost when nobody can read them."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -12,9 +15,37 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from ezm.acting.results import Evaluation
-    from ezm.cli.examination import Finding
+    from ezm.cli.doctor import Finding
     from ezm.training.profile import Occasion, Profile
     from ezm.training.timer import Taken
+
+
+class Lenient:
+    """A stream that ignores a full disk and a reader that is gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes the text if possible, and returns its length."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes the stream if possible."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class Lines(logging.Handler):
+    """Prints the library's log records, such as warnings, on standard error, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=Lenient(sys.stderr), flush=True)
 
 
 def print_results(path: Path) -> None:
@@ -37,20 +68,20 @@ def print_evaluation(found: Evaluation) -> None:
     """Prints a table of the tasks, how the evaluation was made, and a table of the aggregates."""
     from ezm.statistics.intervals import format_return
 
-    tasks = found.tasks
+    tasks = found.tasks.values()
     columns: dict[str, list[str]] = {
-        "task": list(tasks),
-        "mean": [format_return(each.mean) for each in tasks.values()],
-        "IQM": [format_return(each.iqm) for each in tasks.values()],
-        "95 %": [_ends(each.iqm_low, each.iqm_high, format_return) for each in tasks.values()],
-        "bar": [_or_dash(each.success_bar, "g") for each in tasks.values()],
-        "solved": [_or_dash(each.solved, ".0%") for each in tasks.values()],
-        "score": [_or_dash(each.normalised, ".3f") for each in tasks.values()],
-        "steps": [f"{each.length:.4g}" for each in tasks.values()],
+        "task": list(found.tasks),
+        "mean": [format_return(each.mean) for each in tasks],
+        "IQM": [format_return(each.iqm) for each in tasks],
+        "95 %": [_ends(each.iqm_low, each.iqm_high, format_return) for each in tasks],
+        "bar": [_or_dash(each.success_bar, "g") for each in tasks],
+        "solved": [_or_dash(each.solved, ".0%") for each in tasks],
+        "score": [_or_dash(each.normalised, ".3f") for each in tasks],
+        "steps": [f"{each.length:.4g}" for each in tasks],
     }
-    shown = {k: cells for k, cells in columns.items() if any(cell != "-" for cell in cells)}
-    protocols = {each.protocol for each in tasks.values()} - {None}
-    falls = f"; protocol {' and '.join(sorted(map(str, protocols)))}" if protocols else ""
+    shown = {name: cells for name, cells in columns.items() if {*cells} != {"-"}}
+    protocols = {each.protocol for each in tasks if each.protocol}
+    falls = f"; protocol {' and '.join(sorted(protocols))}" if protocols else ""
     print_table(
         list(shown),
         list(zip(*shown.values(), strict=True)),
@@ -80,20 +111,17 @@ def print_profile(found: Profile) -> None:
     """Prints the seconds of each section of a run's loop, what bounds it, its rates, and the costs on top of it."""
 
     def row(name: str, taken: Taken) -> list[str]:
-        share = f"{taken.seconds / found.seconds:.1%}"
-        each = (
-            [f"{1e3 * taken.seconds / taken.calls:.3g}", f"{taken.calls:,}"]
-            if taken.calls
-            else ["-", "-"]
-        )
-        return [name, f"{taken.seconds:.2f}", share, *each]
+        each = ["-", "-"]
+        if taken.calls:
+            each = [f"{1e3 * taken.seconds / taken.calls:.3g}", f"{taken.calls:,}"]
+        return [name, f"{taken.seconds:.2f}", f"{taken.seconds / found.seconds:.1%}", *each]
 
     print_table(
         ["section", "seconds", "of the loop", "ms a call", "calls"],
         [
             *(row(name, taken) for name, taken in found.sections.items()),
             ["the loop", f"{found.seconds:.2f}", "100.0%", "-", "-"],
-            *(row(f"{name}, beside it", t) for name, t in found.beside.items()),
+            *(row(f"{name}, beside it", taken) for name, taken in found.beside.items()),
         ],
     )
     print(f"bound by {found.bound}")

@@ -1,34 +1,33 @@
-"""``ezm train`` and ``ezm demo``."""
+"""``ezm train``, ``ezm demo`` and ``ezm profile``."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import json
+import math
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
-
-import tyro
+from typing import ClassVar
 
 from ezm import platform
-from ezm.cli.options import parse
-from ezm.cli.output import Lenient
-from ezm.cli.run_options import Options, config_of, parse_run, with_defaults
-from ezm.cli.terminal import print_results
+from ezm.cli.options import Flag, RunOptions, config_of
+from ezm.cli.terminal import Lenient, print_profile, print_results
+from ezm.cli.watch import Watch
 from ezm.config import TrainConfig
 from ezm.config.presets import PRESETS, defaults, origin
 from ezm.errors import UserError
+from ezm.platform import Device
 
 DEMO_SUITE = "cartpole"
 
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-
 
 @dataclass(frozen=True)
-class Train(Options):
+class Train(RunOptions):
     """Train one agent on all tasks of a suite, and write a report.
 
     A run has its own folder in runs/: options, metrics, checkpoints, report. The first Ctrl-C stops after the current
@@ -46,12 +45,12 @@ class Train(Options):
       --model.no-task-embedding       the networks do not know the task
       --replay.no-per-task            one replay for all tasks, not one for each
 
-      --loss.consistency off          no temporal consistency
-      --loss.no-path-consistency      no path consistency
+      --loss.consistency-weight 0     no temporal consistency
+      --loss.path-weight 0            no path consistency
       --loss.value-target n_step      or search, or mixed (the published one)
     """
 
-    FIRST: ClassVar[tuple[str, ...]] = (*Options.FIRST, "wandb")
+    FIRST: ClassVar[tuple[str, ...]] = (*RunOptions.FIRST, "wandb")
 
     out: Path | None = None
     """Folder of the new run. None: a new folder in runs/."""
@@ -60,6 +59,27 @@ class Train(Options):
     Only --steps, which can only grow, --devices and --replay.device may change."""
     wandb: Flag = False
     """Also log to Weights & Biases (needs the extra `wandb`)."""
+
+    def __call__(self) -> None:
+        if self.resume is None:
+            _train(config_of(self), self.out, self.device, wandb=self.wandb)
+            return
+        if self.out is not None:
+            raise UserError(f"--out {self.out} contradicts --resume: the run stays where it is")
+        platform.prepare_jax(self.device)
+        from ezm.cli.progress import TrainingProgress
+        from ezm.training import session
+
+        with _stoppable(self.resume):
+            finished = session.resume(
+                self.resume,
+                steps=self.steps,
+                devices=self.devices,
+                replay_on_device=self.replay.device,
+                wandb=self.wandb,
+                display=TrainingProgress,
+            )
+        _finish(self.resume, finished)
 
 
 @dataclass(frozen=True)
@@ -76,109 +96,75 @@ class Demo:
     out: Path | None = None
     """Folder of the new run. Without --out: a new folder in runs/."""
 
-
-def train(arguments: Sequence[str]) -> int:
-    """Runs ``ezm train`` and returns the exit code."""
-    options = parse_run(Train, "train", arguments)
-    if options.resume is None:
-        return _train(config_of(options), options)
-    if options.out is not None:
-        raise UserError(f"--out {options.out} contradicts --resume: the run stays where it is")
-    return _resume(options)
+    def __call__(self) -> None:
+        given = defaults("cpu", DEMO_SUITE)
+        config = dataclasses.replace(given, suite=DEMO_SUITE, seed=self.seed)
+        _train(config, self.out, "auto", demo=True)
 
 
-def _train(config: TrainConfig, options: Train, *, demo: bool = False) -> int:
-    platform.prepare_jax(options.device)
-    print(f"defaults: {origin(config.preset, config.suite)}", file=Lenient(sys.stdout))
+def _train(
+    config: TrainConfig, out: Path | None, device: Device, wandb: bool = False, demo: bool = False
+) -> None:
+    """Trains a new run, films it if it is the demo's, and writes its report."""
+    platform.prepare_jax(device)
+    say = functools.partial(print, file=Lenient(sys.stdout))
+    say(f"defaults: {origin(config.preset, config.suite)}")
     if config.model == PRESETS["paper"].model:
-        print(
+        say(
             "preset paper: the published widths and depths come to 15M parameters, the paper says "
-            "about 16M; docs/presets.md says what is left open",
-            file=Lenient(sys.stdout),
+            "about 16M; docs/presets.md says what is left open"
         )
     from ezm.cli.progress import TrainingProgress
+    from ezm.runs.folder import new_run_path
     from ezm.training import session
 
     name = "demo" if demo else config.suite
-    with _run_path(options.out, name, config) as path, _interruptible(path):
-        finished = session.train(config, path, wandb=options.wandb, display=TrainingProgress)
+    path = out or new_run_path(Path("runs"), name, config.preset, config.seed)
+    with _stoppable(path, own_folder=out is None):
+        finished = session.train(config, path, wandb=wandb, display=TrainingProgress)
     if finished and demo:
         _film(path)
-    return _finish(path, finished)
+    _finish(path, finished)
 
 
 @contextlib.contextmanager
-def _run_path(out: Path | None, name: str, config: TrainConfig) -> Iterator[Path]:
-    """Yields the folder of a new run. If the user named no folder and the run is refused, removes the empty folder."""
-    from ezm.runs.folder import new_run_path
+def _stoppable(path: Path, *, own_folder: bool = False) -> Iterator[None]:
+    """Adds a line on how to resume when Ctrl-C ends the run at once.
 
-    path = out or new_run_path(Path("runs"), name, config.preset, config.seed)
+    If the run is refused, its empty folder is removed, unless the user named it.
+    """
     try:
-        yield path
+        yield
+    except KeyboardInterrupt:
+        raise _stopped(path) from None
     finally:
-        if out is None:
+        if own_folder:
             with contextlib.suppress(OSError):  # a run is in it
                 path.rmdir()
                 path.parent.rmdir()
 
 
-def _resume(options: Train) -> int:
-    assert options.resume is not None
-    platform.prepare_jax(options.device)
-    from ezm.cli.progress import TrainingProgress
-    from ezm.training import session
-
-    with _interruptible(options.resume):
-        finished = session.resume(
-            options.resume,
-            steps=options.steps,
-            devices=options.devices,
-            replay_on_device=options.replay.device,
-            wandb=options.wandb,
-            display=TrainingProgress,
-        )
-    return _finish(options.resume, finished)
-
-
-def demo(arguments: Sequence[str]) -> int:
-    """Runs ``ezm demo`` and returns the exit code."""
-    options = parse(Demo, "demo", arguments)
-    config = dataclasses.replace(defaults("cpu", DEMO_SUITE), suite=DEMO_SUITE, seed=options.seed)
-    return _train(config, with_defaults(Train, config, out=options.out), demo=True)
-
-
-@contextlib.contextmanager
-def _interruptible(path: Path) -> Iterator[None]:
-    """Adds a line on how to resume when Ctrl-C ends the run at once."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_stopped(path)) from None
-
-
-def _stopped(path: Path) -> str:
+def _stopped(path: Path) -> KeyboardInterrupt:
     if not (path / "config.json").exists():
-        return "stopped"
-    return f"stopped; go on with: ezm train --resume {shlex.quote(str(path))}"
+        return KeyboardInterrupt("stopped")
+    return KeyboardInterrupt(f"stopped; go on with: ezm train --resume {shlex.quote(str(path))}")
 
 
 def _film(path: Path) -> None:
     """Films every task for the report. If no library can draw, prints a line that says so."""
-    from ezm.cli.watch import watch
-
     with contextlib.redirect_stdout(Lenient(sys.stdout)):  # the report follows in any case
         try:
-            watch([str(path)])
+            Watch(path)()
         except UserError as error:
             print(f"no films: {error}")
         except KeyboardInterrupt:
             print(f"filming stopped; go on with: ezm watch {shlex.quote(str(path))}")
 
 
-def _finish(path: Path, finished: bool) -> int:
+def _finish(path: Path, finished: bool) -> None:
     """Prints the results and writes the report of a run. If the run was stopped, says how to resume it."""
     if not finished:
-        raise KeyboardInterrupt(_stopped(path))
+        raise _stopped(path)
     from ezm.report.report import write_report
 
     page = write_report([path])
@@ -186,4 +172,42 @@ def _finish(path: Path, finished: bool) -> int:
     print(f"report: {page}")
     if not (path / "films").exists():
         print(f"watch it: ezm watch {shlex.quote(str(path))}")
-    return 0
+
+
+@dataclass(frozen=True)
+class Profile(RunOptions):
+    """Train for some seconds and show where they went, as a table and in profile.json.
+
+    It trains as `ezm train` does with the same options, in a temporary folder. Compilation and the random phase are
+    left out. The sections of the loop add up to its time. Work that overlaps counts only where the loop waits for it.
+
+    Examples:
+      ezm profile cartpole
+      ezm profile h1 --preset paper --seconds 120 --out profiles
+      ezm profile --resume runs/RUN
+      ezm profile cartpole --trace trace
+    """
+
+    FIRST: ClassVar[tuple[str, ...]] = (*RunOptions.FIRST, "seconds")
+
+    seconds: float = 30.0
+    """Seconds of training. One checkpoint and one evaluation follow."""
+    out: Path = Path()
+    """Folder of profile.json, and of the temporary folder with the checkpoint."""
+    resume: Path | None = None
+    """Profile a copy of the run in this folder, with its options, replay and parameters."""
+    trace: Path | None = None
+    """Folder for JAX's own profile of a few more updates, which TensorBoard's profiler and Perfetto show."""
+
+    def __call__(self) -> None:
+        if not 0 < self.seconds < math.inf:
+            raise UserError(f"--seconds {self.seconds:g}: must be finite and greater than 0")
+        platform.prepare_jax(self.device)
+        from ezm.runs.folder import write_atomically
+        from ezm.training import profile
+
+        found = profile.profile(config_of(self), self.seconds, self.out, self.resume, self.trace)
+        print_profile(found)
+        path = self.out / "profile.json"
+        write_atomically(path, json.dumps(found.to_dict(), indent=2) + "\n")
+        print(path)

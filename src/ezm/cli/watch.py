@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Sequence
@@ -10,21 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
-
 from ezm import platform
-from ezm.cli.options import parse
+from ezm.cli.options import ActingOptions
+from ezm.config.schema import Bound
 from ezm.errors import UserError
-from ezm.platform import Device
 
 if TYPE_CHECKING:
     from ezm.acting.inspector import PlanInspector
 
-Live = Literal["off", "auto", "window", "browser"]
+_LENGTH = Bound(lambda value: 0 < value < math.inf, "be finite and greater than 0")
+_PORT = Bound(lambda value: 0 <= value < 65536, "be between 0 and 65535")
 
 
 @dataclass(frozen=True)
-class Watch:
+class Watch(ActingOptions):
     """Film a run's agent at each of its tasks, or watch it live: its actions, and the search behind them.
 
     A film goes to films/TASK.mp4 in the run's folder, where `ezm report` finds it. It needs no screen. With --live
@@ -36,68 +36,41 @@ class Watch:
       ezm watch runs/RUN --live auto
     """
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """The run's folder."""
     task: tuple[str, ...] = ()
     """Names of tasks. Without names: all tasks of the run."""
-    planner: Literal["search", "policy"] = "search"
-    """Act on the search's best action, or on the policy's mean without search."""
-    protocol: Literal["benchmark", "paper"] | None = None
-    """For HumanoidBench's tasks. benchmark: a fall ends the episode. paper: the episode goes on.
-    None: as in training."""
-    seed: int = 0
-    """Seed of the environments and of the search, independent of the training's seeds."""
-    seconds: float = 10.0
+    seconds: Annotated[float, _LENGTH] = 10.0
     """Length of each film, in simulated seconds."""
-    episodes: int | None = None
+    episodes: Annotated[int | None, Bound(lambda value: value >= 1, "be at least 1")] = None
     """Number of whole episodes to film, instead of --seconds."""
     out: Path | None = None
     """Folder of the films. None: the folder films in the run's folder."""
-    live: Live = "off"
+    live: Literal["off", "auto", "window", "browser"] = "off"
     """Watch live instead, in a window or in the browser. auto: a window if there is a screen, otherwise the browser."""
-    port: int = 8484
+    port: Annotated[int, _PORT] = 8484
     """Port of the page for the browser, at 127.0.0.1. 0: any free port."""
-    device: Device = "auto"
-    """Device to compute on. auto: a GPU if there is one."""
+
+    def __call__(self) -> None:
+        from ezm.runs.folder import RunFolder
+
+        run = RunFolder.open(self.run)
+        platform.prepare_jax(self.device)
+        from ezm.acting.inspector import PlanInspector
+        from ezm.acting.load import load_agent
+        from ezm.tasks import with_protocol
+
+        agent, _ = load_agent(run)
+        if self.protocol is not None:
+            suite = with_protocol(agent.suite, self.protocol)
+            agent = dataclasses.replace(agent, suite=suite)
+        suite = agent.suite
+        names = suite.only(*self.task).task_names if self.task else suite.task_names
+        tasks = [suite.task_names.index(name) for name in names]
+        seed = 500_000_000 + self.seed  # far from the seeds of training
+        act = _films if self.live == "off" else _live
+        act(PlanInspector(agent, self.planner, seed), tasks, seed, self)
 
 
-def watch(arguments: Sequence[str]) -> int:
-    """Runs ``ezm watch`` and returns the exit code."""
-    options = parse(Watch, "watch", arguments)
-    _check(options)
-    from ezm.runs.folder import RunFolder
-
-    run = RunFolder.open(options.run)
-    platform.prepare_jax(options.device)
-    from ezm.acting.inspector import PlanInspector
-    from ezm.acting.load import load_agent
-    from ezm.tasks import with_protocol
-
-    agent, _ = load_agent(run)
-    if options.protocol is not None:
-        suite = with_protocol(agent.suite, options.protocol)
-        agent = dataclasses.replace(agent, suite=suite)
-    names = agent.suite.only(*options.task).task_names if options.task else agent.suite.task_names
-    tasks = [agent.suite.task_names.index(name) for name in names]
-    seed = 500_000_000 + options.seed  # far from the seeds of training
-    inspector = PlanInspector(agent, options.planner, seed)
-    if options.live != "off":
-        return _live(inspector, tasks, seed, options)
-    return _films(inspector, tasks, seed, options)
-
-
-def _check(options: Watch) -> None:
-    if options.seed < 0:
-        raise UserError(f"--seed {options.seed}: must not be negative")
-    if not 0 < options.seconds < math.inf:
-        raise UserError(f"--seconds {options.seconds:g}: must be finite and greater than 0")
-    if options.episodes is not None and options.episodes < 1:
-        raise UserError(f"--episodes {options.episodes}: must be at least 1")
-    if not 0 <= options.port < 65536:
-        raise UserError(f"--port {options.port}: must be between 0 and 65535")
-
-
-def _films(inspector: PlanInspector, tasks: Sequence[int], seed: int, options: Watch) -> int:
+def _films(inspector: PlanInspector, tasks: Sequence[int], seed: int, options: Watch) -> None:
     from ezm.watching.films import Film, film_all
 
     folder = options.out or options.run / "films"
@@ -111,19 +84,14 @@ def _films(inspector: PlanInspector, tasks: Sequence[int], seed: int, options: W
             print(f"no film: {found}", file=sys.stderr)
     if not made:
         raise UserError("no task can be filmed; the lines above say why")
-    return 0
 
 
-def _live(inspector: PlanInspector, tasks: Sequence[int], seed: int, options: Watch) -> int:
+def _live(inspector: PlanInspector, tasks: Sequence[int], seed: int, options: Watch) -> None:
     from ezm.watching import browser, window
 
+    say = functools.partial(print, flush=True)
     if options.live == "window" or (options.live == "auto" and not window.obstacle()):
-        window.show(inspector, tasks, seed, lambda line: print(line, flush=True))
+        window.show(inspector, tasks, seed, say)
     else:
-
-        def announce(address: str) -> None:
-            print(f"{address}  (Ctrl-C ends it)", flush=True)
-
-        browser.serve(inspector, tasks, seed, options.port, announce)
-        print("closed")
-    return 0
+        browser.serve(inspector, tasks, seed, options.port, say)
+        say("closed")

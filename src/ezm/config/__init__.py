@@ -1,14 +1,16 @@
 """The configuration: every option with its type, its bounds and its description."""
 
 from ezm.config.schema import (
-    FRACTION,
-    NOT_NEGATIVE,
-    POSITIVE,
-    Bound,
+    ActorConfig,
     LossConfig,
+    MixedConfig,
     ModelConfig,
+    MppiConfig,
+    MveConfig,
     OptimizerConfig,
     PlannerConfig,
+    QConfig,
+    RefineConfig,
     ReplayConfig,
     TrainConfig,
     from_dict,
@@ -17,14 +19,16 @@ from ezm.config.schema import (
 )
 
 __all__ = [
-    "FRACTION",
-    "NOT_NEGATIVE",
-    "POSITIVE",
-    "Bound",
+    "ActorConfig",
     "LossConfig",
+    "MixedConfig",
     "ModelConfig",
+    "MppiConfig",
+    "MveConfig",
     "OptimizerConfig",
     "PlannerConfig",
+    "QConfig",
+    "RefineConfig",
     "ReplayConfig",
     "TrainConfig",
     "from_dict",

@@ -58,12 +58,11 @@ def _fits(value: Any, hint: Any) -> bool:
         return value in parts
     if kind is types.UnionType:
         return any(_fits(value, part) for part in parts)
-    if kind is tuple and parts[1:] == (Ellipsis,):
-        return isinstance(value, list | tuple) and all(_fits(each, parts[0]) for each in value)
     if kind is tuple:
-        return isinstance(value, list | tuple) and list(map(_fits, value, parts)) == [True] * len(
-            parts
-        )
+        if not isinstance(value, list | tuple):
+            return False
+        parts = parts[:1] * len(value) if Ellipsis in parts else parts
+        return len(value) == len(parts) and all(map(_fits, value, parts))
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, int | float if hint is float else hint)

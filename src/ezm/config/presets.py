@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ezm.config.schema import (
+    ActorConfig,
     LossConfig,
     ModelConfig,
+    MppiConfig,
+    MveConfig,
     OptimizerConfig,
     PlannerConfig,
+    QConfig,
     ReplayConfig,
     TrainConfig,
 )
@@ -53,7 +57,7 @@ PRESETS: dict[str, TrainConfig] = {
             unroll=3,
             discount=None,
             value_target="n_step",
-            mve_weight=0.5,
+            mve=MveConfig(weight=0.5),
             reanalyze_ratio=0.1,
             policy_target="scaled",
             final_policy_temperature=16.0,
@@ -80,14 +84,19 @@ PRESETS: dict[str, TrainConfig] = {
 }
 
 
+def _with(options: Any, **changes: Any) -> Any:
+    """Returns the options with other values. A dictionary has the other values of a group of options."""
+    values = {
+        name: _with(getattr(options, name), **value) if isinstance(value, dict) else value
+        for name, value in changes.items()
+    }
+    return replace(options, **values)
+
+
 _CPU = PRESETS["cpu"]
-_WIDE = replace(
-    _CPU,
-    evaluate_every=1_000,
-    model=replace(_CPU.model, latent_size=128),
-)
+_WIDE = _with(_CPU, evaluate_every=1_000, model=dict(latent_size=128))
 # How each value was found: docs/lab-notes.md, "Policy improvement by gradient on h1-stand".
-_HUMANOID = replace(
+_HUMANOID = _with(
     _WIDE,
     steps=100_000,
     updates_per_step=1.0,
@@ -96,36 +105,25 @@ _HUMANOID = replace(
     evaluate_every=2_500,
     evaluation_episodes=10,
     checkpoint_every=5_000,
-    model=replace(_WIDE.model, bins=51, log_std_range=(-1.8, -1.4), neutral_start=True, q_heads=2),
+    model=dict(bins=51, log_std_range=(-1.8, -1.4), neutral_start=True, q_heads=2),
     # In 19 dimensions the best of 16 samples goes a short way from the policy. MPPI goes further.
-    planner=replace(
-        _WIDE.planner,
-        mppi_rounds=3,
-        mppi_samples=32,
-        leaf_rollout=1,
-        policy_actions=1,
-        spread=0.5,
+    planner=dict(
+        mppi=MppiConfig(rounds=3, samples=32), leaf_rollout=1, policy_actions=1, spread=0.5
     ),
-    loss=replace(
-        _WIDE.loss,
+    loss=dict(
         unroll=5,
         reanalyze_ratio=0.02,
         entropy_weight=0.0,
         policy_weight=0.1,
-        q_weight=0.5,
-        actor_weight=1.0,
+        q=QConfig(weight=0.5),
+        actor=ActorConfig(weight=1.0),
     ),
-    optimizer=replace(_WIDE.optimizer, schedule_steps=200_000),
+    optimizer=dict(schedule_steps=200_000),
 )
 # Rewards of the maze and of reach are hundreds of times larger than the other tasks' rewards.
-_ALL_HUMANOIDS = replace(
-    _HUMANOID,
-    model=replace(
-        _HUMANOID.model,
-        scalar_transform="h",
-        value_range=(-299.0, 299.0),
-        reward_range=(-299.0, 299.0),
-    ),
+_RANGE = (-299.0, 299.0)
+_ALL_HUMANOIDS = _with(
+    _HUMANOID, model=dict(scalar_transform="h", value_range=_RANGE, reward_range=_RANGE)
 )
 
 
@@ -134,10 +132,8 @@ def _for_tasks(config: TrainConfig, tasks: int) -> TrainConfig:
 
     It sets a plain batch size because ``windows_per_task`` would override the size that a user gives.
     """
-    return replace(
-        config,
-        optimizer=replace(config.optimizer, batch_size=tasks * config.optimizer.batch_size),
-    )
+    size = tasks * config.optimizer.batch_size
+    return replace(config, optimizer=replace(config.optimizer, batch_size=size))
 
 
 class Kind(NamedTuple):
@@ -157,13 +153,13 @@ KINDS = (
     Kind(
         ("cartpole",),
         "the suite cartpole",
-        replace(_CPU, steps=3_000, model=replace(_CPU.model, task_embedding_scale=0.01)),
+        _with(_CPU, steps=3_000, model=dict(task_embedding_scale=0.01)),
         "its tasks begin almost as one task",
     ),
     Kind(
         ("walker",),
         "the suite walker",
-        replace(_WIDE, steps=20_000),
+        _with(_WIDE, steps=20_000),
         "with a latent of 64 its returns stop rising",
     ),
     Kind(("mixed",), "the suite mixed", _WIDE, "a wide latent, as for walker"),

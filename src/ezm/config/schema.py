@@ -76,6 +76,30 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class MppiConfig:
+    """Rounds of MPPI that move the root's policy before the root's actions are drawn from it."""
+
+    rounds: Annotated[int, NOT_NEGATIVE] = 0
+    """Rounds of sampling, weighing and fitting. 0 leaves MPPI out."""
+    samples: Annotated[int, Bound(lambda value: value >= 2, "be at least 2")] = 64
+    """Samples of each round."""
+    temperature: Annotated[float, POSITIVE] = 8.0
+    """Factor on Q, rescaled to [0, 1], in the softmax that weighs the samples."""
+    least_std: Annotated[float, POSITIVE] = 0.5
+    """Lower bound on the standard deviation afterwards, as a fraction of the policy's."""
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """Root actions that climb the gradient of Q before the search."""
+
+    actions: Annotated[int, NOT_NEGATIVE] = 0
+    """Number of root actions that climb. 0 leaves the climb out."""
+    step: Annotated[float, POSITIVE] = 1.0
+    """Length of the step, in standard deviations of the policy per dimension."""
+
+
+@dataclass(frozen=True)
 class PlannerConfig:
     """Gumbel search over sampled actions (Danihelka et al. 2022, and paper, section "Planner")."""
 
@@ -100,24 +124,14 @@ class PlannerConfig:
     """Actions sampled at each node inside the tree."""
     interior_spread: Annotated[float, POSITIVE] = 1.0
     """Factor on the policy's standard deviation for the second half of the samples at each node inside the tree."""
-    mppi_rounds: Annotated[int, NOT_NEGATIVE] = 0
-    """Rounds of MPPI that move the root's policy before the root's actions are drawn from it."""
-    mppi_samples: Annotated[int, Bound(lambda value: value >= 2, "be at least 2")] = 64
-    """Samples of each round of MPPI."""
-    mppi_temperature: Annotated[float, POSITIVE] = 8.0
-    """Factor on Q, rescaled to [0, 1], in the softmax that weighs MPPI's samples."""
-    mppi_least_std: Annotated[float, POSITIVE] = 0.5
-    """Lower bound on the standard deviation after MPPI, as a fraction of the policy's."""
-    refined_actions: Annotated[int, NOT_NEGATIVE] = 0
-    """Number of root actions that climb the gradient of Q before the search."""
-    refine_step: Annotated[float, POSITIVE] = 1.0
-    """Length of the step up the gradient of Q, in standard deviations of the policy per dimension."""
     leaf_rollout: int = 0
     """Steps imagined along the policy's mean from each new node, before the network's value is taken."""
     c_visit: float = 50.0
     """The constant c_visit in sigma(q) = (c_visit + most visits) * c_scale * q, with q rescaled to [0, 1]."""
     c_scale: float = 0.1
     """Weight of the search's Q against the prior: see c-visit."""
+    mppi: MppiConfig = field(default_factory=MppiConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
 
     def considered(self, actions: int) -> int:
         """Returns how many of ``actions`` root actions Sequential Halving starts with."""
@@ -148,6 +162,54 @@ class ReplayConfig:
 
 
 @dataclass(frozen=True)
+class MixedConfig:
+    """When the value target "mixed" takes the search's value instead of the n-step return."""
+
+    after_updates: int = 50_000
+    """Number of updates that use n-step returns alone at first."""
+    older_than: int = 200_000
+    """Age in replay rows of the task beyond which a sample takes the search's value."""
+
+
+@dataclass(frozen=True)
+class MveConfig:
+    """Model-based value expansion: a return that the model imagines along the policy's mean, in the value target."""
+
+    weight: Annotated[float, FRACTION] = 0.0
+    """Weight in the value target. 0 leaves it out."""
+    horizon: int = 3
+    """Number of imagined steps before the network's value is taken."""
+    after_updates: int = 500
+    """Number of updates without imagined targets at first, while the model fits the first data."""
+
+
+@dataclass(frozen=True)
+class QConfig:
+    """The loss of Q(s, a), whose heads are ``model.q_heads``."""
+
+    weight: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Weight of the cross-entropy, mean over the heads. 0 does not train Q."""
+    target: Literal["value", "q"] = "value"
+    """Bootstrap: the EMA model's V of the later state (value), or its Q of an action of its policy there (q)."""
+    n_step: int = 1
+    """Rewards in the target before the bootstrap, at most loss.n-step."""
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """The policy gradient: the policy climbs the minimum of the Q heads."""
+
+    weight: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Weight of -Q(s, a) of a sampled action, in units of Q's range. 0 leaves imitation alone."""
+    scale: Literal["batch", "task"] = "batch"
+    """Samples that give Q's range (5th to 95th percentile): the whole batch, or each task's part of it."""
+    shapes_latent: bool = True
+    """Let the policy gradient pass into the latent state, and so into the encoder and the dynamics."""
+    target_spread: Annotated[float | None, POSITIVE] = None
+    """Policy standard deviation that a learned entropy bonus of each task aims at. None leaves the bonus out."""
+
+
+@dataclass(frozen=True)
 class LossConfig:
     """Targets and loss weights (paper, sections "Targets" and "Loss")."""
 
@@ -162,16 +224,6 @@ class LossConfig:
     value_target: Literal["n_step", "search", "mixed"] = "mixed"
     """Value target: the n-step return, the search's value, or the n-step return for fresh data and the search's value
     for old data (mixed)."""
-    mixed_after_updates: int = 50_000
-    """Mixed target: number of updates that use n-step returns alone at first."""
-    mixed_older_than: int = 200_000
-    """Mixed target: age in replay rows of the task beyond which a sample takes the search's value."""
-    mve_weight: Annotated[float, FRACTION] = 0.0
-    """Weight in the value target of the return that the model imagines along the policy's mean."""
-    mve_horizon: int = 3
-    """Number of imagined steps before the network's value is taken."""
-    mve_after_updates: int = 500
-    """Number of updates without imagined targets at first, while the model fits the first data."""
     reanalyze_ratio: Annotated[float, FRACTION] = 1.0
     """Share of a batch's states that are reanalysed, those with the oldest searches first. 1: all (paper), 0: none.
     The others take the search that is stored with them, at first the search that chose the action."""
@@ -182,34 +234,19 @@ class LossConfig:
     """Factor on Q in units of its range, for the "scaled" and "prior" targets."""
     final_policy_temperature: float | None = None
     """Policy temperature at the end of the schedule, reached linearly. None keeps it constant."""
-    consistency: Literal["cosine", "mse", "off"] = "cosine"
+    consistency: Literal["cosine", "mse"] = "cosine"
     """Temporal consistency: projected cosine (paper) or squared distance to the EMA encoder's latent."""
-    path_consistency: bool = True
-    """Draw V(s) towards reward + discount * V(s') along the imagined rollout."""
     reward_weight: float = 1.0
     """Weight of the reward's cross-entropy."""
     value_weight: float = 0.5
     """Weight of the value's cross-entropy, mean over the heads."""
     policy_weight: float = 1.0
     """Weight of -log pi(policy target), the imitation of the search."""
-    q_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the cross-entropy of Q(s, a), mean over the heads. 0 does not train Q."""
-    q_target: Literal["value", "q"] = "value"
-    """Bootstrap of Q: the EMA model's V of the later state (value), or its Q of an action of its policy there (q)."""
-    q_n_step: int = 1
-    """Rewards in the target of Q before the bootstrap, at most n_step."""
-    actor_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the policy gradient: -Q(s, a) of a sampled action, in units of Q's range. 0 leaves imitation alone."""
-    actor_scale: Literal["batch", "task"] = "batch"
-    """Samples that give Q's range (5th to 95th percentile): the whole batch, or each task's part of it."""
-    actor_shapes_latent: bool = True
-    """Let the policy gradient pass into the latent state, and so into the encoder and the dynamics."""
-    target_spread: Annotated[float | None, POSITIVE] = None
-    """Policy standard deviation that a learned entropy bonus of each task aims at. None leaves the bonus out."""
     consistency_weight: float = 5.0
-    """Weight of the temporal consistency."""
+    """Weight of the temporal consistency. 0 leaves it out."""
     path_weight: float = 0.5
-    """Weight of the path consistency."""
+    """Weight of the path consistency, which draws V(s) towards reward + discount * V(s') along the imagined rollout.
+    0 leaves it out."""
     entropy_weight: float = 0.005
     """Weight of the policy's entropy, as a bonus."""
     latent_gradient: float = 0.5
@@ -217,6 +254,10 @@ class LossConfig:
     reward_scaling: bool = False
     """Divide the rewards of each task by a running scale of its discounted returns, so that one support fits all tasks.
     The supports are then linear from -5 to 5, whatever the model's ranges say."""
+    mixed: MixedConfig = field(default_factory=MixedConfig)
+    mve: MveConfig = field(default_factory=MveConfig)
+    q: QConfig = field(default_factory=QConfig)
+    actor: ActorConfig = field(default_factory=ActorConfig)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -228,12 +269,10 @@ class LossConfig:
             "consistency": self.consistency_weight,
             "path": self.path_weight,
             "entropy": -self.entropy_weight,
+            "q": self.q.weight,
+            "actor": self.actor.weight,
         }
-        if self.q_weight:
-            weights["q"] = self.q_weight
-        if self.actor_weight:
-            weights["actor"] = self.actor_weight
-        return weights
+        return {name: each for name, each in weights.items() if each or name not in ("q", "actor")}
 
     def reanalysed(self, batch_size: int) -> int:
         """Returns how many states of a batch are reanalysed."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from ezm.agent.batch import Batch, Searches
 from ezm.config import ReplayConfig
-from ezm.experience.rows import FIELDS, HostRows, Rows, RowSizes
+from ezm.experience.rows import FIELDS, Rows, RowSizes
 from ezm.experience.sum_tree import SumTree
 
 
@@ -58,7 +58,13 @@ class Replay:
     ):
         rows = (num_tasks, config.capacity)
         self.config, self.window, self.states = config, window, states
-        self._content = _rows(*rows, RowSizes(observation_size, action_size, root_actions), config)
+        sizes = RowSizes(observation_size, action_size, root_actions)
+        if config.device:
+            from ezm.experience.device_rows import DeviceRows
+
+            self._content: Rows = DeviceRows(*rows, sizes)
+        else:
+            self._content = Rows(*rows, sizes)
         self.terminated = np.zeros(rows, bool)
         # Absolute index of the last row of the row's episode, -1 while that episode runs.
         self.end = np.full(rows, -1, np.int64)
@@ -203,8 +209,8 @@ class Replay:
         counts = [self._counts(rng, batch_size, totals) for _ in range(batches)]
         task = np.concatenate([np.repeat(np.arange(self.num_tasks), count) for count in counts])
         slot = self._tree.draw(rng, task)
-        one = [slice(i * batch_size, (i + 1) * batch_size) for i in range(batches)]
-        weight = np.concatenate([self._importance(task[batch], slot[batch]) for batch in one])
+        each = zip(np.split(task, batches), np.split(slot, batches), strict=True)
+        weight = np.concatenate([self._importance(*batch) for batch in each])
         return self._gather(task, slot, weight, reanalyse)
 
     def example(self, batch_size: int, reanalyse: int = 0, batches: int = 1) -> tuple[Batch, Drawn]:
@@ -307,11 +313,3 @@ class Replay:
         priority = priority[::-1][last]
         self._set_priority(task, slot, priority)
         np.maximum.at(self.max_priority, task, priority)
-
-
-def _rows(num_tasks: int, capacity: int, sizes: RowSizes, config: ReplayConfig) -> Rows:
-    if not config.device:
-        return HostRows(num_tasks, capacity, sizes)
-    from ezm.experience.device_rows import DeviceRows
-
-    return DeviceRows(num_tasks, capacity, sizes)

@@ -7,7 +7,7 @@ their input arrays, and sizes never change, so each program is compiled once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,47 +16,51 @@ import jax.numpy as jnp
 import numpy as np
 
 from ezm.agent.batch import Searches
-from ezm.experience.rows import SEARCHES, Deferred, RowSizes, empty, fields_of, windows
+from ezm.experience.rows import SEARCHES, Deferred, Rows, RowSizes, fields_of, windows
 
 _CHUNK = 4096
 """Number of rows that saving and loading move at once."""
 
 
-class DeviceRows:
-    """Rows on the first device, allocated at once. It implements :class:`ezm.experience.rows.Rows`.
-
-    Args:
-        num_tasks: K.
-        capacity: C.
-        sizes: of a row.
-    """
+class DeviceRows(Rows):
+    """Rows on the first device, allocated at once."""
 
     def __init__(self, num_tasks: int, capacity: int, sizes: RowSizes):
-        self.sizes = sizes
-        self._fields: dict[str, jax.Array] = empty(jnp, num_tasks, capacity, sizes)
+        super().__init__(num_tasks, capacity, sizes, jnp)
         self._capacity = capacity
         # A step appends a row to each task, and another row where an episode begins.
-        zeros = sizes.zeros
-        self._waiting = {
-            of: _Waiting(2 * num_tasks, capacity, {name: zeros[name] for name in fields_of(of)})
-            for of in ("state", "transition")
-        }
-
-    @property
-    def nbytes(self) -> int:
-        return sum(field.nbytes for field in self._fields.values())
+        self._most = 2 * num_tasks
+        self._waiting: dict[str, dict[tuple[int, int], Any]] = {"state": {}, "transition": {}}
+        """New values of a row's fields, by task and slot."""
 
     def put(self, of: str, task: int, slot: int, values: Mapping[str, Any]) -> None:
-        if self._waiting[of].full:
+        if len(self._waiting[of]) == self._most:
             self._write()
-        self._waiting[of].put(task, slot, values)
+        # A small ring may come round to a row that still waits. Then the last values count.
+        row = {name: np.array(values.get(name, 0)) for name in fields_of(of)}
+        self._waiting[of][int(task), int(slot)] = row
 
     def _write(self) -> None:
-        """Writes the waiting rows to the device."""
-        if any(self._waiting.values()):
-            changes = [waiting.take() for waiting in self._waiting.values()]
-            written = {name: self._fields[name] for _, values in changes for name in values}
-            self._fields |= _written(written, changes)
+        """Writes the waiting rows to the device, in arrays of a fixed size."""
+        if not any(self._waiting.values()):
+            return
+        most, zeros, changes = self._most, self.sizes.zeros, []
+        for of, waiting in self._waiting.items():
+            # Places without a row have a slot outside of the ring.
+            place = np.zeros(most, np.int32), np.full(most, self._capacity, np.int32)
+            values = {name: np.stack([zeros[name]] * most) for name in fields_of(of)}
+            for i, ((task, slot), row) in enumerate(waiting.items()):
+                place[0][i], place[1][i] = task, slot
+                for name, value in row.items():
+                    values[name][i] = value
+            changes.append((place, values))
+            waiting.clear()
+        self._set(changes)
+
+    def _set(self, changes: list[Any]) -> None:
+        """Sets rows to new values, given as pairs of their places and of the fields' values."""
+        names = {name for _, values in changes for name in values}
+        self._fields |= _written({name: self._fields[name] for name in names}, changes)
 
     def put_searches(
         self, task: np.ndarray, slot: np.ndarray, searches: Searches, there: np.ndarray
@@ -64,16 +68,14 @@ class DeviceRows:
         values = dict(zip(SEARCHES, searches, strict=True))
         kept = np.full(len(slot), self._capacity)
         kept[there] = slot[there]
-        place = _index(task), _index(kept)
-        self._fields |= _written({name: self._fields[name] for name in SEARCHES}, [(place, values)])
+        self._set([((_index(task), _index(kept)), values)])
 
     def gather(
         self, task: np.ndarray, slot: np.ndarray, length: np.ndarray, window: int, states: int
     ) -> dict[str, Any]:
         self._write()
         place = _index(task), _index(slot), _index(length)
-        gathered: dict[str, Any] = _gathered(self._fields, *place, window, states)
-        return gathered
+        return _gathered(self._fields, *place, window, states)
 
     def filled(self, name: str, task: int, count: int) -> Deferred:
         self._write()
@@ -84,61 +86,24 @@ class DeviceRows:
     def _read(self, name: str, task: int, count: int) -> np.ndarray:
         field = self._fields[name]
         found = np.empty((count, *field.shape[2:]), field.dtype)
-        size = min(_CHUNK, self._capacity)
-        for start in range(0, count, size):
-            first = min(start, self._capacity - size)
-            chunk = np.asarray(_chunk(field, np.int32(task), np.int32(first), size))
-            found[start : start + size] = chunk[start - first : count - first]
+        for part, slot in self._parts(np.arange(count)):
+            found[part] = np.asarray(_chunk(field, np.int32(task), slot))[: len(found[part])]
         return found
 
     def fill(self, name: str, task: int, slots: np.ndarray, values: np.ndarray) -> None:
         self._write()
+        for part, slot in self._parts(slots):
+            chunk = np.resize(values[part], (len(slot), *values.shape[1:]))
+            self._set([((np.full(len(slot), task, np.int32), slot), {name: chunk})])
+
+    def _parts(self, slots: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yields parts of the slots, each in an array of a fixed size. A slot outside of the ring fills it up."""
         size = min(_CHUNK, self._capacity)
         for start in range(0, len(slots), size):
-            part = slots[start : start + size]
+            part = slice(start, start + size)
             slot = np.full(size, self._capacity, np.int32)
-            slot[: len(part)] = part
-            chunk = np.zeros((size, *values.shape[1:]), values.dtype)
-            chunk[: len(part)] = values[start : start + size]
-            place = np.full(size, task, np.int32), slot
-            self._fields |= _written({name: self._fields[name]}, [(place, {name: chunk})])
-
-
-class _Waiting:
-    """New values of some fields, by row, in arrays of a fixed size. Unused places have a slot outside of the ring."""
-
-    def __init__(self, size: int, capacity: int, zeros: dict[str, np.ndarray]):
-        self._size, self._capacity, self._zeros = size, capacity, zeros
-        self._clear()
-
-    def _clear(self) -> None:
-        # New arrays each time, because the device may still read the old arrays.
-        self._task = np.zeros(self._size, np.int32)
-        self._slot = np.full(self._size, self._capacity, np.int32)
-        self._values = {
-            name: np.zeros((self._size, *zero.shape), zero.dtype)
-            for name, zero in self._zeros.items()
-        }
-        self._places: dict[tuple[int, int], int] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._places)
-
-    @property
-    def full(self) -> bool:
-        return len(self._places) == self._size
-
-    def put(self, task: int, slot: int, values: Mapping[str, Any]) -> None:
-        # A small ring may come round to a row that still waits. Then the last values count.
-        place = self._places.setdefault((int(task), int(slot)), len(self._places))
-        self._task[place], self._slot[place] = task, slot
-        for name, waiting in self._values.items():
-            waiting[place] = values.get(name, 0)
-
-    def take(self) -> Any:
-        taken = (self._task, self._slot), self._values
-        self._clear()
-        return taken
+            slot[: len(slots[part])] = slots[part]
+            yield part, slot
 
 
 def _index(x: np.ndarray) -> np.ndarray:
@@ -163,8 +128,7 @@ def _gathered(
     return windows(jnp, fields, task, slot, length, *sizes)
 
 
-@partial(jax.jit, static_argnums=3)
-def _chunk(field: jax.Array, task: Any, first: Any, size: int) -> jax.Array:
-    """Returns ``size`` rows of a ring, from row ``first``."""
-    begin = (task, first, *[np.int32(0)] * (field.ndim - 2))
-    return jax.lax.dynamic_slice(field, begin, (1, size, *field.shape[2:]))[0]
+@jax.jit
+def _chunk(field: jax.Array, task: Any, slot: Any) -> jax.Array:
+    """Returns some rows of a ring."""
+    return field[task, slot]

@@ -2,9 +2,9 @@
 
 :data:`FIELDS` declares every field once. Storage, checkpoints, windows, batches and the training's sink follow it.
 
-The contents take most of the replay's memory. :class:`Rows` is their interface. The class :class:`HostRows` keeps them
-in the machine's memory, and :class:`ezm.experience.device_rows.DeviceRows` in the memory of the device that learns. Both
-give the same windows, bit for bit.
+The contents take most of the replay's memory. The class :class:`Rows` keeps them in the machine's memory, and
+:class:`ezm.experience.device_rows.DeviceRows` in the memory of the device that learns. Both give the same windows, bit
+for bit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -96,60 +96,11 @@ class Deferred:
     read: Callable[[], np.ndarray]
 
     @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    @property
     def nbytes(self) -> int:
-        return self.size * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self.read() if dtype is None else self.read().astype(dtype)
-
-
-@runtime_checkable
-class Rows(Protocol):
-    """Interface to K rings of C rows. A task and a slot are the indices of a ring and of a place in it.
-
-    The caller keeps track of which state lies in which slot.
-    """
-
-    sizes: RowSizes
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory once all rows are filled."""
-        ...
-
-    def put(self, of: str, task: int, slot: int, values: Mapping[str, Any]) -> None:
-        """Writes a row's fields of a "state" or a "transition", see :class:`Field`. Those without a value get 0."""
-        ...
-
-    def put_searches(
-        self, task: np.ndarray, slot: np.ndarray, searches: Searches, there: np.ndarray
-    ) -> None:
-        """Writes the searches with the indices ``there``, out of (N, ...). No two of them belong to one row."""
-        ...
-
-    def gather(
-        self, task: np.ndarray, slot: np.ndarray, length: np.ndarray, window: int, states: int
-    ) -> dict[str, Any]:
-        """Returns windows of ``window`` transitions from the first rows (B,), with searches for ``states`` states.
-
-        They are the arguments of :class:`ezm.agent.batch.Batch` that :func:`sorted_out` gives.
-        """
-        ...
-
-    def filled(self, name: str, task: int, count: int) -> np.ndarray | Deferred:
-        """Returns a field of a ring's first rows, (count, ...). It must be saved before anything is written."""
-        ...
-
-    def fill(self, name: str, task: int, slots: np.ndarray, values: np.ndarray) -> None:
-        """Writes a field of many rows of a ring. No slot may occur twice."""
-        ...
+        return np.asarray(self.read(), dtype)
 
 
 def windows(
@@ -181,42 +132,39 @@ def sorted_out(found: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "searches": searches, "extras": extras}
 
 
-def empty(xp: ModuleType, num_tasks: int, capacity: int, sizes: RowSizes) -> dict[str, Any]:
-    """Returns zeros for the fields of K rings of C rows, (K, C, ...) each, with numpy or with jax.numpy."""
-    return {
-        name: xp.zeros((num_tasks, capacity, *zero.shape), zero.dtype)
-        for name, zero in sizes.zeros.items()
-    }
+class Rows:
+    """K rings of C rows, in the machine's memory. A task and a slot are the indices of a ring and of a place in it.
 
-
-class HostRows:
-    """Rows in the machine's memory, which the system allocates as rows are written.
+    The caller keeps track of which state lies in which slot.
 
     Args:
         num_tasks: K.
         capacity: C.
         sizes: of a row.
+        xp: module that makes the arrays.
     """
 
-    def __init__(self, num_tasks: int, capacity: int, sizes: RowSizes):
+    def __init__(self, num_tasks: int, capacity: int, sizes: RowSizes, xp: ModuleType = np):
         self.sizes = sizes
-        self._fields: dict[str, np.ndarray] = empty(np, num_tasks, capacity, sizes)
-        self._written = {
-            of: [(name, self._fields[name]) for name in fields_of(of)]
-            for of in ("state", "transition")
+        self._fields: dict[str, Any] = {
+            name: xp.zeros((num_tasks, capacity, *zero.shape), zero.dtype)
+            for name, zero in sizes.zeros.items()
         }
 
     @property
     def nbytes(self) -> int:
+        """Bytes of memory once all rows are filled. The system allocates the machine's memory as rows are written."""
         return sum(field.nbytes for field in self._fields.values())
 
     def put(self, of: str, task: int, slot: int, values: Mapping[str, Any]) -> None:
-        for name, field in self._written[of]:
-            field[task, slot] = values.get(name, 0)
+        """Writes a row's fields of a "state" or a "transition", see :class:`Field`. Those without a value get 0."""
+        for name in fields_of(of):
+            self._fields[name][task, slot] = values.get(name, 0)
 
     def put_searches(
         self, task: np.ndarray, slot: np.ndarray, searches: Searches, there: np.ndarray
     ) -> None:
+        """Writes the searches with the indices ``there``, out of (N, ...). No two of them belong to one row."""
         task, slot = task[there], slot[there]
         for name, values in zip(SEARCHES, searches, strict=True):
             self._fields[name][task, slot] = np.asarray(values)[there]
@@ -224,10 +172,16 @@ class HostRows:
     def gather(
         self, task: np.ndarray, slot: np.ndarray, length: np.ndarray, window: int, states: int
     ) -> dict[str, Any]:
+        """Returns windows of ``window`` transitions from the first rows (B,), with searches for ``states`` states.
+
+        They are the arguments of :class:`ezm.agent.batch.Batch` that :func:`sorted_out` gives.
+        """
         return windows(np, self._fields, task, slot, length, window, states)
 
-    def filled(self, name: str, task: int, count: int) -> np.ndarray:
+    def filled(self, name: str, task: int, count: int) -> np.ndarray | Deferred:
+        """Returns a field of a ring's first rows, (count, ...). It must be saved before anything is written."""
         return self._fields[name][task, :count]  # a view
 
     def fill(self, name: str, task: int, slots: np.ndarray, values: np.ndarray) -> None:
+        """Writes a field of many rows of a ring. No slot may occur twice."""
         self._fields[name][task, slots] = values

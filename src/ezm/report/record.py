@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,9 +26,6 @@ class Series(NamedTuple):
     step: np.ndarray
     seconds: np.ndarray
     value: np.ndarray
-
-
-NOTHING = Series(np.empty(0), np.empty(0), np.empty(0))
 
 
 class Evaluated(NamedTuple):
@@ -60,8 +58,8 @@ class Record:
     """Name -> value of the rows "train"."""
     diagnostics: dict[str, dict[str, Series]] = field(default_factory=dict)
     """Name -> task -> value."""
-    evaluations: dict[tuple[str, str], list[Evaluated]] = field(default_factory=dict)
-    """(Task, mode) -> evaluations in order of their steps. The last evaluation counts if a step has several."""
+    evaluations: dict[tuple[str, str], dict[int, Evaluated]] = field(default_factory=dict)
+    """(Task, mode) -> step -> evaluation. The last evaluation counts if a step has several."""
 
     @property
     def name(self) -> str:
@@ -88,80 +86,54 @@ class Record:
         Raises:
             UserError: a row lacks a value that its kind must have.
         """
-        made = _Columns()
+        made = cls(path, config)
+        numbers: dict[tuple[str, str, str], array[float]] = defaultdict(lambda: array("d"))
         for number, row in enumerate(rows, start=1):
             try:
-                made.add(row)
+                for key, value in made._add(row):
+                    if isinstance(value, int | float) and not isinstance(value, bool):
+                        numbers[key].extend((made.step, made.seconds, value))
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise UserError(
                     f"{path / 'metrics.jsonl'} line {number} is damaged ({error!r}): remove that line"
                 ) from error
-        return made.record(path, config)
-
-    def returns(self, task: str, mode: Mode = "search") -> list[Evaluated]:
-        """Returns the evaluations of a task, oldest first."""
-        return self.evaluations.get((task, mode), [])
-
-    def last(self, task: str, mode: Mode = "search") -> tuple[float, ...]:
-        """Returns the returns of a task's last evaluation, empty before the first."""
-        found = self.returns(task, mode)
-        return found[-1].returns if found else ()
-
-
-class _Columns:
-    """Collects rows into columns."""
-
-    def __init__(self) -> None:
-        self.start: Mapping[str, Any] = {}
-        self.last: Mapping[str, Any] = {"step": 0, "seconds": 0.0}
-        self.updates: int | None = None
-        self.tasks: dict[str, None] = {}
-        self.numbers: dict[tuple[str, str, str], tuple[array[float], ...]] = {}
-        """(kind, name, task) -> steps, seconds, values."""
-        self.evaluations: dict[tuple[str, str], dict[int, Evaluated]] = {}
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        kind, step, seconds = row["kind"], int(row["step"]), float(row["seconds"])
-        self.last = row
-        if row.get("updates") is not None:
-            self.updates = int(row["updates"])
-        task = row.get("task", "")
-        if task:
-            self.tasks[task] = None
-        if kind == "episode":
-            if row.get("policy", task) == task:
-                self._number(("episode", "return", row["task"]), step, seconds, row["return"])
-        elif kind == "eval":
-            returns = tuple(float(r) for r in row["returns"] if r is not None)
-            if returns:
-                found = self.evaluations.setdefault((row["task"], row["mode"]), {})
-                found[step] = Evaluated(step, seconds, returns)
-        elif kind in ("train", "diagnostic"):
-            for name, value in row.items():
-                if name not in ("kind", "step", "seconds", "task"):
-                    self._number((kind, name, task), step, seconds, value)
-        elif kind == "start":
-            self.start, self.tasks = row, dict.fromkeys(row["tasks"])
-
-    def _number(self, key: tuple[str, str, str], step: int, seconds: float, value: Any) -> None:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if key not in self.numbers:
-                self.numbers[key] = array("d"), array("d"), array("d")
-            for column, number in zip(self.numbers[key], (step, seconds, value), strict=True):
-                column.append(number)
-
-    def record(self, path: Path, config: Mapping[str, Any]) -> Record:
-        made = Record(path, config, self.start, int(self.last["step"]), float(self.last["seconds"]))
-        made.updates, made.tasks = self.updates, list(self.tasks)
-        for (kind, name, task), columns in self.numbers.items():
-            series = Series(*(np.frombuffer(column) for column in columns))
+        for (kind, name, task), values in numbers.items():
+            series = Series(*np.frombuffer(values).reshape(-1, 3).T)
             if kind == "episode":
                 made.episodes[task] = series
             elif kind == "train":
                 made.training[name] = series
             else:
                 made.diagnostics.setdefault(name, {})[task] = series
-        made.evaluations = {
-            key: [found[step] for step in sorted(found)] for key, found in self.evaluations.items()
-        }
         return made
+
+    def _add(self, row: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str, str], Any]]:
+        """Adds a row. Yields (kind, name, task) and the value, for each value that is measured repeatedly."""
+        kind, task = row["kind"], row.get("task", "")
+        self.step, self.seconds = int(row["step"]), float(row["seconds"])
+        if row.get("updates") is not None:
+            self.updates = int(row["updates"])
+        if kind == "start":
+            self.start, self.tasks = row, list(row["tasks"])
+        elif task and task not in self.tasks:
+            self.tasks.append(task)
+        if kind == "episode" and row.get("policy", task) == task:
+            yield (kind, "return", row["task"]), row["return"]
+        elif kind == "eval":
+            returns = tuple(float(r) for r in row["returns"] if r is not None)
+            if returns:
+                found = self.evaluations.setdefault((row["task"], row["mode"]), {})
+                found[self.step] = Evaluated(self.step, self.seconds, returns)
+        elif kind in ("train", "diagnostic"):
+            for name, value in row.items():
+                if name not in ("kind", "step", "seconds", "task"):
+                    yield (kind, name, task), value
+
+    def returns(self, task: str, mode: Mode = "search") -> list[Evaluated]:
+        """Returns the evaluations of a task in order of their steps."""
+        return [each for _, each in sorted(self.evaluations.get((task, mode), {}).items())]
+
+    def last(self, task: str, mode: Mode = "search") -> tuple[float, ...]:
+        """Returns the returns of a task's last evaluation, empty before the first."""
+        found = self.returns(task, mode)
+        return found[-1].returns if found else ()

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.axes import Axes
 
 from ezm.errors import UserError
 from ezm.report import figures, parts
-from ezm.report.command import train_command
-from ezm.report.curves import learning_curves
-from ezm.report.page import Part, Section, render
+from ezm.report.panels import INK, legend, svg
+from ezm.report.parts import Table
 from ezm.report.record import Axis, Record
 from ezm.report.reference import Reference, published, reference
-from ezm.report.variants import Variant, differences, group, options_of, shared_tasks, show
+from ezm.report.variants import (
+    Variant,
+    differences,
+    flat,
+    group,
+    options_of,
+    shared_tasks,
+    show,
+    train_command,
+)
 from ezm.runs.folder import RunFolder, write_atomically
 from ezm.statistics.intervals import Mean, format_return, mean_interval
 from ezm.tasks.humanoid_bench import NAMES
@@ -108,69 +119,70 @@ def _evaluated(record: Record) -> bool:
 
 
 def report_page(found: Shown) -> str:
-    """Returns the page as HTML."""
-    one, suites = found.one, dict.fromkeys(record.suite for record in found.records)
-    about = f"EfficientZero-Multitask on {', '.join(suites)}"
-    if one is None:
-        return render("Comparison of runs", "Runs compared", about, _sections(found))
-    version = f" · ezm {one.start['version']}" if "version" in one.start else ""
-    return render(f"{one.suite} · {one.name}", about, one.name + version, _sections(found))
-
-
-def _sections(found: Shown) -> list[Section]:
+    """Returns the page as HTML. It fetches nothing and has no script."""
     one, tasks, variants = found.one, found.tasks, found.variants
-    run = RunFolder.open(one.path) if one else None
-    commands = Part(code="\n".join(train_command(record.config) for record in found.records))
-    return [
-        Section("", [_tiles(found), found.left_out]),
-        Section("What differs", [] if one else [_differences(variants)]),
-        Section("Results", [result_table(found)], _meaning(found)),
-        _curves(found),
-        Section("All tasks together", _scores(found), parts.SCORES),
-        Section(
-            "Evaluation", parts.evaluations(run) if run else [], "What ezm eval measured last."
-        ),
-        Section("Films", [parts.films(run.films_path, tasks)] if run else []),
-        Section(
-            "Is learning sound?",
-            [
-                _small(figures.training_panels(variants, "health")),
-                Part(panels=figures.priority_panel(one) if one else (), size="one"),
-            ],
-            "Value error: mean |value - target| of a batch, whose mean for each task is what its replay's priorities "
-            "are made of. Latent consistency: distance between the imagined latent state and that of the "
-            "observation. Entropy falls as the policy makes up its mind."
-            + ("" if one else " Means over the seeds, bands from the lowest to the highest."),
-        ),
-        Section(
-            "Does the model rank actions?",
-            [_small(figures.diagnostic_panels(one) if one else ())],
-            "Spearman correlation between what the model predicts for actions from one state and "
-            "what the simulator then gives: 1 is a perfect order, 0 is chance.",
-        ),
-        Section("Map of the tasks", parts.task_map(run, tasks) if run else []),
-        Section("Losses", [_small(figures.training_panels(variants, "losses"))]),
-        Section("Training", [_small(figures.training_panels(variants, "others"))]),
-        Section("Throughput", [_small(figures.throughput_panels(one) if one else ())]),
-        Section("Machine", [parts.machine(one.start)] if one else []),
-        Section("Runs", [] if one else [_runs(variants)]),
-        Section(
-            "Run it again" if one else "Run them again",
-            [commands if one else Part(folded=[commands], title="One command for each run")],
-            "A command starts its run; on the same kind of machine and with the same versions it gives the same "
-            "numbers.",
-        ),
-        Section("Configuration", [parts.options(one.config)] if one else []),
-    ]
+    suites = dict.fromkeys(record.suite for record in found.records)
+    about = f"EfficientZero-Multitask on {', '.join(suites)}"
+    peers, origins = published(tasks)
+    own: dict[str, Any] = {
+        "title": "Comparison of runs",
+        "heading": "Runs compared",
+        "facts": about,
+        "differences": _differences(variants),
+        "runs": _runs(variants),
+    }
+    if one:
+        run = RunFolder.open(one.path)
+        version = f" · ezm {one.start['version']}" if "version" in one.start else ""
+        own = {
+            "title": f"{one.suite} · {one.name}",
+            "heading": about,
+            "facts": one.name + version,
+            "evaluations": parts.evaluations(run),
+            "films": parts.films(run.films_path, tasks),
+            "priority": figures.priority_panel(one),
+            "diagnostics": figures.diagnostic_panels(one),
+            "map": parts.task_map(run, tasks),
+            "throughput": figures.throughput_panels(one),
+            "machine": Table((), list(_machine(one).items())),
+            "options": Table((), list(flat(one.config))),
+        }
+    numbers = itertools.count(1)  # no two pictures of a page may share an identifier
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: f"{value:g}" if isinstance(value, float) else value,
+    )
+    return environment.get_template("report.html").render(
+        **own,
+        svg=lambda axes, size: svg(axes, f"panel {next(numbers)}", size),
+        legend=legend,
+        ink=INK,
+        one=one,
+        tiles=_tiles(found),
+        left_out=found.left_out,
+        results=result_table(found),
+        last=[one.returns(task)[-1] for task in tasks if one.returns(task)] if one else [],
+        curves={
+            label: figures.learning_curves(
+                variants, tasks, axis, found.known, peers, alone=bool(one)
+            )
+            for label, axis in AXES.items()
+        },
+        origins=origins,
+        humanoid=any(task in NAMES for task in tasks),
+        scores=_scores(found),
+        training=figures.training_panels(variants),
+        commands=[train_command(record.config) for record in found.records],
+    )
 
 
-def _small(panels: Sequence[figures.Panel]) -> Part:
-    return Part(panels=panels, size="small")
-
-
-def _tiles(found: Shown) -> Part:
+def _tiles(found: Shown) -> dict[str, str]:
     one, runs = found.one, found.records
-    tiles = {
+    return {
         "variants": "" if one else f"{len(found.variants)}",
         "runs": "" if one else f"{len(runs)}",
         "tasks": f"{len(found.tasks)}",
@@ -179,18 +191,18 @@ def _tiles(found: Shown) -> Part:
         "wall clock" if one else "wall clock of all runs": _duration(sum(r.seconds for r in runs)),
         "parameters": f"{one.start['parameters']:,}" if one and one.start.get("parameters") else "",
     }
-    return Part(tiles=tiles)
 
 
-def _differences(variants: Sequence[Variant]) -> Part | str:
+def _differences(variants: Sequence[Variant]) -> Table | None:
+    """Returns the options in which the variants differ, or None if only seeds do."""
     if len(variants) < 2:
-        return "Nothing but the seed."
+        return None
     options = [options_of(variant.records[0]) for variant in variants]
     rows = [
         [option, *("–" if value is None else show(value) for value in values)]
         for option, values in differences(options).items()
     ]
-    return Part(rows=rows, head=["option", *(variant.name for variant in variants)])
+    return Table(["option", *(variant.name for variant in variants)], rows)
 
 
 def results(found: Shown) -> dict[str, list[Mean]]:
@@ -200,13 +212,15 @@ def results(found: Shown) -> dict[str, list[Mean]]:
     is left out if all of them are unknown.
     """
 
+    unknown = Mean(math.nan, math.nan, 0)
+
     def known(name: str) -> list[Mean]:
         values = [found.known.get(task, {}).get(name, math.nan) for task in found.tasks]
         return [Mean(value, math.nan, 1) for value in values]
 
     columns = {"random policy": known("random")}
     for name, (_, returns) in _measured(found).items():
-        columns[name] = [_mean(each) for each in returns.values()]
+        columns[name] = [mean_interval(each) if each else unknown for each in returns.values()]
     columns |= {"SAC, same steps": known("sac"), "success bar": known("bar")}
     kept = {SEARCH, *(variant.name for variant in found.variants)}
     return {
@@ -216,7 +230,7 @@ def results(found: Shown) -> dict[str, list[Mean]]:
     }
 
 
-def _measured(found: Shown) -> dict[str, tuple[str, dict[str, Sequence[float]]]]:
+def _measured(found: Shown) -> Mapping[str, tuple[str, Mapping[str, Sequence[float]]]]:
     """Returns the last evaluations: name -> suite, and task -> returns. They are the episodes of one run, or the mean
     of each seed of a variant."""
     one, tasks = found.one, found.tasks
@@ -225,23 +239,15 @@ def _measured(found: Shown) -> dict[str, tuple[str, dict[str, Sequence[float]]]]
             SEARCH: (one.suite, {task: one.last(task) for task in tasks}),
             "EZ-M, policy mean": (one.suite, {task: one.last(task, "policy") for task in tasks}),
         }
-    return {
-        variant.name: (variant.records[0].suite, {task: _finals(variant, task) for task in tasks})
-        for variant in found.variants
-    }
+    measured = {}
+    for name, records in found.variants:
+        last = {task: [record.last(task) for record in records] for task in tasks}
+        means = {task: [float(np.mean(r)) for r in returns if r] for task, returns in last.items()}
+        measured[name] = records[0].suite, means
+    return measured
 
 
-def _mean(values: Sequence[float]) -> Mean:
-    return mean_interval(values) if values else Mean(math.nan, math.nan, 0)
-
-
-def _finals(variant: Variant, task: str) -> list[float]:
-    """Returns each seed's mean return in its last evaluation."""
-    found = [record.last(task) for record in variant.records]
-    return [float(np.mean(each)) for each in found if each]
-
-
-def result_table(found: Shown) -> Part:
+def result_table(found: Shown) -> Table:
     """Returns the table of results, and below it means over tasks and the number of seeds."""
     columns = results(found)
     rows = [[task, *map(str, row)] for task, *row in zip(found.tasks, *columns.values())]
@@ -252,68 +258,34 @@ def result_table(found: Shown) -> Part:
         seeds = {variant.name: f"{len(variant.records)}" for variant in found.variants}
         rows.append(["seeds", *(seeds.get(heading, "") for heading in columns)])
     head = ["task", *columns]
-    return Part(rows=rows, head=head, ours=head.index(SEARCH) if found.one else None)
+    return Table(head, rows, head.index(SEARCH) if found.one else None)
 
 
-def _meaning(found: Shown) -> str:
-    """Returns the remark on the table of results."""
-    if found.one is None:
-        return (
-            "Mean return of the last evaluation with the search, and where there are several seeds the 95 % interval "
-            "of their mean (Student's t)."
-        )
-    last = [found.one.returns(task)[-1] for task in found.tasks if found.one.returns(task)]
-    if not last:
-        return "No evaluation has been finished yet."
-    return (
-        f"Mean return and 95 % interval over {max(len(each.returns) for each in last)} evaluation episodes at "
-        f"{max(each.step for each in last):,} environment steps per task."
-    )
-
-
-def _curves(found: Shown) -> Section:
-    one, tasks = found.one, found.tasks
-    others, notes = published(tasks)
-    choices = {
-        label: learning_curves(found.variants, tasks, axis, found.known, others, alone=bool(one))
-        for label, axis in AXES.items()
-    }
-    ours = (
-        "Ours: full evaluation episodes at each point; in the protocol “benchmark” a fall ends an episode, in “paper” "
-        "it goes on; steps are environment steps per task. So the curves are no like for like."
-    )
-    origins = [*(f"{method}: {note}." for method, note in notes.items()), ours if notes else ""]
-    note = (
-        "Mean return of the evaluations with the search over the seeds, as far as all seeds of a variant went; "
-        "the band is from the lowest seed to the highest."
-    )
-    if one:
-        note = "Return per episode. The band is the 95 % interval of each evaluation's mean."
-    if one and any(task in NAMES for task in tasks):
-        note += f" Protocol of this run: {one.config.get('protocol', 'unknown')}."
-    return Section("Learning curves", [Part(choices=choices), *origins], note)
-
-
-def _scores(found: Shown) -> list[Part]:
+def _scores(found: Shown) -> tuple[list[Axes], Table] | None:
     one, groups = found.one, _measured(found)
     if one is None:
         return parts.scores(groups, "runs")
     if not all(map(one.returns, one.tasks)):
-        return []
+        return None
     random = {task: one.last(task, "random") for task in one.tasks}
     return parts.scores({**groups, "random policy": (one.suite, random)}, "episodes")
 
 
-def _runs(variants: Sequence[Variant]) -> Part:
+def _machine(run: Record) -> Mapping[str, Any]:
+    """Returns the properties of a run's machine by name, none where they are unknown."""
+    found = run.start.get("machine") or {}
+    return found if isinstance(found, Mapping) else {"machine": found}
+
+
+def _runs(variants: Sequence[Variant]) -> Table:
     def row(variant: Variant, run: Record) -> list[str]:
-        machine = run.start.get("machine")
-        processor = machine.get("processor", "–") if isinstance(machine, dict) else "–"
         updates = "–" if run.updates is None else f"{run.updates:,}"
         made = [f"{run.step:,}", updates, _duration(run.seconds), run.start.get("version", "–")]
+        processor = _machine(run).get("processor", "–")
         return [run.name, variant.name, f"{run.config.get('seed', '–')}", *made, f"{processor}"]
 
     head = ["run", "variant", "seed", "steps per task", "updates", "wall clock", "ezm", "machine"]
-    return Part(rows=[row(each, run) for each in variants for run in each.records], head=head)
+    return Table(head, [row(each, run) for each in variants for run in each.records])
 
 
 def _duration(seconds: float) -> str:

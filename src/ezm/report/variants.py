@@ -1,22 +1,23 @@
-"""Variants of compared runs. Runs that differ only in their seed form a variant, named by the options in which it
-differs."""
+"""The options of runs by name: the command that repeats a run, and variants of compared runs.
+
+Runs that differ only in their seed form a variant, named by the options in which it differs.
+"""
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from ezm.report.record import Axis, Record
+from ezm.config import to_dict
+from ezm.config.presets import PRESETS, defaults
+from ezm.report.record import Record
 
 _NAMED_OPTIONS = 3
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """Runs of one configuration with several seeds."""
 
     name: str
@@ -38,12 +39,38 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield dashed, value
 
 
+def train_command(config: Mapping[str, Any]) -> str:
+    """Returns ``ezm train ...`` with the seed and every option that differs from the preset's and suite's defaults."""
+    suite, preset = str(config.get("suite", "")), str(config.get("preset", "cpu"))
+    parts = ["ezm", "train", suite, "--preset", preset]
+    known = to_dict(defaults(preset, suite)) if preset in PRESETS else {}
+    usual = {name: _words(value) for name, value in flat(known)}
+    for name, value in flat(config):
+        words = _words(value)
+        if name in ("suite", "preset") or (words == usual.get(name) and name != "seed"):
+            continue
+        if isinstance(value, bool):
+            group, _, last = name.rpartition(".")
+            flag = f"{group}.{'' if value else 'no-'}{last}".lstrip(".")
+            parts.append(f"--{flag}")
+        else:
+            parts += [f"--{name}", *words]
+    return shlex.join(parts)
+
+
+def _words(value: Any) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
+
+
 def group(records: Sequence[Record]) -> list[Variant]:
     """Returns the variants in order of their first run, each with a different name."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(json.dumps(options_of(record), sort_keys=True), []).append(record)
-    found = [tuple(sorted(each, key=_seed)) for each in groups.values()]
+    found = [
+        tuple(sorted(each, key=lambda record: (record.config.get("seed", -1), record.name)))
+        for each in groups.values()
+    ]
     if len(found) == 1:
         return [Variant(found[0][0].suite, found[0])]
     options = [options_of(each[0]) for each in found]
@@ -86,39 +113,3 @@ def show(value: Any) -> str:
 def shared_tasks(records: Sequence[Record]) -> list[str]:
     """Returns the tasks that all runs have, in the order of the first run."""
     return [task for task in records[0].tasks if all(task in each.tasks for each in records)]
-
-
-def seed_curve(
-    curves: Sequence[tuple[np.ndarray, np.ndarray]],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """Returns mean, lowest and highest of several seeds' curves where all of them are known.
-
-    Args:
-        curves: (x, y) of each seed, x increasing. Values between two points lie on a straight line.
-
-    Returns:
-        x, mean, low, high, at all places of any seed that every seed covers, or None without such places.
-    """
-    if not curves or any(not len(x) for x, _ in curves):
-        return None
-    first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
-    places = np.unique(np.concatenate([x for x, _ in curves]))
-    places = places[(first <= places) & (places <= last)]
-    if not len(places):
-        return None
-    values = np.array([np.interp(places, x, y) for x, y in curves])
-    return places, values.mean(0), values.min(0), values.max(0)
-
-
-def evaluation_curve(
-    record: Record, task: str, axis: Axis, mode: str = "search"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the places and mean returns of a run's evaluations."""
-    found = record.evaluations.get((task, mode), [])
-    x = np.array([getattr(each, axis) for each in found], dtype=float)
-    return x, np.array([np.mean(each.returns) for each in found], dtype=float)
-
-
-def _seed(record: Record) -> tuple[int, str]:
-    seed = record.config.get("seed")
-    return (seed if isinstance(seed, int) else -1, record.name)

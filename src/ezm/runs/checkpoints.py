@@ -34,7 +34,6 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ezm.errors import UserError
-from ezm.experience.rows import Deferred
 
 FORMAT = 1
 """Version of this format. It increases when an older ezm can no longer read a checkpoint."""
@@ -78,11 +77,8 @@ class Folder(NamedTuple):
     path: Path
 
 
-class Entry(NamedTuple):
-    """Size in bytes and checksum of a file, as the manifest has them."""
-
-    size: int
-    sha256: str
+Files = dict[str, tuple[int, str]]
+"""Size in bytes and SHA-256 of each file of a checkpoint, by name."""
 
 
 class Damaged(Exception):
@@ -108,7 +104,7 @@ class Checkpoints:
         try:
             paths = list(self.path.iterdir()) if self.path.is_dir() else []
         except OSError as error:
-            raise _unreadable(self.path, error) from error
+            raise unreadable(self.path, error) from error
         names = ((re.fullmatch(r"(\d+)(?:\.(\d+))?", path.name), path) for path in paths)
         return sorted(Folder(int(name[1]), int(name[2] or 0), p) for name, p in names if name)
 
@@ -119,23 +115,22 @@ class Checkpoints:
         the existing checkpoints as they were.
 
         Args:
-            step: environment steps per task so far, from 0. A checkpoint of the same step is replaced.
-            arrays: the parts of the state by name. Each is a dictionary, which may be nested, of numbers or of numpy
-                or JAX arrays. They are restored bit for bit with their dtype and shape. Arrays of type
-                :class:`ezm.experience.rows.Deferred` are read into memory one at a time.
+            step: environment steps per task so far. A checkpoint of the same step is replaced.
+            arrays: the parts of the state by name. Each is a dictionary, which may be nested, of numbers or arrays of
+                numpy or JAX. Arrays outside the machine's memory, which have ``nbytes`` and ``__array__``, are read one at a time.
             meta: plain values, as JSON can hold them.
 
         Raises:
             ValueError: an array has a dtype that .npz files cannot hold, or a name contains "/".
-            UserError: the disk is full, or the folder cannot be written to. Nothing is left of
-                the checkpoint.
+            UserError: the disk is full, or the folder cannot be written to. Nothing is left of the checkpoint.
         """
         start = time.monotonic()
         parts = {name: dict(_flat(part)) for name, part in arrays.items()}
         size = sum(array.nbytes for part in parts.values() for array in part.values())
         try:
             self.path.mkdir(exist_ok=True)
-            self._remove_leftovers()
+            for unfinished in self.path.glob("*.tmp"):  # of killed saves
+                shutil.rmtree(unfinished)
             if size > shutil.disk_usage(self.path).free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             with tempfile.TemporaryDirectory(
@@ -167,18 +162,13 @@ class Checkpoints:
             try:
                 return Checkpoint(step, *_read(path, tuple(wanted)))
             except PermissionError as error:
-                raise _unreadable(path, error) from error
+                raise unreadable(path, error) from error
             except (Damaged, OSError, ValueError, zipfile.BadZipFile) as error:
                 reason = (str(error) or repr(error)).splitlines()[0][:200]
                 warnings.warn(f"checkpoint {path} is broken, passed over: {reason}", stacklevel=3)
         if folders:
             raise UserError(f"{self.path}: no checkpoint can be read; start a new run")
         return None
-
-    def _remove_leftovers(self) -> None:
-        """Removes what killed saves left."""
-        for unfinished in self.path.glob("*.tmp"):
-            shutil.rmtree(unfinished)
 
     def _put_in_place(self, staging: Path, step: int) -> None:
         before = self.folders()
@@ -196,12 +186,12 @@ class Checkpoints:
         what = "no space left" if code == errno.ENOSPC else os.strerror(code).lower()
         return UserError(
             f"cannot write checkpoint {step} to {self.path}: {what} "
-            f"({_megabytes(size)} needed, {_megabytes(free)} free): "
+            f"({size / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free): "
             f"{_FIXES.get(code, 'make the folder writable')}, then --resume {self.path.parent}"
         )
 
 
-def read_manifest(path: Path) -> tuple[int, dict[str, Entry]]:
+def read_manifest(path: Path) -> tuple[int, Files]:
     """Returns the format of the checkpoint in `path`, and its files by name.
 
     The format is 0 if the manifest has none: an older ezm wrote the files with Orbax.
@@ -211,35 +201,34 @@ def read_manifest(path: Path) -> tuple[int, dict[str, Entry]]:
     """
     try:
         document = json.loads((path / MANIFEST).read_bytes())
-        files = {
-            name: Entry(each["size"], each["sha256"]) for name, each in document["files"].items()
-        }
-        return int(document.get("format", 0)), files
+        files = document["files"].items()
+        found = {name: (int(each["size"]), str(each["sha256"])) for name, each in files}
+        return int(document.get("format", 0)), found
     except FileNotFoundError as error:
         raise Damaged(f"{MANIFEST} is missing") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{MANIFEST} is damaged") from error
 
 
-def verify(path: Path, files: Mapping[str, Entry], read: Iterable[str]) -> None:
+def verify(path: Path, files: Files, read: Iterable[str]) -> None:
     """Compares the sizes of all files below `path` with the manifest's, and the contents of those to `read`.
 
     Raises:
         Damaged: a file is missing, or has another size or content.
     """
     # All sizes first, because reading takes a second for each gigabyte.
-    for name, entry in files.items():
+    for name, (size, _) in files.items():
         file = path / name
         if not file.is_file():
             raise Damaged(f"{name} is missing")
-        if file.stat().st_size != entry.size:
-            raise Damaged(f"{name} has {file.stat().st_size} bytes, {entry.size} were written")
+        if file.stat().st_size != size:
+            raise Damaged(f"{name} has {file.stat().st_size} bytes, {size} were written")
     for name in read:
-        if _sha256(path / name) != files[name].sha256:
+        if _sha256(path / name) != files[name][1]:
             raise Damaged(f"{name} is damaged, its checksum differs")
 
 
-def _flat(part: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, np.ndarray | Deferred]]:
+def _flat(part: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields the arrays of nested dictionaries with their joined names."""
     for key, value in part.items():
         name = prefix + key
@@ -248,7 +237,7 @@ def _flat(part: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, np.n
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}/")
             continue
-        array = value if isinstance(value, Deferred) else np.asarray(value)
+        array = value if hasattr(value, "nbytes") else np.asarray(value)
         # V: structures, and types from outside of numpy, which .npz files turn into bytes.
         if array.dtype.kind in "OV":
             raise ValueError(f"{name}: arrays of {array.dtype} cannot be saved")
@@ -267,24 +256,22 @@ def _nested(flat: Iterable[tuple[str, np.ndarray]]) -> dict[str, Any]:
     return nested
 
 
-def _write(
-    path: Path, parts: Mapping[str, Mapping[str, np.ndarray | Deferred]], meta: Mapping[str, Any]
-) -> int:
+def _write(path: Path, parts: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any]) -> int:
     """Writes a checkpoint and its manifest to the new folder `path`. Returns its size in bytes."""
     path.mkdir()
     for part, arrays in parts.items():
-        with _durable(path / f"{part}.npz") as file, zipfile.ZipFile(file, "w") as npz:
+        with durable(path / f"{part}.npz") as file, zipfile.ZipFile(file, "w") as npz:
             for name, array in arrays.items():
                 with npz.open(f"{name}.npy", "w", force_zip64=True) as member:
                     # numpy.savez would keep a deferred array in memory while it reads the next.
                     np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-    with _durable(path / META) as file:
+    with durable(path / META) as file:
         file.write(json.dumps(meta).encode())
     files = {
-        file.name: Entry(file.stat().st_size, _sha256(file))._asdict()
+        file.name: {"size": file.stat().st_size, "sha256": _sha256(file)}
         for file in sorted(path.iterdir())
     }
-    with _durable(path / MANIFEST) as file:
+    with durable(path / MANIFEST) as file:
         file.write(json.dumps({"format": FORMAT, "files": files}, indent=1).encode())
     _sync(path)
     return sum(file.stat().st_size for file in path.iterdir())
@@ -314,7 +301,7 @@ def _read(path: Path, wanted: tuple[str, ...]) -> tuple[dict[str, Any], dict[str
 
 
 @contextlib.contextmanager
-def _durable(path: Path) -> Iterator[BinaryIO]:
+def durable(path: Path) -> Iterator[BinaryIO]:
     """Opens a new file to write, and flushes it to disk at the end."""
     with open(path, "wb") as file:
         yield file
@@ -322,7 +309,8 @@ def _durable(path: Path) -> Iterator[BinaryIO]:
         os.fsync(file.fileno())
 
 
-def _unreadable(path: Path, error: OSError) -> UserError:
+def unreadable(path: Path, error: OSError) -> UserError:
+    """Returns the error to raise when reading `path` failed with `error`."""
     return UserError(f"{path} cannot be read ({error.strerror}): check its permissions")
 
 
@@ -338,7 +326,3 @@ def _sync(folder: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"

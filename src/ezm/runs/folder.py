@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -32,11 +33,11 @@ from pathlib import Path
 from typing import Any
 
 from ezm.errors import UserError
-from ezm.runs.checkpoints import Checkpoint, Checkpoints, Saved
+from ezm.runs.checkpoints import Checkpoint, Checkpoints, Saved, durable, unreadable
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout. It increases when an older ezm can no longer read a run. Format 1 had checkpoints of Orbax."""
 
 
@@ -50,17 +51,16 @@ def new_run_path(root: Path, suite: str, preset: str, seed: int) -> Path:
     """
     slug = re.sub(r"[^A-Za-z0-9._]+", "-", suite).strip("-.")[:60] or "run"
     name = f"{slug}-{preset}-s{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path, count = root / name, 1
     try:
         root.mkdir(parents=True, exist_ok=True)
-        while True:
+        for count in itertools.count(1):
+            path = root / (name if count == 1 else f"{name}-{count}")
             with contextlib.suppress(FileExistsError):
                 path.mkdir()
-                return path
-            count += 1
-            path = root / f"{name}-{count}"
+                break
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise unwritable(root / name, error) from error
+    return path
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -71,10 +71,8 @@ def write_atomically(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        with durable(temporary) as file:
+            file.write(text.encode())
         os.replace(temporary, path)
     except BaseException as error:  # Ctrl-C too leaves nothing behind
         with contextlib.suppress(OSError):
@@ -93,7 +91,13 @@ class RunFolder:
         """The configuration as plain values, from :meth:`create` or :meth:`replace_config`."""
         self.tasks = tasks
         """The tasks as plain values. Empty in runs of an early ezm 0.1, which did not write them."""
-        self._checkpoints = Checkpoints(path / "checkpoints")
+        self.checkpoints_path = path / "checkpoints"
+        self.metrics_path = path / "metrics.jsonl"
+        self.tensorboard_path = path / "tensorboard"
+        self.films_path = path / "films"
+        self.evaluation_path = path / "eval.json"
+        self.report_path = path / "report.html"
+        self._checkpoints = Checkpoints(self.checkpoints_path)
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any], tasks: Sequence[Any] = ()) -> RunFolder:
@@ -156,9 +160,7 @@ class RunFolder:
             tasks = list(document.get("tasks") or ())
             newer = version > FORMAT
         except OSError as error:
-            raise UserError(
-                f"{file} cannot be read ({error.strerror}): check its permissions"
-            ) from error
+            raise unreadable(file, error) from error
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file} is damaged ({error!r}): restore it from a copy") from error
         if newer:
@@ -175,30 +177,6 @@ class RunFolder:
         """
         _write_config(self.path, config, self.tasks)
         self.config = config
-
-    @property
-    def metrics_path(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints_path(self) -> Path:
-        return self._checkpoints.path
-
-    @property
-    def tensorboard_path(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
-    def films_path(self) -> Path:
-        return self.path / "films"
-
-    @property
-    def evaluation_path(self) -> Path:
-        return self.path / "eval.json"
-
-    @property
-    def report_path(self) -> Path:
-        return self.path / "report.html"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

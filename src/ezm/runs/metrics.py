@@ -18,7 +18,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -80,7 +79,6 @@ class MetricsLogger:
         self._run = run
         self._tensorboard_wanted = tensorboard
         self._tensorboard: Any = None
-        self._purge_step: int | None = None
         self._wandb = WandbMirror(run) if wandb else None
         try:
             run.metrics_path.touch()
@@ -93,12 +91,7 @@ class MetricsLogger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def log(self, kind: str, step: int, seconds: float, **values: Any) -> None:
@@ -118,12 +111,11 @@ class MetricsLogger:
         _append(self._run.metrics_path, [row])
         self.rows += 1
         numbers = scalars(row)
-        if not numbers:
-            return
-        if self._tensorboard_wanted:
-            self._mirror(numbers, row["step"])
-        if self._wandb is not None:
-            self._wandb.log(numbers, row["step"])
+        if numbers:
+            tagged = [{"tag": tag, "simple_value": number} for tag, number in numbers.items()]
+            self._mirror(row["step"], summary={"value": tagged})
+            if self._wandb is not None:
+                self._wandb.log(numbers, row["step"])
 
     def truncate(self, rows: int, step: int) -> int:
         """Moves all rows after the first `rows` to metrics.dropped.jsonl, before a run resumes at `step`.
@@ -140,48 +132,36 @@ class MetricsLogger:
             _append(self._run.metrics_path.with_suffix(".dropped.jsonl"), dropped)
             write_atomically(self._run.metrics_path, _lines(kept))
         self.rows = len(kept)
-        self._close_tensorboard()
-        self._purge_step = step + 1
+        self._mirror(step + 1, session_log={"status": "START"})  # forgets this step and later ones
         return len(dropped)
 
     def close(self) -> None:
         """Finishes all outputs. A second call does nothing."""
-        self._close_tensorboard()
-        if self._wandb is not None:
-            self._wandb.close()
-
-    def _mirror(self, numbers: Mapping[str, float], step: int) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        values = [Summary.Value(tag=tag, simple_value=number) for tag, number in numbers.items()]
-        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
-        try:
-            if self._tensorboard is None:
-                self._tensorboard = self._open_tensorboard()
-            self._tensorboard.write_event(event)
-            self._tensorboard.flush()
-        except OSError as error:
-            raise unwritable(self._run.tensorboard_path, error) from error
-
-    def _open_tensorboard(self) -> Any:
-        # Not SummaryWriter: on a full disk its thread dies, and then it blocks for ever.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        self._run.tensorboard_path.mkdir(exist_ok=True)
-        # Event files are named by the second, so two writers within one second would share a file.
-        writer = EventsWriter(str(self._run.tensorboard_path / "events"), f".{time.time_ns()}")
-        if self._purge_step is not None:
-            start = SessionLog(status=SessionLog.START)
-            writer.write_event(Event(step=self._purge_step, session_log=start))
-        return writer
-
-    def _close_tensorboard(self) -> None:
         if self._tensorboard is not None:
             with contextlib.suppress(OSError):  # the error was raised when the row was written
                 self._tensorboard.close()
             self._tensorboard = None
+        if self._wandb is not None:
+            self._wandb.close()
+
+    def _mirror(self, step: int, **content: Any) -> None:
+        """Writes an event to TensorBoard, if wanted."""
+        if not self._tensorboard_wanted:
+            return
+        # Not SummaryWriter: on a full disk its thread dies, and then it blocks for ever.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+
+        folder = self._run.tensorboard_path
+        try:
+            if self._tensorboard is None:
+                folder.mkdir(exist_ok=True)
+                # Files are named by the second, so two writers within one second would share a file.
+                self._tensorboard = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+            self._tensorboard.write_event(Event(wall_time=time.time(), step=step, **content))
+            self._tensorboard.flush()
+        except OSError as error:
+            raise unwritable(folder, error) from error
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
@@ -193,21 +173,16 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
     - A training row keeps its names, under ``train/`` where a name has no group.
     """
     kind, task = row["kind"], row.get("task")
+    own = {k: v for k, v in row.items() if k not in ("kind", "step", "seconds", "task")}
+    named: dict[str, Any] = {}
     if kind == "eval":
         named = {f"eval_{row.get('mode', 'search')}/{task}": row.get("mean")}
     elif kind == "episode" and row.get("policy", task) == task:
         named = {f"episode_{name}/{task}": row.get(name) for name in ("return", "length")}
-    elif kind in ("diagnostic", "train"):
-        named = {}
-        for name, value in row.items():
-            if name in ("kind", "step", "seconds", "task"):
-                continue
-            if kind == "diagnostic":
-                named[f"diagnostic/{task}/{name}" if task else f"diagnostic/{name}"] = value
-            else:
-                named[name if "/" in name else f"train/{name}"] = value
-    else:
-        named = {}
+    elif kind == "diagnostic":
+        named = {f"diagnostic/{task}/{name}": value for name, value in own.items()}
+    elif kind == "train":
+        named = {name if "/" in name else f"train/{name}": v for name, v in own.items()}
     return {
         tag: float(value)
         for tag, value in named.items()
@@ -266,6 +241,4 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, Path):
-        return str(value)
     return _plain(np.asarray(value).tolist())

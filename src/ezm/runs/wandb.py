@@ -31,32 +31,6 @@ class WandbMirror:
         Raises:
             UserError: wandb is not installed.
         """
-        self._note = note
-        self._folder = run.path / "wandb"
-        self._session = self._begin(run)
-        # An earlier part of the run has sent the same numbers already.
-        self._next_step = 0 if self._session is None else int(self._session.step)
-
-    def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Sends numbers by their names, measured at ``step`` environment steps per task."""
-        if self._session is None or step < self._next_step:
-            return
-        try:
-            self._session.log(dict(numbers), step=step)
-        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
-            self._give_up(error)
-
-    def close(self) -> None:
-        """Waits until all is sent, for a limited time. A second call does nothing."""
-        session, self._session = self._session, None
-        if session is None:
-            return
-        try:
-            session.finish()
-        except Exception as error:  # noqa: BLE001 - the run itself is done
-            self._give_up(error)
-
-    def _begin(self, run: RunFolder) -> Any:
         try:
             import wandb
         except ImportError as error:
@@ -64,38 +38,51 @@ class WandbMirror:
                 "Weights & Biases was asked for and wandb is not installed: "
                 "pip install 'ezm-rl[wandb]', or leave the option out"
             ) from error
+        self._note = note
+        self._session: Any = None
+        self._session = self._attempt(lambda: self._begin(wandb, run))
+        # An earlier part of the run has sent the same numbers already.
+        self._next_step = 0 if self._session is None else int(self._session.step)
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Sends numbers by their names, measured at ``step`` environment steps per task."""
+        if self._session is not None and step >= self._next_step:
+            self._attempt(lambda: self._session.log(dict(numbers), step=step))
+
+    def close(self) -> None:
+        """Waits until all is sent, for a limited time. A second call does nothing."""
+        session, self._session = self._session, None
+        if session is not None:
+            self._attempt(session.finish)
+
+    def _attempt(self, call: Callable[[], Any]) -> Any:
+        """Calls a function of wandb's. Whatever fails there, training goes on, without wandb."""
         try:
-            # wandb's own lines would break the live page. Our lines say what matters.
-            wandb.setup(wandb.Settings(silent=True))
-            try:
-                session = _init(wandb, run, os.environ.get("WANDB_MODE"))
-            except Exception as error:  # noqa: BLE001 - no key, no network, no such project, ...
-                self._note(
-                    f"Weights & Biases takes nothing now ({_line(error)}): "
-                    "the run is kept on disk for it, training goes on"
-                )
-                session = _init(wandb, run, "offline")
-            identity = {
-                "id": session.id,
-                "project": session.project,
-                "entity": session.entity or None,
-            }
-            write_atomically(run.path / "wandb.json", json.dumps(identity) + "\n")
-        except Exception as error:  # noqa: BLE001 - training does without
-            self._give_up(error)
+            return call()
+        except Exception as error:  # noqa: BLE001
+            self._session = None
+            self._note(
+                f"Weights & Biases failed ({_line(error)}): training goes on without it, "
+                "metrics.jsonl has everything"
+            )
             return None
-        self._note(f"Weights & Biases: {session.url or f'offline; {self._how_to_send()}'}")
+
+    def _begin(self, wandb: Any, run: RunFolder) -> Any:
+        # wandb's own lines would break the live page. Our lines say what matters.
+        wandb.setup(wandb.Settings(silent=True))
+        try:
+            session = _init(wandb, run, os.environ.get("WANDB_MODE"))
+        except Exception as error:  # noqa: BLE001 - no key, no network, no such project, ...
+            self._note(
+                f"Weights & Biases takes nothing now ({_line(error)}): "
+                "the run is kept on disk for it, training goes on"
+            )
+            session = _init(wandb, run, "offline")
+        identity = {"id": session.id, "project": session.project, "entity": session.entity or None}
+        write_atomically(run.path / "wandb.json", json.dumps(identity) + "\n")
+        offline = f"offline; send it by: wandb sync {run.path}/wandb/offline-run-*"
+        self._note(f"Weights & Biases: {session.url or offline}")
         return session
-
-    def _give_up(self, error: Exception) -> None:
-        self._session = None
-        self._note(
-            f"Weights & Biases failed ({_line(error)}): training goes on without it, "
-            "metrics.jsonl has everything"
-        )
-
-    def _how_to_send(self) -> str:
-        return f"send it by: wandb sync {self._folder}/offline-run-*"
 
 
 def _init(wandb: Any, run: RunFolder, mode: str | None) -> Any:

@@ -28,14 +28,8 @@ class Estimate(NamedTuple):
 
 
 def interquartile_mean(scores: np.ndarray) -> np.ndarray:
-    """Returns the mean of the middle half of all scores: a quarter of the scores is cut off at either end.
-
-    Args:
-        scores: (..., R, K).
-
-    Returns:
-        (...). At either end, floor(R K / 4) of the R K scores are left out.
-    """
+    """Returns the mean of the middle half of scores (..., R, K), shape (...). It leaves out floor(R K / 4) scores at
+    either end."""
     from scipy.stats import trim_mean
 
     return np.asarray(trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, axis=-1))
@@ -57,14 +51,9 @@ def optimality_gap(scores: np.ndarray, target: float = 1.0) -> np.ndarray:
 
 
 def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Returns the share of scores above each threshold: F(tau) = mean over runs and tasks of [score > tau].
+    """Returns the share of scores (..., R, K) above each threshold (T,), shape (T, ...).
 
-    Args:
-        scores: (..., R, K).
-        thresholds: (T,).
-
-    Returns:
-        (T, ...), the run-score distribution of Agarwal et al.
+    F(tau) = mean over runs and tasks of [score > tau], the run-score distribution of Agarwal et al.
     """
     tau = np.asarray(thresholds).reshape(-1, *[1] * np.ndim(scores))
     share: np.ndarray = (scores > tau).mean((-2, -1))
@@ -103,19 +92,13 @@ def profile_band(
     confidence: float = 0.95,
     resamples: int = 2_000,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the pointwise bootstrap interval of a performance profile.
+    """Returns the lower and the upper end, (T,) each, of the pointwise bootstrap interval of the performance profile of
+    scores (R, K) at thresholds (T,). R is at least 2."""
 
-    Args:
-        scores: (R, K), R of at least 2.
-        thresholds: (T,).
-        confidence, resamples: as for :func:`interval`.
+    def profile(drawn: np.ndarray) -> np.ndarray:
+        return performance_profile(drawn, thresholds)
 
-    Returns:
-        The interval's lower and upper end, (T,) each.
-    """
-    return _bootstrap(
-        scores, lambda drawn: performance_profile(drawn, thresholds), confidence, resamples
-    )
+    return _bootstrap(scores, profile, confidence, resamples)
 
 
 def _bootstrap(

@@ -1,4 +1,4 @@
-"""Statistics of returns: means with their uncertainty, and areas under learning curves."""
+"""Statistics of returns: means with their uncertainty."""
 
 from __future__ import annotations
 
@@ -49,39 +49,6 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
 
     t = float(stdtrit(n - 1, (1 + confidence) / 2))
     return Mean(float(sample.mean()), t * float(sample.std(ddof=1)) / math.sqrt(n), n)
-
-
-def area_under_curve(
-    steps: Sequence[float] | np.ndarray,
-    values: Sequence[float] | np.ndarray,
-    low: float | None = None,
-    high: float | None = None,
-) -> float:
-    """Returns the mean height of a learning curve over its steps.
-
-    AUC = 1 / (b - a) * integral from a to b of R(s) ds, where R joins the points (steps[i], values[i]) by straight
-    lines. This is the trapezoid rule divided by the range. The result has the unit of a return, and curves with
-    different numbers of points can be compared.
-
-    Args:
-        steps: (n,) strictly increasing, n >= 2.
-        values: (n,) the return at each step.
-        low: a. Default: the first step. Give both ends to compare curves with different ends.
-        high: b. Default: the last step.
-
-    Raises:
-        ValueError: the points are too few or out of order, or do not cover the range.
-    """
-    x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
-    if x.ndim != 1 or x.shape != y.shape or x.size < 2 or not np.all(np.diff(x) > 0):
-        raise ValueError("a curve is two or more points with strictly increasing steps")
-    a = x[0] if low is None else float(low)
-    b = x[-1] if high is None else float(high)
-    if not x[0] <= a < b <= x[-1]:
-        raise ValueError(f"the range {a:g} to {b:g} is not within {x[0]:g} to {x[-1]:g}")
-    inside = (x > a) & (x < b)
-    grid = np.concatenate([[a], x[inside], [b]])
-    return float(np.trapezoid(np.interp(grid, x, y), grid) / (b - a))
 
 
 def format_return(value: float) -> str:

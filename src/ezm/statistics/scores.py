@@ -1,6 +1,6 @@
 """Success bars, and normalised returns on a scale that tasks share.
 
-A task's source declares them (:class:`ezm.tasks.sources.source.Score`):
+A task's source declares them (:class:`ezm.tasks.sources.Score`):
 
 - **HumanoidBench**: its success bar. The normalised return is 0 for random actions and 1 at the bar.
 - **dm_control**: rewards lie in [0, 1] and an episode has 1,000 control steps, so 1,000 is the largest possible

@@ -8,9 +8,8 @@ A suite is an ordered list of tasks from HumanoidBench, dm_control, Gymnasium or
 """
 
 from ezm.tasks.parallel import ParallelTasks, StepBatch
-from ezm.tasks.spec import TaskSpec
 from ezm.tasks.suites import SUITES, Listed, Suite, listing, load_suite, protocol_of, with_protocol
-from ezm.tasks.task import Step, Task
+from ezm.tasks.task import Step, Task, TaskSpec
 
 __all__ = [
     "SUITES",

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from ezm.errors import UserError
 from ezm.tasks import sources, state
-from ezm.tasks.simulator import Stepper
-from ezm.tasks.sources.source import Source
 from ezm.tasks.suites import Suite
 from ezm.tasks.task import Step, Task, step_together
 from ezm.tasks.watchdog import Watchdog
@@ -84,8 +80,8 @@ class ParallelTasks:
             task_ids = np.tile(np.arange(suite.num_tasks), copies)
         self.suite = suite
         self.task_ids = np.asarray(task_ids, np.int32)
-        seeds = (
-            np.random.SeedSequence(seed).generate_state(len(self.task_ids))
+        seeds: Sequence[int] = (
+            np.random.SeedSequence(seed).generate_state(len(self.task_ids)).tolist()
             if isinstance(seed, int)
             else seed
         )
@@ -98,8 +94,16 @@ class ParallelTasks:
         if threads is None:
             heavy = any(task.simulator.threads_pay for task in self.tasks)
             threads = (os.cpu_count() or 1) if heavy else 1
-        self._batches = _batches(self.tasks, threads)
-        batched = {index for batch in self._batches for index in batch.indices}
+        found: dict[sources.Source, list[int]] = {}
+        for index, task in enumerate(self.tasks):
+            found.setdefault(sources.split(task.spec.source)[0], []).append(index)
+        self._batches = [
+            (indices, source.stepper([self.tasks[index].simulator for index in indices], threads))
+            for source, indices in found.items()
+            if source.stepper is not None
+        ]
+        """The environments of each source that steps them in one call, and its stepper."""
+        batched = {index for indices, _ in self._batches for index in indices}
         others = [index for index in range(count) if index not in batched]
         threads = max(1, min(threads, len(others)))
         self._shares = [others[first::threads] for first in range(threads)]
@@ -107,26 +111,16 @@ class ParallelTasks:
         self._busy: list[Sequence[int]] = [()] * threads
         """For each thread, the environments that it is stepping or resetting."""
         names = [task.spec.name for task in self.tasks]
-        self._watchdog = (
-            None if step_limit is None else Watchdog(step_limit, names, self._busy, on_hang)
-        )
-        self._guard = self._watchdog or nullcontext()
+        self._watchdog = Watchdog(step_limit, names, self._busy, on_hang)
 
     def reset(self) -> np.ndarray:
         """Begins a new episode everywhere and returns the first observations, (E, O) float32."""
-        observation = np.zeros_like(self.observation)
-
-        def reset_one(index: int) -> None:
-            observation[index] = self.tasks[index].reset()
-
-        with self._guard:
-            self._each(reset_one)
-            for batch in self._batches:
-                self._share(0, batch.indices, reset_one)
-        self._returns[:] = 0
-        self._lengths[:] = 0
-        self.observation = observation
-        return observation
+        self.observation = np.zeros_like(self.observation)
+        with self._watchdog:
+            self._each(self._begin)
+            for indices, _ in self._batches:
+                self._share(0, indices, self._begin)
+        return self.observation
 
     def step(self, actions: np.ndarray) -> StepBatch:
         """Takes one agent step everywhere.
@@ -162,13 +156,13 @@ class ParallelTasks:
                 self._returns[index] = self._lengths[index] = 0
                 batch.observation[index] = self.tasks[index].reset()
 
-        with self._guard:
+        with self._watchdog:
             self._each(lambda index: enter(index, self.tasks[index].step(actions[index])))
-            for each in self._batches:
-                self._busy[0] = each.indices
-                own = [self.tasks[index] for index in each.indices]
-                steps = step_together(own, list(actions[each.indices]), each.stepper.step)
-                for index, step in zip(each.indices, steps, strict=True):
+            for indices, stepper in self._batches:
+                self._busy[0] = indices
+                own = [self.tasks[index] for index in indices]
+                steps = step_together(own, list(actions[indices]), stepper.step)
+                for index, step in zip(indices, steps, strict=True):
                     enter(index, step)
                 self._busy[0] = ()
         self.observation = batch.observation
@@ -200,18 +194,12 @@ class ParallelTasks:
             UserError: ``saved`` is of other environments, or damaged. No environment has changed then.
         """
         packed = state.check(saved, self.tasks, self._own_state())
-        observation = saved["observation"].copy()
         pairs = enumerate(zip(self.tasks, packed, strict=True))
         begun = [index for index, (task, each) in pairs if not state.restored(task, each)]
-
-        def begin(index: int) -> None:
-            observation[index] = self.tasks[index].reset()
-
-        with self._guard:
-            self._share(0, begun, begin)
+        self.observation = saved["observation"].copy()
         self._returns[:], self._lengths[:] = saved["returns"], saved["lengths"]
-        self._returns[begun] = self._lengths[begun] = 0
-        self.observation = observation
+        with self._watchdog:
+            self._share(0, begun, self._begin)
         return begun
 
     def _own_state(self) -> dict[str, np.ndarray]:
@@ -223,58 +211,36 @@ class ParallelTasks:
 
     def close(self) -> None:
         """Stops the threads and closes the environments."""
-        if self._watchdog is not None:
-            self._watchdog.close()
+        self._watchdog.close()
         if self._pool is not None:
             self._pool.shutdown()
-        for batch in self._batches:
-            batch.stepper.close()
+        for _, stepper in self._batches:
+            stepper.close()
         for task in self.tasks:
             task.close()
 
+    def _begin(self, index: int) -> None:
+        self.observation[index] = self.tasks[index].reset()
+        self._returns[index] = self._lengths[index] = 0
+
     def _each(self, work: Callable[[int], None]) -> None:
-        if self._pool is None:
-            self._share(0, self._shares[0], work)
-        else:
-            numbers = range(len(self._shares))
-            list(
-                self._pool.map(
-                    lambda number: self._share(number, self._shares[number], work), numbers
-                )
-            )
+        run: Callable[..., Iterable] = map if self._pool is None else self._pool.map
+        numbers = range(len(self._shares))
+        list(run(lambda number: self._share(number, self._shares[number], work), numbers))
 
     def _share(self, number: int, indices: Sequence[int], work: Callable[[int], None]) -> None:
         for index in indices:
             self._busy[number] = (index,)
             work(index)
-            if self._watchdog is not None:
-                self._watchdog.progress()
+            self._watchdog.progress()
         self._busy[number] = ()
 
 
 def _made(suite: Suite, task_ids: list[int], seeds: list[int]) -> list[Task]:
     """Makes environments, in parallel if that pays for all of their sources."""
     own = [sources.split(suite.tasks[task].source)[0] for task in task_ids]
-    if not all(source.made_in_threads for source in own):
-        return [suite.make(*pair) for pair in zip(task_ids, seeds, strict=True)]
     with ThreadPoolExecutor(os.cpu_count(), "ezm-make") as pool:
-        return list(pool.map(suite.make, task_ids, seeds))
-
-
-class _Batch(NamedTuple):
-    """Environments of one source that are stepped in one call."""
-
-    indices: list[int]
-    stepper: Stepper
-
-
-def _batches(tasks: Sequence[Task], threads: int) -> list[_Batch]:
-    """Returns a batch for each source that has a stepper."""
-    found: dict[Source, list[int]] = {}
-    for index, task in enumerate(tasks):
-        found.setdefault(sources.split(task.spec.source)[0], []).append(index)
-    return [
-        _Batch(indices, source.stepper([tasks[index].simulator for index in indices], threads))
-        for source, indices in found.items()
-        if source.stepper is not None
-    ]
+        run: Callable[..., Iterable[Task]] = map
+        if all(source.made_in_threads for source in own):
+            run = pool.map
+        return list(run(suite.make, task_ids, seeds))

@@ -69,12 +69,7 @@ class Renderer:
     """
 
     def __init__(
-        self,
-        model: mujoco.MjModel,
-        width: int = 640,
-        height: int = 480,
-        *,
-        quick: bool = False,
+        self, model: mujoco.MjModel, width: int = 640, height: int = 480, *, quick: bool = False
     ) -> None:
         check_size(width, height)
         self._model = model
@@ -85,12 +80,9 @@ class Renderer:
             self._context = _drawing_context(model, width, height, quick)
             mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=2_000)
-        self._camera = mujoco.MjvCamera()
-        self._option = mujoco.MjvOption()
         self._pixels = np.zeros((height, width, 3), np.uint8)
         if not _OPEN:
-            # Registered after the import of the graphics library, so that the library still exists at the
-            # interpreter's end.
+            # After the import of the graphics library, so that the library still exists at the interpreter's end.
             atexit.register(_close_all)
         _OPEN.add(self)
 
@@ -106,15 +98,16 @@ class Renderer:
         A ball marks ``goal`` (3,).
         """
         if isinstance(camera, str | int):
-            self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-            self._camera.fixedcamid = self._model.camera(camera).id
-            camera = self._camera
-        everything = int(mujoco.mjtCatBit.mjCAT_ALL)
-        mujoco.mjv_updateScene(
-            self._model, data, self._option, None, camera, everything, self._scene
-        )
+            number, camera = self._model.camera(camera).id, mujoco.MjvCamera()
+            camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, number
+        everything, option = int(mujoco.mjtCatBit.mjCAT_ALL), mujoco.MjvOption()
+        mujoco.mjv_updateScene(self._model, data, option, None, camera, everything, self._scene)
         if goal is not None:
-            self._mark(goal)
+            ball = self._scene.geoms[self._scene.ngeom]
+            colour = np.array([0.85, 0.3, 0.1, 0.8], np.float32)
+            sphere = mujoco.mjtGeom.mjGEOM_SPHERE
+            mujoco.mjv_initGeom(ball, sphere, np.full(3, 0.05), goal, np.eye(3).ravel(), colour)
+            self._scene.ngeom += 1
         add_traces(self._scene, traces, self._scene.camera[0].pos)
         with self._current():
             mujoco.mjr_render(self._viewport, self._scene, self._context)
@@ -134,13 +127,6 @@ class Renderer:
 
                     none = EGL.EGL_NO_SURFACE
                     EGL.eglMakeCurrent(EGL_DISPLAY, none, none, EGL.EGL_NO_CONTEXT)
-
-    def _mark(self, goal: np.ndarray) -> None:
-        ball = self._scene.geoms[self._scene.ngeom]
-        sphere = mujoco.mjtGeom.mjGEOM_SPHERE
-        color = np.array([0.85, 0.3, 0.1, 0.8], np.float32)
-        mujoco.mjv_initGeom(ball, sphere, np.full(3, 0.05), goal, np.eye(3).ravel(), color)
-        self._scene.ngeom += 1
 
     def close(self) -> None:
         """Frees the graphics memory. Closing twice does no harm."""
@@ -234,8 +220,6 @@ def _forget_other(backend: str) -> None:
     """Unloads PyOpenGL if it is bound to another backend. It binds at its first import, even if that fails."""
     if os.environ.get("PYOPENGL_PLATFORM", backend) != backend:
         for name in list(sys.modules):
-            if name.partition(".")[0] == "OpenGL" or name.startswith(
-                ("mujoco.egl", "mujoco.osmesa")
-            ):
+            if name.startswith(("OpenGL", "mujoco.egl", "mujoco.osmesa")):
                 del sys.modules[name]
     os.environ["PYOPENGL_PLATFORM"] = backend

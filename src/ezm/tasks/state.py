@@ -22,22 +22,19 @@ _FIX = "resume from another checkpoint, or start a new run"
 
 def pack(task: Task) -> np.ndarray:
     """Returns a task's snapshot for :func:`restored`, (bytes,) uint8, empty if it cannot be written."""
-    if not task.can_restore:
-        return np.zeros(0, np.uint8)
+    content = io.BytesIO()
     try:
-        content = _dump(task.snapshot(), task.simulator.shared())
-    except Exception:  # noqa: BLE001 - users' objects fail to pickle in many ways
+        _Pickler(content, task.simulator.shared()).dump(task.snapshot())
+    except Exception:  # noqa: BLE001 - there are no snapshots, or users' objects fail to pickle in many ways
         return np.zeros(0, np.uint8)
-    return np.frombuffer(content, np.uint8)
+    return np.frombuffer(content.getvalue(), np.uint8)
 
 
 def restored(task: Task, packed: np.ndarray) -> bool:
     """Puts a task of the same kind into a packed state, and returns whether that was possible."""
-    if packed.size == 0:
-        return False
     try:
         task.restore(_Unpickler(packed.tobytes(), task.simulator.shared()).load())
-    except Exception:  # noqa: BLE001 - as above, and the user's code may have changed in between
+    except Exception:  # noqa: BLE001 - nothing was packed, or the user's code has changed in between
         return False
     return True
 
@@ -47,8 +44,8 @@ def pack_all(tasks: Sequence[Task]) -> dict[str, np.ndarray]:
     packed = [pack(task) for task in tasks]
     return {
         "tasks": _names(tasks),
-        "checksums": np.array([_checksum(each) for each in packed], np.uint32),
-        **{_key(index): each for index, each in enumerate(packed)},
+        "checksums": np.array([zlib.crc32(each.tobytes()) for each in packed], np.uint32),
+        **{f"environment_{index}": each for index, each in enumerate(packed)},
     }
 
 
@@ -76,9 +73,11 @@ def check(
             raise UserError(f"saved environments: {key!r} is missing or damaged; {_FIX}")
     packed = []
     for index, checksum in enumerate(state["checksums"].tolist()):
-        each = state.get(_key(index))
-        if each is None or _checksum(each) != checksum:
-            raise UserError(f"saved environments: {_key(index)!r} is missing or damaged; {_FIX}")
+        each = state.get(f"environment_{index}")
+        if each is None or zlib.crc32(each.tobytes()) != checksum:
+            raise UserError(
+                f"saved environments: 'environment_{index}' is missing or damaged; {_FIX}"
+            )
         packed.append(each)
     return packed
 
@@ -101,22 +100,8 @@ class _Unpickler(pickle.Unpickler):
         return self._shared[name]
 
 
-def _dump(snapshot: object, shared: Mapping[str, object]) -> bytes:
-    file = io.BytesIO()
-    _Pickler(file, shared).dump(snapshot)
-    return file.getvalue()
-
-
 def _names(tasks: Sequence[Task]) -> np.ndarray:
     return np.array([task.spec.name for task in tasks])
-
-
-def _key(index: int) -> str:
-    return f"environment_{index}"
-
-
-def _checksum(array: np.ndarray) -> int:
-    return zlib.crc32(array.tobytes())
 
 
 def _listed(names: np.ndarray) -> str:

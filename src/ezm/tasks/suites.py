@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import namedtuple
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from ezm.errors import UserError, nearest
 from ezm.tasks import sources
 from ezm.tasks.humanoid_bench import catalog
-from ezm.tasks.spec import TaskSpec
-from ezm.tasks.task import Task, agent_steps
+from ezm.tasks.task import Task, TaskSpec, agent_steps
 
 SUITES: dict[str, tuple[str, ...]] = {
     "cartpole": (
@@ -31,8 +32,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         "dmc:finger-spin",
         "dmc:walker-walk",
     ),
-    "h1": tuple(f"hb:{name}" for name in catalog.SUITES["h1"]),
-    "h1hand": tuple(f"hb:{name}" for name in catalog.SUITES["h1hand"]),
+    **{suite: tuple(f"hb:{name}" for name in names) for suite, names in catalog.SUITES.items()},
 }
 """Sources of the tasks of each named suite."""
 
@@ -151,10 +151,7 @@ def load_suite(
         if value is not None and value < 1:
             raise UserError(f"--{option} {value}: must be at least 1")
     catalog.check_protocol(protocol)
-    options = {
-        "protocol": _unless_default(protocol),
-        "meshes": meshes and str(Path(meshes).resolve()),
-    }
+    options = {"protocol": protocol, "meshes": meshes and str(Path(meshes).resolve())}
     named = [
         source if sources.options(source) else sources.with_options(source, **options)
         for source in parse(name)
@@ -210,12 +207,11 @@ def with_protocol(suite: Suite, protocol: str) -> Suite:
         UserError: an unknown protocol.
     """
     catalog.check_protocol(protocol)
-
-    def by_it(task: TaskSpec) -> TaskSpec:
-        source = sources.with_options(task.source, protocol=_unless_default(protocol))
-        return dataclasses.replace(task, source=source)
-
-    return dataclasses.replace(suite, tasks=tuple(map(by_it, suite.tasks)))
+    tasks = (
+        dataclasses.replace(task, source=sources.with_options(task.source, protocol=protocol))
+        for task in suite.tasks
+    )
+    return dataclasses.replace(suite, tasks=tuple(tasks))
 
 
 def protocol_of(task: TaskSpec) -> str | None:
@@ -225,18 +221,15 @@ def protocol_of(task: TaskSpec) -> str | None:
     return sources.options(task.source).get("protocol", catalog.PROTOCOLS[0])
 
 
-def _unless_default(protocol: str) -> str | None:
-    return None if protocol == catalog.PROTOCOLS[0] else protocol
-
-
 def _probe(source: str, action_repeat: int | None, episode_steps: int | None) -> TaskSpec:
     simulator = sources.build(source, seed=0)
-    repeat = action_repeat or sources.default_action_repeat(source)
+    name = sources.task_name(source)
+    repeat = action_repeat or sources.split(source)[0].action_repeat(name)
     if episode_steps is None and simulator.episode_limit is not None:
         episode_steps = agent_steps(simulator.episode_limit, repeat)
     bounds = simulator.reward_range
     spec = TaskSpec(
-        name=sources.task_name(source),
+        name=name,
         source=source,
         observation_size=simulator.observation_size,
         action_size=simulator.action_size,
@@ -250,58 +243,34 @@ def _probe(source: str, action_repeat: int | None, episode_steps: int | None) ->
     return spec
 
 
-class Listed(NamedTuple):
-    """A row of :func:`listing`."""
-
-    suite: str
-    task: str
-    observation_size: int
-    action_size: int
-    action_repeat: int
-    episode_steps: int | None
-    source: str
+Listed = namedtuple(
+    "Listed", "suite task observation_size action_size action_repeat episode_steps source"
+)
+"""A row of :func:`listing`."""
 
 
 def listing(*names: str) -> list[Listed]:
-    """Returns one row for each task of the suites ``names`` (default: :func:`usable_suites`).
+    """Returns one row for each task of the suites ``names`` (default: the named suites whose libraries are installed).
 
     A source's prefix, such as ``dmc``, stands for all of its tasks.
 
     Raises:
         UserError: as for :func:`load_suite`.
     """
-    rows = []
-    for name in names or usable_suites():
-        suite = load_suite(_all_of(name) or name)
-        rows += [
-            Listed(
-                suite=name,
-                task=task.name,
-                observation_size=task.observation_size,
-                action_size=task.action_size,
-                action_repeat=task.action_repeat,
-                episode_steps=task.episode_steps,
-                source=task.source,
-            )
-            for task in suite.tasks
-        ]
-    return rows
-
-
-def usable_suites() -> list[str]:
-    """Returns the named suites whose libraries are installed."""
-    usable = {prefix for prefix, source in sources.REGISTRY.items() if source.lack() is None}
-    return [
+    usable = (
         name
         for name, tasks in SUITES.items()
-        if usable.issuperset(task.partition(":")[0] for task in tasks)
-    ]
-
-
-def _all_of(prefix: str) -> str:
-    """Returns a list of all tasks of a source, empty where there is no such source, or no end to its tasks."""
-    if prefix not in sources.REGISTRY:
-        return ""
-    source = sources.REGISTRY[prefix]
-    source.require(f"suite {prefix}")
-    return ",".join(f"{prefix}:{name}" for name in source.names())
+        if not any(sources.split(task)[0].lack() for task in tasks)
+    )
+    columns = attrgetter(
+        *("name", "observation_size", "action_size", "action_repeat", "episode_steps", "source")
+    )
+    rows = []
+    for name in names or usable:
+        every: Sequence[str] = ()
+        if source := sources.REGISTRY.get(name):
+            source.require(f"suite {name}")
+            every = source.names()
+        suite = load_suite(",".join(f"{name}:{task}" for task in every) or name)
+        rows += [Listed(name, *columns(task)) for task in suite.tasks]
+    return rows

@@ -1,19 +1,41 @@
-"""The environment that the rest of ezm sees: padded, with unit actions, action repeat and a time limit."""
+"""A task, and its environment as the rest of ezm sees it: padded, with unit actions, action repeat and a time limit."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ezm.errors import UserError
 from ezm.tasks.simulator import RawStep, Simulator
-from ezm.tasks.spec import TaskSpec
 
 _LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task of a suite, with its own sizes."""
+
+    name: str
+    """Unique in its suite, e.g. ``cartpole-swingup`` or ``Pendulum-v1``."""
+    source: str
+    """Origin of the task, e.g. ``dmc:cartpole-swingup``, ``gym:Pendulum-v1``, ``my_pkg.tasks:make``."""
+    observation_size: int
+    action_size: int
+    action_repeat: int
+    """Simulator steps for each agent step."""
+    episode_steps: int | None
+    """Agent steps until truncation, None where they are unknown and the environment decides."""
+    reward_range: tuple[float, float] | None
+    """Bounds of one agent step's reward (action repeat included), None where they are unknown."""
+    embodiment: str
+    """Name of the robot or mechanism, e.g. ``walker``. Tasks with an equal one and equal sizes share it."""
+    neutral_action: tuple[float, ...] | None = None
+    """The action that asks for nothing, such as a robot's home pose, None where the task declares none."""
 
 
 class Step(NamedTuple):
@@ -45,14 +67,10 @@ class Task:
     def __init__(
         self, spec: TaskSpec, simulator: Simulator, observation_size: int, action_size: int
     ) -> None:
-        self.spec = spec
-        self.simulator = simulator
-        self.observation_size = observation_size
-        self.action_size = action_size
-        self._repeat = spec.action_repeat
+        self.spec, self.simulator = spec, simulator
+        self.observation_size, self.action_size = observation_size, action_size
         self._limit = _simulator_steps(spec, simulator.episode_limit)
-        self._simulator_steps = 0
-        self._steps = 0
+        self._simulator_steps = self._steps = 0
         self._running = False
         self.cut_after: int | None = None
         """Agent steps after which an episode is truncated, in addition to the task's own limit."""
@@ -67,11 +85,7 @@ class Task:
     def reset(self) -> np.ndarray:
         """Starts a new episode and returns its first observation, (O,) float32."""
         self._simulator_steps = self._steps = 0
-        try:
-            with self.guard:
-                observation = self.simulator.reset()
-        except Exception as error:
-            raise self._failure(f"raised {_describe(error)}") from error
+        observation = self._simulated(self.simulator.reset)
         self._running = True
         return self._padded(observation)
 
@@ -86,12 +100,7 @@ class Task:
             RuntimeError: no episode is running. Call :meth:`reset` first.
         """
         own_action, repeat = self._command(action)
-        try:
-            with self.guard:
-                raw = self.simulator.step(own_action, repeat)
-        except Exception as error:
-            raise self._failure(f"raised {_describe(error)}") from error
-        return self._outcome(raw, repeat)
+        return self._outcome(self._simulated(self.simulator.step, own_action, repeat), repeat)
 
     def snapshot(self) -> object:
         """Returns all that determines the future of this environment, for :meth:`restore`.
@@ -113,12 +122,20 @@ class Task:
         self._running = False
         self.simulator.close()
 
+    def _simulated(self, call: Callable[..., Any], *arguments: object) -> Any:
+        try:
+            with self.guard:
+                return call(*arguments)
+        except Exception as error:
+            lines = [type(error).__name__, *str(error).strip().splitlines()[:1]]
+            raise self._failure(f"raised {': '.join(lines)}") from error
+
     def _command(self, action: np.ndarray) -> tuple[np.ndarray, int]:
         """Counts a step and returns the task's own action for it, and the simulator steps to hold that action."""
         if not self._running:
             raise RuntimeError(f"task {self.spec.name}: step() without a running episode")
         self._steps += 1
-        repeat = self._repeat
+        repeat = self.spec.action_repeat
         if self._limit is not None:
             repeat = min(repeat, self._limit - self._simulator_steps)
         own_action = np.asarray(action[: self.spec.action_size], np.float64)
@@ -139,10 +156,9 @@ class Task:
         self._simulator_steps += repeat
         timed_out = self._limit is not None and self._simulator_steps >= self._limit
         timed_out |= self.cut_after is not None and self._steps >= self.cut_after
-        terminated = raw.terminated
-        truncated = (raw.truncated or timed_out) and not terminated
-        self._running = not (terminated or truncated)
-        return Step(observation, reward, terminated, truncated)
+        truncated = (raw.truncated or timed_out) and not raw.terminated
+        self._running = not (raw.terminated or truncated)
+        return Step(observation, reward, raw.terminated, truncated)
 
     def _padded(self, observation: np.ndarray) -> np.ndarray:
         own = self.spec.observation_size
@@ -174,7 +190,7 @@ def step_together(
     Args:
         tasks: the tasks.
         actions: one (A,) for each task.
-        simulate: the simulators' :meth:`ezm.tasks.simulator.Stepper.step`.
+        simulate: the step of the simulators' stepper, see :class:`ezm.tasks.sources.Source`.
 
     Raises:
         UserError, RuntimeError: as :meth:`Task.step`.
@@ -207,8 +223,3 @@ def agent_steps(simulator_steps: int, action_repeat: int) -> int:
 
 def _unusable(value: float) -> str:
     return f"{value:g}, which is beyond float32," if math.isfinite(value) else str(value)
-
-
-def _describe(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,7 +1,7 @@
 """Ends the process when an environment hangs, so that a training run does not wait for it all night.
 
-Python cannot interrupt native code, so a separate thread ends the whole process. MuJoCo releases Python's lock.
-Native code that hangs without releasing it stops that thread too, and the hang goes unnoticed.
+Python cannot interrupt native code, so a separate thread ends the whole process. Native code that hangs without
+releasing Python's lock stops that thread too, and the hang goes unnoticed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from ezm.errors import UserError
 from ezm.tasks.task import Task
@@ -23,10 +23,6 @@ HANG_EXIT_CODE = 3
 """Exit code of a process that ends because an environment hung."""
 _FAREWELL = 30.0
 """Seconds for the message and the callback, which may hang themselves."""
-_POLLS = 10
-"""Polls within the limit."""
-_LONGEST_POLL = 1.0
-"""Seconds."""
 
 
 class Watchdog:
@@ -42,7 +38,7 @@ class Watchdog:
     ended when it wakes up. One thread enters one block at a time, and any thread may report progress in it.
 
     Args:
-        limit: seconds, above 0.
+        limit: seconds, above 0. None: nothing is watched.
         names: the environments' task names, by index.
         busy: for each thread, the environments that it is stepping or resetting. The caller keeps it up to date.
         on_hang: called before the process ends, from another thread, within 30 s.
@@ -53,20 +49,20 @@ class Watchdog:
 
     def __init__(
         self,
-        limit: float,
+        limit: float | None,
         names: Sequence[str],
         busy: Sequence[Sequence[int]],
         on_hang: Callable[[], None] | None = None,
     ) -> None:
-        if not limit > 0:
+        if limit is not None and not limit > 0:
             raise UserError(f"--step-limit {limit:g}: must be above 0 seconds")
-        self._limit = limit
-        self._names, self._busy = names, busy
-        self._on_hang = on_hang
-        self._count = 0
-        self._inside = False
+        self._names, self._busy, self._on_hang = names, busy, on_hang
+        self._count, self._inside = 0, False
         self._closed = threading.Event()
-        threading.Thread(target=self._watch, name="ezm-watchdog", daemon=True).start()
+        if limit is not None:
+            threading.Thread(
+                target=self._watch, args=(limit,), name="ezm-watchdog", daemon=True
+            ).start()
 
     def __enter__(self) -> None:
         self.progress()
@@ -83,32 +79,29 @@ class Watchdog:
         """Stops watching."""
         self._closed.set()
 
-    def _watch(self) -> None:
-        poll = min(_LONGEST_POLL, self._limit / _POLLS)
+    def _watch(self, limit: float) -> None:
+        poll = min(1.0, limit / 10)
         waited, count = 0.0, 0
         while not self._closed.wait(poll):
             if not self._inside or self._count != count:
                 waited, count = 0.0, self._count
                 continue
             waited += poll
-            if waited >= self._limit:
-                self._end()
+            if waited >= limit:
+                last = threading.Thread(target=self._farewell, args=(limit,), daemon=True)
+                last.start()
+                last.join(_FAREWELL)
+                os._exit(HANG_EXIT_CODE)
 
-    def _end(self) -> None:
-        last = threading.Thread(target=self._farewell, daemon=True)
-        last.start()
-        last.join(_FAREWELL)
-        os._exit(HANG_EXIT_CODE)
-
-    def _farewell(self) -> None:
+    def _farewell(self, limit: float) -> None:
         indices = sorted({index for each in self._busy for index in each})
         names = ", ".join(dict.fromkeys(self._names[index] for index in indices))
         _log.error(
             f"error: task {names}: the environment hangs, a step or reset has taken more than "
-            f"{self._limit:g} s; mend it, or train with a higher --step-limit"
+            f"{limit:g} s; mend it, or train with a higher --step-limit"
         )
         try:
-            if self._on_hang is not None:
+            if self._on_hang:
                 self._on_hang()
         except Exception:  # noqa: BLE001 - the process ends in any case, and says why
             traceback.print_exc()
@@ -127,13 +120,7 @@ def guarded(
         limit: seconds that a step or a reset may take, above 0. None: no limit.
         on_hang: as for :class:`Watchdog`.
     """
-    if limit is None:
+    with closing(Watchdog(limit, [tasks[0].spec.name], [(0,)], on_hang)) as watchdog:
+        for task in tasks:
+            task.guard = watchdog
         yield
-        return
-    watchdog = Watchdog(limit, [tasks[0].spec.name], [(0,)], on_hang)
-    for task in tasks:
-        task.guard = watchdog
-    try:
-        yield
-    finally:
-        watchdog.close()

@@ -6,7 +6,12 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+
+from ezm.config import TrainConfig
 from ezm.errors import UserError
+from ezm.experience import Replay, RowSizes
+from ezm.tasks import Suite
 
 _PROGRAMS = 1_000 * 2**20
 """Bytes that compiling and the compiled programs add to a process that has built everything else. Measured for the
@@ -39,8 +44,22 @@ class Memory(NamedTuple):
         return f"memory: about {size(self.total)} ({said}){there}"
 
 
-def planned(replay: int, parameters: int, on_device: int = 0) -> Memory:
-    """Returns the memory of a run with a full replay of ``replay`` bytes and a model of ``parameters`` parameters."""
+def replay_rows(config: TrainConfig, suite: Suite) -> int:
+    """Returns the rows of each task's replay: the capacity, or fewer if the run cannot fill it.
+
+    A run fills a row for each step, and another row at the end of each episode.
+    """
+    shortest = min(task.episode_steps or 1 for task in suite.tasks)
+    return min(config.replay.capacity, config.steps + config.steps // shortest + 2)
+
+
+def memory_of(config: TrainConfig, suite: Suite, parameters: int) -> Memory:
+    """Returns the memory that a run with a model of ``parameters`` parameters takes once its replay is full."""
+    sizes = RowSizes(suite.observation_size, suite.action_size, config.kept_actions)
+    rows = suite.num_tasks * replay_rows(config, suite)
+    places, content = (rows * size for size in Replay.bytes_per_row(sizes))
+    on_device = content if config.replay.device and has_own_memory() else 0
+    replay = places + content - on_device
     return Memory(resident(), _PROGRAMS, replay, 4 * _COPIES * parameters, on_device)
 
 
@@ -55,47 +74,37 @@ def check_that_it_fits(memory: Memory, rows: int, tasks: int) -> None:
     Raises:
         UserError: the machine or the device has less memory. The message says which capacity would fit.
     """
-    free = available()
-    needed = memory.total - memory.process
+
+    def capacity(fits: float) -> str:
+        return f"--replay.capacity {int(fits) // 1000 * 1000} would do" if fits >= 1000 else ""
+
+    replays = f"of it for {tasks} replays of {rows:,} rows, and"
+    free, needed = available(), memory.total - memory.process
     if free is not None and needed > free:
-        fits = int((free - needed + memory.replay) / memory.replay * rows)
-        fix = _capacity(fits) or "use a larger machine or a smaller model"
+        fix = capacity((free - needed + memory.replay) / memory.replay * rows)
         raise UserError(
-            f"the run needs {size(needed)} more memory, {size(memory.replay)} of it for {tasks} replays of "
-            f"{rows:,} rows, and {size(free)} are free: {fix}"
+            f"the run needs {size(needed)} more memory, {size(memory.replay)} {replays} {size(free)} are free: "
+            f"{fix or 'use a larger machine or a smaller model'}"
         )
-    if not memory.on_device or (free := available_on_device()) is None:
-        return
-    needed = memory.on_device + memory.agent
-    if needed > free:
-        fix = _capacity(int((free - memory.agent) / memory.on_device * rows))
+    free, needed = available_on_device(), memory.on_device + memory.agent
+    if memory.on_device and free is not None and needed > free:
+        fix = capacity((free - memory.agent) / memory.on_device * rows)
         raise UserError(
-            f"--replay.device: the run needs {size(needed)} on the device, {size(memory.on_device)} of it for {tasks} "
-            f"replays of {rows:,} rows, and {size(free)} are free there: {f'{fix}, or ' if fix else ''}"
-            "leave --replay.device out"
+            f"--replay.device: the run needs {size(needed)} on the device, {size(memory.on_device)} {replays} "
+            f"{size(free)} are free there: {f'{fix}, or ' if fix else ''}leave --replay.device out"
         )
-
-
-def _capacity(fits: int) -> str:
-    """Returns advice where ``fits`` rows fit, or no text where fewer than 1,000 fit."""
-    return f"--replay.capacity {fits // 1000 * 1000} would do" if fits >= 1000 else ""
 
 
 def has_own_memory() -> bool:
     """Returns whether the device that JAX computes on has its own memory."""
-    import jax
-
     return jax.default_backend() != "cpu"
 
 
 def available_on_device() -> int | None:
     """Returns the bytes that JAX may still take on the first device, or None where the device does not report them."""
-    import jax
-
     found = jax.devices()[0].memory_stats() or {}
-    if "bytes_limit" not in found:
-        return None
-    return max(0, found["bytes_limit"] - found.get("bytes_in_use", 0))
+    limit = found.get("bytes_limit")
+    return None if limit is None else max(0, limit - found.get("bytes_in_use", 0))
 
 
 def resident() -> int:
@@ -118,26 +127,25 @@ def available() -> int | None:
 
 def _machine() -> int | None:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
+        return _table(Path("/proc/meminfo"))["MemAvailable:"] * 1024
+    except (OSError, KeyError):
         return None
-    found = [line.split() for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0][1]) * 1024 if found else None
 
 
 def _control_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Returns the memory left below a container's limit. The container's inactive file cache counts as free."""
     try:
-        limit = (folder / "memory.max").read_text().strip()
-        used = int((folder / "memory.current").read_text())
-        statistics = dict(
-            line.split() for line in (folder / "memory.stat").read_text().splitlines()
-        )
+        # Without a limit the file says "max".
+        limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+        return max(0, limit - used + _table(folder / "memory.stat").get("inactive_file", 0))
     except (OSError, ValueError):
         return None
-    if limit == "max":
-        return None
-    return max(0, int(limit) - used + int(statistics.get("inactive_file", 0)))
+
+
+def _table(path: Path) -> dict[str, int]:
+    """Reads a file whose lines begin with a name and a number."""
+    lines = map(str.split, path.read_text().splitlines())
+    return {name: int(number) for name, number, *_ in lines}
 
 
 def size(count: int) -> str:

@@ -22,7 +22,7 @@ from ezm.runs.machine import machine, peak_memory
 from ezm.runs.metrics import MetricsLogger
 from ezm.training.display import Display
 from ezm.training.timer import REST, Taken
-from ezm.training.trainer import EVALUATED, Trainer
+from ezm.training.trainer import Trainer
 
 _FEW = 3  # updates to warm up, and to trace
 
@@ -93,14 +93,17 @@ def profile(
     """
     suite, source = suite_of(config), None
     check(config, suite.num_tasks)
-    random_steps = min(config.random_steps, config.loss.unroll + config.loss.n_step + 1)
-    if resumed is not None:
-        source, random_steps = RunFolder.open(resumed), config.random_steps
+    short = replace(
+        config, evaluate_every=sys.maxsize, checkpoint_every=sys.maxsize, diagnose_every=0
+    )
+    if resumed is None:
+        fewest = config.loss.unroll + config.loss.n_step + 1
+        short = replace(short, random_steps=min(config.random_steps, fewest))
+    else:
+        source = RunFolder.open(resumed)
         suite = as_trained(suite, source)
         if not source.checkpoint_steps():
             raise UserError(f"{resumed} has no checkpoint yet: train it further first")
-    never: dict[str, Any] = dict.fromkeys(("evaluate_every", "checkpoint_every"), sys.maxsize)
-    short = replace(config, random_steps=random_steps, diagnose_every=0, **never)
     with ExitStack() as stack:
         for folder in (trace or out, out):
             try:
@@ -116,9 +119,9 @@ def profile(
         note("compiling (once; cached for later runs), and the first updates")
         _train(trainer, 0.0, _FEW)
         note(f"training for {seconds:g} s")
-        timers = trainer.timer, trainer.pipeline.targets_timer
-        step, updates = trainer.step, trainer.pipeline.updates
+        timers = (trainer.timer, trainer.pipeline.targets_timer)
         before = [timer.taken() for timer in timers]
+        step, updates = trainer.step, trainer.pipeline.updates
         _train(trainer, seconds, 1)
         sections, beside = (t.taken(earlier) for t, earlier in zip(timers, before, strict=True))
         del beside[REST]
@@ -131,28 +134,27 @@ def profile(
                 _train(trainer, 0.0, _FEW)
         note("one checkpoint, and one evaluation")
 
-        def occasion(start: float, every: int) -> Occasion:
+        def occasion(work: Callable[[], None], every: int) -> Occasion:
+            start = time.perf_counter()
+            work()
             taken = time.perf_counter() - start
             return Occasion(taken, every, taken * steps_per_s / every)
 
-        start = time.perf_counter()
-        trainer.save()
-        checkpoint = occasion(start, config.checkpoint_every)
+        saving = occasion(trainer.save, config.checkpoint_every)
         files = [file for file in run.checkpoints_path.rglob("*") if file.is_file()]
-        start = time.perf_counter()
-        trainer.evaluate(config.evaluation_episodes, EVALUATED)
+        episodes = config.evaluation_episodes
         return Profile(
-            config.suite,
-            config.preset,
-            wall,
-            suite.num_tasks * steps_per_s,
-            updates_per_s,
-            dict(sorted(sections.items(), key=lambda item: -item[1].seconds)),
-            beside,
-            checkpoint,
-            sum(file.stat().st_size for file in files) / 2**20,
-            occasion(start, config.evaluate_every),
-            peak_memory(),
+            suite=config.suite,
+            preset=config.preset,
+            seconds=wall,
+            env_steps_per_s=suite.num_tasks * steps_per_s,
+            updates_per_s=updates_per_s,
+            sections=dict(sorted(sections.items(), key=lambda item: -item[1].seconds)),
+            beside=beside,
+            checkpoint=saving,
+            checkpoint_mib=sum(file.stat().st_size for file in files) / 2**20,
+            evaluation=occasion(lambda: trainer.evaluate(episodes), config.evaluate_every),
+            peak_memory_mib=peak_memory(),
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -20,8 +19,8 @@ from ezm.runs.folder import RunFolder
 from ezm.runs.metrics import MetricsLogger, read_metrics
 from ezm.tasks import Suite
 from ezm.training.display import Display
-from ezm.training.memory import Memory, check_that_it_fits
-from ezm.training.trainer import Trainer, memory_of, replay_rows
+from ezm.training.memory import check_that_it_fits, memory_of, replay_rows
+from ezm.training.trainer import Trainer
 
 _LARGEST_REWARD = 1e6
 """Largest bound of bins. Beyond it float32 has too few digits for the differences between actions."""
@@ -76,8 +75,9 @@ def resume(
     """
     run = RunFolder.open(path)
     config: TrainConfig = from_dict(run.config)
-    devices = config.devices if devices is None else devices
-    config = replace(config, steps=steps or config.steps, devices=devices)
+    config = replace(config, steps=steps or config.steps)
+    if devices is not None:
+        config = replace(config, devices=devices)
     if replay_on_device is not None:
         config = replace(config, replay=replace(config.replay, device=replay_on_device))
     suite = as_trained(suite_of(config), run)
@@ -85,30 +85,23 @@ def resume(
     return _run(run, config, suite, wandb, display)
 
 
-def _memory(config: TrainConfig, suite: Suite) -> Memory:
-    model = for_acting(config, suite).state.model
-    parameters = sum(
-        math.prod(x.shape) for x in jax.tree.leaves(model) if isinstance(x, jax.ShapeDtypeStruct)
-    )
-    return memory_of(config, suite, parameters)
-
-
 def _check(config: TrainConfig, suite: Suite) -> None:
     """Refuses a run that cannot be trained on this machine, before anything is written."""
     check(config, suite.num_tasks)
     mesh(config.devices)
+    ranges = (config.model.reward_range, config.model.value_range)
+    derived = None in ranges and not config.loss.reward_scaling
     for task in suite.tasks:
         largest = max(map(abs, task.reward_range or (0.0,)))
-        unbounded = not config.loss.reward_scaling and None in (
-            config.model.reward_range,
-            config.model.value_range,
-        )
-        if largest > _LARGEST_REWARD and unbounded:
+        if derived and largest > _LARGEST_REWARD:
             raise UserError(
                 f"task {task.name}: its rewards reach {largest:g}, and {_LARGEST_REWARD:g} is the most that can be "
                 "learned; scale its rewards and its reward_range"
             )
-    check_that_it_fits(_memory(config, suite), replay_rows(config, suite), suite.num_tasks)
+    leaves = jax.tree.leaves(for_acting(config, suite).state.model)
+    parameters = sum(x.size for x in leaves if isinstance(x, jax.ShapeDtypeStruct))
+    memory = memory_of(config, suite, parameters)
+    check_that_it_fits(memory, replay_rows(config, suite), suite.num_tasks)
 
 
 def _run(

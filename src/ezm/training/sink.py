@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -40,24 +41,20 @@ class ReplaySink:
             newest = replay.rows[experience.task] - 1
             rows = np.where(experience.searched, newest, -1)
             replay.store(experience.task, rows, experience.searches, self._updates())
-        fields = {
+        stored = {
             name: getattr(experience if name in Experience._fields else step, name)
-            for name in fields_of("transition")
+            for name in (*fields_of("transition"), "next_observation")
         }
         for e, task in enumerate(experience.task.tolist()):
-            terminated, truncated = bool(step.terminated[e]), bool(step.truncated[e])
-            observation = step.next_observation[e]
-            replay.add(
-                task,
-                next_observation=observation,
-                terminated=terminated,
-                truncated=truncated,
-                **{name: values[e] for name, values in fields.items()},
-            )
-            statistics.add(task, observation)
+            ends: dict[str, Any] = {
+                "terminated": bool(step.terminated[e]),
+                "truncated": bool(step.truncated[e]),
+            }
+            replay.add(task, **ends, **{name: values[e] for name, values in stored.items()})
+            statistics.add(task, step.next_observation[e])
             if statistics.returns is not None:
-                statistics.returns.add(task, float(step.reward[e]), ended=terminated or truncated)
-            if terminated or truncated:
+                statistics.returns.add(task, float(step.reward[e]), ended=any(ends.values()))
+            if any(ends.values()):
                 self._begin(task, step.observation[e])
 
     def _begin(self, task: int, observation: np.ndarray) -> None:

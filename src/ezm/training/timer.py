@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 REST = "rest"
 """Name of the time outside of all sections."""
@@ -22,54 +22,44 @@ class Taken:
 class Timer:
     """Adds up the seconds of one thread's sections. Together they are all the time since the timer was made.
 
-    A section within another interrupts it.
-
     Args:
         clock: returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
-        self._sections = {REST: _Section(self)}
-        self._running = [self._sections[REST]]
-        self._since = clock()
+        self._clock, self._since = clock, clock()
+        self._running = [REST]
+        self._calls = {REST: 0}
+        self._seconds = {REST: 0.0}
 
-    def section(self, name: str) -> _Section:
-        """Returns a context manager, whose ``with`` counts as the section ``name``."""
-        if name not in self._sections:
-            self._sections[name] = _Section(self)
-        return self._sections[name]
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Counts a ``with`` block to the section ``name``. A section within another interrupts it."""
+        self._turn()
+        self._calls[name] = self._calls.get(name, 0) + 1
+        self._seconds.setdefault(name, 0.0)
+        self._running.append(name)
+        try:
+            yield
+        finally:
+            self._turn()
+            self._running.pop()
 
     def taken(self, before: Mapping[str, Taken] | None = None) -> dict[str, Taken]:
         """Returns all sections by name, less those that an earlier call returned. Other threads may read too."""
-        running, now, before = self._running[-1], self._clock() - self._since, before or {}
-        found = {}
-        for name, each in list(self._sections.items()):
-            earlier = before.get(name, Taken())
-            seconds = each.seconds + (now if each is running else 0.0)
-            found[name] = Taken(seconds - earlier.seconds, each.calls - earlier.calls)
-        return found
+        running, before, none = self._running[-1], before or {}, Taken()
+        seconds = dict(self._seconds)  # after reading what runs, so that it is there
+        seconds[running] += self._clock() - self._since
+        return {
+            name: Taken(
+                total - before.get(name, none).seconds,
+                self._calls[name] - before.get(name, none).calls,
+            )
+            for name, total in seconds.items()
+        }
 
     def _turn(self) -> None:
         """Gives the time since the last turn to the section that runs."""
         now = self._clock()
-        self._running[-1].seconds += now - self._since
+        self._seconds[self._running[-1]] += now - self._since
         self._since = now
-
-
-class _Section:
-    """A class, because a generator takes three times as long."""
-
-    __slots__ = ("_timer", "calls", "seconds")
-
-    def __init__(self, timer: Timer) -> None:
-        self._timer, self.seconds, self.calls = timer, 0.0, 0
-
-    def __enter__(self) -> None:
-        self._timer._turn()
-        self._timer._running.append(self)
-        self.calls += 1
-
-    def __exit__(self, *_: Any) -> None:
-        self._timer._turn()
-        self._timer._running.pop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,59 +14,38 @@ import jax.numpy as jnp
 import numpy as np
 
 from ezm.acting.actor import Actor
-from ezm.acting.collector import Chosen, Collector, Experience
+from ezm.acting.collector import Chosen, Collector
 from ezm.acting.diagnostics import Diagnostic
-from ezm.acting.evaluate import Evaluator, Mode
+from ezm.acting.evaluate import Evaluator, Mode, random_policy
 from ezm.acting.load import take_over
 from ezm.agent import build
 from ezm.agent.learning import Normalizer
 from ezm.agent.search_policy import ActingParameters
 from ezm.config import TrainConfig
 from ezm.errors import Diverged, UserError
-from ezm.experience import Replay, RowSizes
+from ezm.experience import Replay
 from ezm.platform import at_interrupt
 from ezm.runs.folder import Checkpoint, RunFolder
 from ezm.runs.metrics import MetricsLogger
 from ezm.tasks import ParallelTasks, Suite
 from ezm.training.display import Display
-from ezm.training.hooks import (
-    EVALUATED,
-    Checkpointing,
-    Diagnosis,
-    Episodes,
-    Evaluation,
-    Hook,
-    Losses,
-    Moment,
-    Position,
-    Recorder,
-    describe,
-)
-from ezm.training.memory import Memory, has_own_memory, planned, size
+from ezm.training.memory import memory_of, replay_rows, size
 from ezm.training.pipeline import Pipeline, Updates
+from ezm.training.recorder import Position, Recorder
 from ezm.training.sink import ReplaySink
 from ezm.training.timer import Timer
 
 _NORMALIZER_EVERY = 25  # steps per task between two refreshes of the normaliser
+_LOG_EVERY = 50  # steps per task between two rows of losses
 
 
 class Trainer:
-    """One run: its agent, replay, environments and counters.
+    """One run: its agent, replay, environments and counters. The caller has locked the folder ``run``."""
 
-    Args:
-        config: the whole configuration.
-        suite: the tasks to train on.
-        run: the (locked) folder that records the run.
-        metrics: logs the figures.
-        display: shows the progress.
-    """
-
+    # Made by opened().
     pipeline: Pipeline
     _collector: Collector
     _sink: ReplaySink
-    _evaluation: Evaluation
-    _hooks: list[Hook]
-    _compiling: Future[int]
 
     def __init__(
         self,
@@ -81,14 +60,13 @@ class Trainer:
         self.timer = Timer()
         """Sections of the thread that trains."""
         self.agent = build(config, suite)
-        rows = replay_rows(config, suite)
         self.memory = memory_of(config, suite, self.agent.state.model.num_parameters())
         """Memory that the run will take."""
         self.replay = Replay(
             suite.num_tasks,
             suite.observation_size,
             suite.action_size,
-            replace(config.replay, capacity=rows),
+            replace(config.replay, capacity=replay_rows(config, suite)),
             window=config.loss.unroll + config.loss.n_step,
             states=config.loss.unroll + 1,
             root_actions=config.kept_actions,
@@ -97,8 +75,8 @@ class Trainer:
         self.step = 0  # environment steps per task
         self._seconds_before = 0.0
         self._stop = False
-        self._ready = False
-        """Whether all programs are compiled."""
+        self._compiling: Future[int] | None = None
+        """The compilation of all programs, until learning begins."""
         self._checkpoint: Checkpoint | None = None
         """The checkpoint to resume from, until the run has resumed."""
 
@@ -132,14 +110,14 @@ class Trainer:
         return True
 
     def advance(self) -> None:
-        """Makes one step of every task and the updates due for it, then calls the hooks that are due."""
-        if not self._ready and self.step >= self.config.random_steps:
-            self._get_ready()
-        section = self.timer.section
+        """Makes one step of every task and the updates due for it, and records what came of them."""
+        config, section = self.config, self.timer.section
+        if self._compiling is not None and self.step >= config.random_steps:
+            self._await_programs(self._compiling)
         # Both use the same parameters. A device runs programs in the order of submission, so the search comes first.
         with section("search"):
             planned = self._collector.plan(self.latest())
-        learned = self._learn()
+        learned = self._start_updates()
         with section("search"):
             chosen = self._choose(planned)
         with section("environments"):
@@ -149,29 +127,51 @@ class Trainer:
         self.step += 1
         if self.step % _NORMALIZER_EVERY == 0:
             self._normalizer = self.agent.statistics.normalizer()
-        moment = self._moment(experience, learned)
-        for hook in self._hooks:
-            if hook.due(self.step):
-                with section(hook.section):
-                    hook(moment)
 
-    def evaluate(self, episodes: int, modes: tuple[Mode, ...] = EVALUATED) -> None:
-        """Records the returns of some episodes of each task, for each mode of acting."""
+        with section("metrics"):
+            position = self.position
+            self._recorder.episodes(position, experience)
+            if learned is not None and self.step % _LOG_EVERY == 0:
+                self._recorder.losses(position, learned)
+            self.display.update(*position)
+        # The last step has its own, longer evaluation.
+        if self.step % config.evaluate_every == 0 and self.step < config.steps:
+            self.evaluate(config.evaluation_episodes)
+        if config.diagnose_every and self.step % config.diagnose_every == 0:
+            self._diagnose()
+        if self.step % config.checkpoint_every == 0:
+            with section("saving"):
+                self.save()
+
+    def evaluate(self, episodes: int, modes: tuple[Mode, ...] = ("search", "policy")) -> None:
+        """Records the returns of some episodes of each task, for each mode of acting.
+
+        The difference between the default modes shows what the search adds to the policy.
+        """
+        position = self.position
         with self.timer.section("evaluation"):
-            self._evaluation.run(self._moment(), episodes, modes)
+            for mode in modes:
+                if mode == "random":
+                    act = random_policy(self.suite, self.config.seed)
+                else:
+                    act = self._evaluating.policy(self.latest(), mode)
+                self._recorder.evaluation(position, mode, self._evaluator.run(act, episodes))
+
+    def _diagnose(self) -> None:
+        """Records how well the agent ranks actions."""
+        step, _, seconds = self.position
+        with self.timer.section("evaluation"):
+            for task, name in enumerate(self.suite.task_names):
+                figures = self._diagnostic(self.latest(), task, self.config.seed + step)
+                if figures:
+                    self.metrics.log("diagnostic", step, seconds, task=name, **figures)
 
     def latest(self) -> ActingParameters:
         """Returns the newest parameters. The trainer is its collector's source of parameters."""
-        state = self.agent.state
+        state = self.pipeline.acting
         return ActingParameters(state.model, self._normalizer, state.q_range, state.updates)
 
-    def _moment(
-        self, experience: Experience | None = None, learned: Updates | None = None
-    ) -> Moment:
-        updates = self.pipeline.updates
-        return Moment(self.step, self.seconds, updates, self.latest, experience, learned)
-
-    def _learn(self) -> Updates | None:
+    def _start_updates(self) -> Updates | None:
         """Starts the updates due for the coming step, and returns the last of them. None before learning begins."""
         if self.step < self.config.random_steps:
             return None
@@ -181,7 +181,6 @@ class Trainer:
         learned = None
         while (owed := due - pipeline.updates) > 0:
             learned = pipeline.step(self._normalizer, owed, then)
-        self.agent.state = pipeline.state
         return learned
 
     def _choose(self, planned: Any) -> Chosen:
@@ -193,9 +192,10 @@ class Trainer:
             raise
 
     @property
-    def seconds(self) -> float:
-        """Wall-clock seconds of training, including evaluations and earlier parts of the run."""
-        return self._seconds_before + time.monotonic() - self._started
+    def position(self) -> Position:
+        """How far the run is, its earlier parts included."""
+        seconds = self._seconds_before + time.monotonic() - self._started
+        return Position(self.step, self.pipeline.updates, seconds)
 
     def _stop_soon(self) -> None:
         self._stop = True
@@ -206,90 +206,64 @@ class Trainer:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Makes everything that :meth:`advance` needs, and closes it at the end of ``with``."""
+        config, suite, learner = self.config, self.suite, self.agent.learner
         self._started = time.monotonic()
-        with ExitStack() as stack:
-            self._open(stack)
-            stack.callback(self.pipeline.close)
-            stack.callback(self._compiling.result)
-            yield
-
-    def _open(self, stack: ExitStack) -> None:
-        config, learner = self.config, self.agent.learner
+        self._recorder = Recorder(suite, self.metrics, self.display, self.timer)
         self._actor = Actor(learner, config.seed)
+        self._evaluating = Actor(learner, config.seed + 1, evaluating=True)
         self.pipeline = Pipeline(learner, self.agent.state, self.replay, self.rng, self.timer)
-        self.agent.state = self.pipeline.state
         self._normalizer = self.agent.statistics.normalizer()
+        self._diagnostic = Diagnostic(learner.policy, suite, on_hang=self._save_at_hang)
         # With this seed, an environment that cannot be restored does not repeat its first episode.
         seed = config.seed + 1_000_003 * self.step
-        evaluating = Actor(learner, config.seed + 1, evaluating=True)
-        # Compiling runs in parallel with the creation of environments and the random steps.
-        thread = stack.enter_context(ThreadPoolExecutor(1, "ezm-compile"))
-        self._compiling = thread.submit(self._compile, evaluating)
-        recorder = Recorder(self.suite, self.metrics, self.display)
-        self._evaluation = Evaluation(
-            recorder,
-            config,
-            Evaluator(
-                *(self.suite, config.evaluation_episodes, seed + 10_007),
-                step_limit=config.step_limit or None,
-                on_hang=self._save_at_hang,
-            ),
-            evaluating,
-        )
-        stack.callback(self._evaluation.evaluator.close)
-        self._hooks = [
-            Episodes(recorder),
-            Losses(recorder, self.timer),
-            Position(recorder),
-            self._evaluation,
-            Diagnosis(
-                recorder,
-                config,
-                Diagnostic(learner.policy, self.suite, on_hang=self._save_at_hang),
-            ),
-            Checkpointing(config.checkpoint_every, self.save),
-        ]
-        environments = ParallelTasks(
-            self.suite,
-            seed,
-            step_limit=config.step_limit or None,
-            on_hang=self._save_at_hang,
-        )
-        stack.callback(environments.close)
-        self._sink = ReplaySink(self.replay, self.agent.statistics, lambda: self.pipeline.updates)
-        self._collector = Collector(config, environments, self._actor, self.rng, self.step)
-        if self.step == 0:
-            describe(recorder, config, self.agent.state.model.num_parameters())
-        self.display.announce(self.memory)
-        if self._checkpoint is None:
-            self._collector.reset(self._sink)
-        else:
-            self._go_on(self._checkpoint)
-            self._checkpoint = None
+        watched: Any = {"step_limit": config.step_limit or None, "on_hang": self._save_at_hang}
+        with ExitStack() as stack:
+            stack.enter_context(closing(self.pipeline))
+            # Compiling runs in parallel with the creation of environments and the random steps.
+            thread = stack.enter_context(ThreadPoolExecutor(1, "ezm-compile"))
+            self._compiling = compiling = thread.submit(self._compile)
+            self._evaluator = stack.enter_context(
+                closing(Evaluator(suite, config.evaluation_episodes, seed + 10_007, **watched))
+            )
+            environments = stack.enter_context(closing(ParallelTasks(suite, seed, **watched)))
+            self._sink = ReplaySink(
+                self.replay, self.agent.statistics, lambda: self.pipeline.updates
+            )
+            self._collector = Collector(config, environments, self._actor, self.rng, self.step)
+            if self.step == 0:
+                self._recorder.start(config, self.agent.state.model.num_parameters())
+            self.display.announce(self.memory)
+            if self._checkpoint is None:
+                self._collector.reset(self._sink)
+            else:
+                self._go_on(self._checkpoint)
+                self._checkpoint = None
+            stack.callback(compiling.result)
+            yield
 
-    def _compile(self, evaluating: Actor) -> int:
+    def _compile(self) -> int:
         """Compiles the programs of learning, acting and evaluating. Returns the learner's working memory in bytes."""
         config, tasks = self.config, self.suite.num_tasks
         updates = max(1, config.updates_by(config.random_steps + 1))
         memory = self.pipeline.compile(self._normalizer, updates)
-        for actor, copies, exploring in (
-            (self._actor, 1, True),
-            (evaluating, config.evaluation_episodes, False),
-        ):
+        for actor, copies in ((self._actor, 1), (self._evaluating, config.evaluation_episodes)):
             observation = np.zeros((tasks * copies, self.suite.observation_size), np.float32)
             task = np.tile(np.arange(tasks, dtype=np.int32), copies)
+            exploring = actor is self._actor
             actor.compile(self.latest(), observation, task, exploring=exploring)
         return memory
 
-    def _get_ready(self) -> None:
+    def _await_programs(self, compiling: Future[int]) -> None:
         """Waits until the programs are compiled."""
-        if not self._compiling.done():
-            self.display.message("compiling (once; cached for later runs)")
+        if not compiling.done():
+            self.display.message(
+                "compiling, up to two minutes the first time (cached for later runs)"
+            )
         with self.timer.section("compiling"):
-            memory = self._compiling.result()
+            memory = compiling.result()
         self.display.message(f"learning takes {size(memory)} more")
         self.display.forget_rates()  # the rates so far were with random actions
-        self._ready = True
+        self._compiling = None
 
     # -- keeping ---------------------------------------------------------------------------
 
@@ -314,14 +288,14 @@ class Trainer:
         }
         if environments:
             arrays["environments"] = self._collector.environments.state()
-            arrays["evaluation"] = self._evaluation.evaluator.state()
+            arrays["evaluation"] = self._evaluator.state()
         meta = {
             "step": self.step,
-            "seconds": self.seconds,
+            "seconds": self.position.seconds,
             "rows": self.metrics.rows,
             "rng": self.rng.bit_generator.state,
             "acted": self._actor.steps,
-            "evaluated": self._evaluation.actor.steps,
+            "evaluated": self._evaluating.steps,
         }
         saved = self.run.save_checkpoint(self.step, arrays, meta)
         self.display.message(f"checkpoint: {size(saved.bytes)} in {saved.seconds:.1f} s")
@@ -347,12 +321,12 @@ class Trainer:
     def _go_on(self, checkpoint: Checkpoint) -> None:
         """Restores the state of actors, pipeline and environments."""
         saved, meta = checkpoint.arrays, checkpoint.meta
-        self._actor.steps, self._evaluation.actor.steps = meta["acted"], meta["evaluated"]
+        self._actor.steps, self._evaluating.steps = meta["acted"], meta["evaluated"]
         self._normalizer = Normalizer(**jax.tree.map(jnp.asarray, saved["normalizer"]))
         self.pipeline.resume(saved["pending"], self._normalizer)
         environments = saved.get("environments")
         if environments is not None:
-            self._evaluation.evaluator.load(saved["evaluation"])
+            self._evaluator.load(saved["evaluation"])
         again = self._collector.load(saved["acting"], environments, self._sink)
         if again and environments is not None:
             names = ", ".join(self.suite.task_names[task] for task in again)
@@ -380,22 +354,3 @@ class Trainer:
         self._seconds_before = checkpoint.meta["seconds"]
         self.rng.bit_generator.state = checkpoint.meta["rng"]
         self.metrics.truncate(checkpoint.meta["rows"], self.step)
-
-
-def replay_rows(config: TrainConfig, suite: Suite) -> int:
-    """Returns the rows of each task's replay: the capacity, or fewer if the run cannot fill it.
-
-    A run fills a row for each step, and another row at the end of each episode.
-    """
-    shortest = min(task.episode_steps or 1 for task in suite.tasks)
-    return min(config.replay.capacity, config.steps + config.steps // shortest + 2)
-
-
-def memory_of(config: TrainConfig, suite: Suite, parameters: int) -> Memory:
-    """Returns the memory that a run with a model of ``parameters`` parameters takes."""
-    sizes = RowSizes(suite.observation_size, suite.action_size, config.kept_actions)
-    rows = suite.num_tasks * replay_rows(config, suite)
-    places, content = (rows * size for size in Replay.bytes_per_row(sizes))
-    if config.replay.device and has_own_memory():
-        return planned(places, parameters, content)
-    return planned(places + content, parameters)

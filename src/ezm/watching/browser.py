@@ -12,9 +12,11 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import numpy as np
 from PIL import Image
@@ -38,29 +40,30 @@ class Stream:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._picture, self._number = b"", 0
+        self._part = b""
         self._asked = time.monotonic()
 
     def show(self, picture: np.ndarray) -> None:
         """Publishes a picture (H, W, 3) uint8."""
         content = io.BytesIO()
         Image.fromarray(picture).save(content, "JPEG", quality=85)
+        jpeg = content.getvalue()
+        head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
         with self._changed:
-            self._picture = content.getvalue()
-            self._number += 1
+            self._part = head.encode() + jpeg + b"\r\n"
             self._changed.notify_all()
 
-    def pictures(self, controls: Controls) -> Iterator[bytes]:
-        """Yields the latest picture and each later one as a JPEG, until the view is closed."""
-        seen = 0
+    def parts(self, controls: Controls) -> Iterator[bytes]:
+        """Yields the latest picture and each later one as a part of the stream, until the view is closed."""
+        seen = b""
         while not controls.closed:
             with self._changed:
                 self._asked = time.monotonic()
-                self._changed.wait_for(lambda: self._number != seen, _UNWATCHED / 2)  # noqa: B023
-                if self._number == seen:
+                self._changed.wait_for(lambda: self._part is not seen, _UNWATCHED / 2)  # noqa: B023
+                if self._part is seen:
                     continue
-                seen, picture = self._number, self._picture
-            yield picture
+                seen = self._part
+            yield seen
 
     def unwatched(self) -> bool:
         """Returns whether nobody has asked for a picture for a while."""
@@ -76,12 +79,8 @@ def serve(
 ) -> None:
     """Plays in a page at http://127.0.0.1:port until Ctrl-C, and pauses while nobody watches.
 
-    Args:
-        inspector: the agent.
-        tasks: indices in its suite, to choose from.
-        seed: of the environments, at least 0.
-        port: 0 takes any free port.
-        announce: receives the page's address once there is a picture.
+    The page offers ``tasks``, indices in the agent's suite. Port 0 takes any free port. ``announce`` receives a line
+    with the page's address once there is a picture.
 
     Raises:
         UserError: the port is taken, a task has no pictures, or no library can draw.
@@ -89,15 +88,13 @@ def serve(
     controls = Controls([inspector.agent.suite.task_names[task] for task in tasks])
     stream = Stream()
     closing = at_interrupt(lambda: controls.order("close"))
-    with _serving(controls, stream, port) as server, closing:
-        announced = False
+    with _serving(controls, stream, port) as address, closing:
         while not controls.closed:
-            task = tasks[controls.chosen]
-            with drawn(inspector, task, seed, *_SIZE) as (play, pictures):
+            with drawn(inspector, tasks[controls.chosen], seed, *_SIZE) as (play, pictures):
                 stream.show(draw(play, pictures))
-                if not announced:
-                    announce(f"http://{ADDRESS}:{server.server_port}")
-                    announced = True
+                if address:
+                    announce(f"{address}  (Ctrl-C ends it)")
+                    address = ""
                 perform(
                     play,
                     controls,
@@ -106,56 +103,42 @@ def serve(
                 )
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Keeps requests out of the output."""
+
+
 @contextmanager
-def _serving(controls: Controls, stream: Stream, port: int) -> Iterator[ThreadingHTTPServer]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/":
-                self._answer("text/html; charset=utf-8", _page(controls.tasks))
-            elif self.path == "/state":
-                self._state()
-            elif self.path == "/stream":
-                self._stream()
-            else:
-                self.send_error(404)
+def _serving(controls: Controls, stream: Stream, port: int) -> Iterator[str]:
+    """Serves the page in threads of its own, and yields its address."""
 
-        def do_POST(self) -> None:
-            what, _, number = self.path.strip("/").partition("/")
-            if controls.order(what, int(number) if number.isdecimal() else 0):
-                self._state()
-            else:
-                self.send_error(404)
-
-        def log_message(self, *_: object) -> None:
-            """Keeps requests out of the output."""
-
-        def _state(self) -> None:
+    def answer(request: dict[str, Any], start: Callable[..., object]) -> Iterable[bytes]:
+        path = request["PATH_INFO"]
+        if request["REQUEST_METHOD"] == "POST":
+            what, _, number = path.strip("/").partition("/")
+            known = controls.order(what, int(number) if number.isdecimal() else 0)
+            path = "/state" if known else None
+        if path == "/stream":
+            kind = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
+            start("200 OK", [("Content-Type", kind), ("Cache-Control", "no-store")])
+            return stream.parts(controls)
+        if path == "/":
+            kind, text = "text/html; charset=utf-8", _page(controls.tasks)
+        elif path == "/state":
             state = {"paused": controls.paused, "task": controls.chosen}
-            self._answer("application/json", json.dumps(state))
-
-        def _answer(self, kind: str, text: str) -> None:
-            content = text.encode()
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def _stream(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
-            self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            try:
-                for picture in stream.pictures(controls):
-                    head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\n"
-                    head += f"Content-Length: {len(picture)}\r\n\r\n"
-                    self.wfile.write(head.encode() + picture + b"\r\n")
-            except OSError:
-                pass  # the watcher has gone
+            kind, text = "application/json", json.dumps(state)
+        else:
+            start("404 Not Found", [])
+            return []
+        start("200 OK", [("Content-Type", kind)])
+        return [text.encode()]
 
     try:
-        server = ThreadingHTTPServer((ADDRESS, port), Handler)
+        server = make_server(ADDRESS, port, answer, _Server, _Handler)
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
@@ -165,7 +148,7 @@ def _serving(controls: Controls, stream: Stream, port: int) -> Iterator[Threadin
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield server
+        yield f"http://{ADDRESS}:{server.server_port}"
     finally:
         controls.order("close")
         server.shutdown()
@@ -174,11 +157,8 @@ def _serving(controls: Controls, stream: Stream, port: int) -> Iterator[Threadin
 
 
 def _page(tasks: Sequence[str]) -> str:
-    options = "".join(
-        f'<option value="{number}">{html.escape(task)}</option>'
-        for number, task in enumerate(tasks)
-    )
-    return _PAGE.replace("OPTIONS", options)
+    options = (f'<option value="{i}">{html.escape(task)}</option>' for i, task in enumerate(tasks))
+    return _PAGE.replace("OPTIONS", "".join(options))
 
 
 _PAGE = """<!doctype html>

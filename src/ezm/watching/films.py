@@ -1,4 +1,4 @@
-"""Films of an agent at a task, as mp4 files that browsers play."""
+"""Pictures of a task, with any simulator, and films of an agent at it, as mp4 files that browsers play."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from ezm.acting.inspector import PlanInspector
 from ezm.errors import UserError
 from ezm.runs.folder import unwritable
 from ezm.statistics.intervals import format_return
+from ezm.tasks import Task
+from ezm.tasks.rendering import Renderer, Scene, Trace
 from ezm.tasks.simulator import Undrawable
 from ezm.watching.panel import HEIGHT, panel
-from ezm.watching.pictures import Pictures
 from ezm.watching.play import Play
 
 WIDTH, PICTURE_HEIGHT = 480, 300
@@ -29,6 +31,42 @@ WIDTH, PICTURE_HEIGHT = 480, 300
 _MOST_FRAMES = 20  # per second
 _PAUSE = 0.6
 """Seconds that an episode's last state is shown."""
+
+
+class Pictures:
+    """Draws a task's present state, in pixels. Use it in the thread that made it.
+
+    Args:
+        task: made with ``pictures=True``, with an episode begun.
+
+    Raises:
+        Undrawable: the task has no pictures.
+        UserError: no library can draw. The message says what to install.
+    """
+
+    def __init__(self, task: Task, width: int, height: int) -> None:
+        self._task, self._size = task, (width, height)
+        view = task.simulator.view()
+        self._renderer: Renderer | None = None
+        if isinstance(view, Scene):
+            self._renderer = Renderer(view.model, width, height, quick=True)
+
+    def draw(self, traces: Sequence[Trace] = ()) -> np.ndarray:
+        """Returns a picture, (height, width, 3) uint8. Only MuJoCo's scenes show the traces.
+
+        Another picture is scaled to fit, and centred on the colour of its corner.
+        """
+        view = self._task.simulator.view()
+        if isinstance(view, Scene):
+            assert self._renderer is not None
+            return self._renderer.render(view.data, view.camera, view.goal, traces)
+        corner, image = tuple(view[0, 0].tolist()), Image.fromarray(view)
+        return np.asarray(ImageOps.pad(image, self._size, Image.Resampling.BILINEAR, corner))
+
+    def close(self) -> None:
+        """Frees the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
 
 
 @dataclass(frozen=True)
@@ -79,9 +117,30 @@ def film(
         UserError: no library can draw, or the film cannot be written.
     """
     start = time.perf_counter()
+    taken, frames = 0, 0
+    returns: list[float] = []
     with drawn(inspector, task, seed, WIDTH, PICTURE_HEIGHT) as (play, pictures):
-        frames, rate, returns = _film(play, pictures, path, seconds, episodes)
-    return Film(path, frames, rate, returns, time.perf_counter() - start)
+        every = max(1, math.ceil(1 / (_MOST_FRAMES * play.step_seconds) - 1e-9))
+        rate = 1 / (every * play.step_seconds)
+        steps = math.inf if episodes else max(1, round(seconds / play.step_seconds))
+        with _encoder(path, rate) as write:
+            while True:
+                episode = play.episode
+                if episode.end or len(episode.rewards) % every == 0:
+                    frame = draw(play, pictures)
+                    for _ in range(math.ceil(_PAUSE * rate) if episode.end else 1):
+                        write(frame)
+                        frames += 1
+                if episode.end:
+                    returns.append(episode.total)
+                if len(returns) == episodes or taken >= steps:
+                    break
+                if episode.end:
+                    play.begin()
+                else:
+                    play.step()
+                    taken += 1
+    return Film(path, frames, rate, tuple(returns), time.perf_counter() - start)
 
 
 def film_all(
@@ -109,36 +168,6 @@ def drawn(
         contextlib.closing(Pictures(play.task, width, height)) as pictures,
     ):
         yield play, pictures
-
-
-def _film(
-    play: Play, pictures: Pictures, path: Path, seconds: float, episodes: int | None
-) -> tuple[int, float, tuple[float, ...]]:
-    """Writes a film and returns its number of frames, its frames per second, and the returns of whole episodes."""
-    every = max(1, math.ceil(1 / (_MOST_FRAMES * play.step_seconds) - 1e-9))
-    rate = 1 / (every * play.step_seconds)
-    steps = math.inf if episodes else max(1, round(seconds / play.step_seconds))
-    taken, frames = 0, 0
-    returns: list[float] = []
-    with _encoder(path, rate) as write:
-        while True:
-            episode = play.episode
-            if episode.end or len(episode.rewards) % every == 0:
-                frame = draw(play, pictures)
-                for _ in range(math.ceil(_PAUSE * rate) if episode.end else 1):
-                    write(frame)
-                    frames += 1
-            if episode.end:
-                returns.append(episode.total)
-                if len(returns) == episodes or taken >= steps:
-                    break
-                play.begin()
-            elif taken >= steps:
-                break
-            else:
-                play.step()
-                taken += 1
-    return frames, rate, tuple(returns)
 
 
 def draw(play: Play, pictures: Pictures) -> np.ndarray:
@@ -176,10 +205,8 @@ def _encoder(path: Path, rate: float) -> Iterator[Any]:
                 encoder.send(None)
             except RuntimeError as error:
                 raise UserError(f"no ffmpeg to write films with: {error}") from error
-        try:
+        with contextlib.closing(encoder):
             yield lambda frame: encoder.send(np.ascontiguousarray(frame))
-        finally:
-            encoder.close()
         os.replace(temporary, path)
     except OSError as error:
         if error.strerror:

@@ -14,6 +14,10 @@ _LOOK = 0.1
 """Seconds between two checks whether a pause is over."""
 
 
+ORDERS = ("pause", "restart", "task", "next", "close")
+"""The order ``pause`` also ends a pause, and ``next`` chooses the next task."""
+
+
 class Controls:
     """The watcher's orders, which may come from any thread."""
 
@@ -27,25 +31,17 @@ class Controls:
         self._ordered = threading.Condition()
 
     def order(self, what: str, number: int = 0) -> bool:
-        """Takes an order and returns whether it exists.
-
-        The orders are ``pause`` (or go on), ``restart``, ``task`` with its ``number``, ``next`` task and ``close``.
-        """
+        """Takes one of :data:`ORDERS` and returns whether it exists. The order ``task`` has its ``number``."""
+        chosen = number if what == "task" else self.chosen
+        if what not in ORDERS or not 0 <= chosen < len(self.tasks):
+            return False
         with self._ordered:
-            if what == "pause":
-                self.paused = not self.paused
-            elif what == "restart":
-                self._restart, self.paused = True, False
-            elif what == "task" and 0 <= number < len(self.tasks):
-                self.chosen, self.paused = number, False
-            elif what == "next":
-                self.chosen, self.paused = (self.chosen + 1) % len(self.tasks), False
-            elif what == "close":
-                self.closed = True
-            else:
-                return False
+            self.chosen = (chosen + (what == "next")) % len(self.tasks)
+            self.paused = what == "pause" and not self.paused
+            self._restart |= what == "restart"
+            self.closed |= what == "close"
             self._ordered.notify_all()
-            return True
+        return True
 
     def wait(self, seconds: float) -> None:
         """Waits for this long, or until the next order."""
@@ -65,9 +61,7 @@ def perform(
 ) -> None:
     """Plays episode after episode until another task is chosen or the view is closed.
 
-    Args:
-        show: shows the present state of the play, before every agent step.
-        resting: returns whether to wait, apart from pauses.
+    ``show`` is called before every agent step. ``resting`` returns whether to wait, apart from pauses.
     """
     chosen = controls.chosen
 

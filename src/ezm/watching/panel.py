@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -28,7 +29,11 @@ def panel(episode: Episode, width: int) -> np.ndarray:
     """Draws what has happened in the episode and what the search found, (HEIGHT, width, 3) uint8."""
     image = Image.new("RGB", (width * _SCALE, HEIGHT * _SCALE), _PAGE)
     canvas = _Canvas(ImageDraw.Draw(image))
-    _heading(canvas, episode, width)
+    again = f"  episode {episode.number}" if episode.number > 1 else ""
+    right, ink = width - _MARGIN, _PREDICTED if episode.end else _DIM
+    canvas.text((_MARGIN, 8), episode.task + again, size=13)
+    canvas.text((right, 8), f"return {format_return(episode.total)}", size=13, anchor="ra")
+    canvas.text((right - 118, 9), episode.end or f"{episode.seconds:.1f} s", ink, anchor="ra")
     each = (width - 2 * _MARGIN - 2 * _GAP) / 3
     for number, draw in enumerate((_candidates, _rewards, _values)):
         left = _MARGIN + number * (each + _GAP)
@@ -69,16 +74,6 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
 
 
-def _heading(canvas: _Canvas, episode: Episode, width: int) -> None:
-    number = f"  episode {episode.number}" if episode.number > 1 else ""
-    canvas.text((_MARGIN, 8), episode.task + number, size=13)
-    state = episode.end or f"{episode.seconds:.1f} s"
-    ink = _PREDICTED if episode.end else _DIM
-    right = width - _MARGIN
-    canvas.text((right, 8), f"return {format_return(episode.total)}", size=13, anchor="ra")
-    canvas.text((right - 118, 9), state, ink, anchor="ra")
-
-
 def _candidates(canvas: _Canvas, episode: Episode, box: Box) -> None:
     """Draws the sorted Q of the candidates. A dot's size is its share of visits, and the chosen action is green."""
     left, top, right, bottom = box
@@ -101,32 +96,30 @@ def _candidates(canvas: _Canvas, episode: Episode, box: Box) -> None:
 
 def _rewards(canvas: _Canvas, episode: Episode, box: Box) -> None:
     """Draws the rewards received, and those predicted from each dot on."""
-    left, top, right, bottom = box
+    left, top, right, _ = box
     canvas.text((left, top), "reward", _DIM, 11)
     canvas.text((left + 46, top), "came", _CAME, 11)
     canvas.text((right, top), "predicted", _PREDICTED, 11, "ra")
-    now, history = len(episode.rewards), _history(episode)
+    now = len(episode.rewards)
+    first = now - _history(episode)
     ahead = max((len(each) for each in episode.predictions.values()), default=0)
-    first, last = now - history, now + ahead
     seen = {start: each for start, each in episode.predictions.items() if start + ahead > first}
     recent = episode.rewards[max(0, first) :]
-    plot = _Plot((left, top + _TITLE, right, bottom), first, last, [*seen.values(), recent])
-    plot.frame(canvas, now)
-    plot.curve(canvas, max(0, first) + 1, recent, _CAME, 2.0)
+    plot = _Plot(canvas, box, (first, now, now + ahead), [*seen.values(), recent])
+    plot.curve(max(0, first) + 1, recent, _CAME, 2.0)
     for start, each in seen.items():
-        plot.curve(canvas, start + 1, each, _PREDICTED, 1.3, dotted=True)
+        plot.curve(start + 1, each, _PREDICTED, 1.3, dotted=True)
 
 
 def _values(canvas: _Canvas, episode: Episode, box: Box) -> None:
     """Draws the search's value of every state: the discounted return that it expects from there."""
-    left, top, right, bottom = box
+    left, top, right, _ = box
     canvas.text((left, top), "value", _DIM, 11)
     canvas.text((right, top), format_return(episode.values[-1]), _INK, 11, "ra")
     now, history = len(episode.rewards), _history(episode)
     recent = episode.values[-history - 1 :]
-    plot = _Plot((left, top + _TITLE, right, bottom), now - history, now + 1, [recent])
-    plot.frame(canvas, now)
-    plot.curve(canvas, now - len(recent) + 1, recent, _INK, 1.8)
+    plot = _Plot(canvas, box, (now - history, now, now + 1), [recent])
+    plot.curve(now - len(recent) + 1, recent, _INK, 1.8)
 
 
 def _history(episode: Episode) -> int:
@@ -135,36 +128,34 @@ def _history(episode: Episode) -> int:
 
 
 class _Plot:
-    """Axes for curves over agent steps."""
+    """Curves over agent steps, below a title, with the line of 0 and the line of the present step."""
 
     def __init__(
-        self, box: Box, first: int, last: int, values: Sequence[Sequence[float] | np.ndarray]
+        self,
+        canvas: _Canvas,
+        box: Box,
+        steps: tuple[int, int, int],
+        values: Sequence[Sequence[float] | np.ndarray],
     ) -> None:
-        self.left, self.top, self.right, self.bottom = box
-        self.first, self.last = first, last
-        every = np.concatenate([np.asarray(each, float) for each in values] or [np.zeros(1)])
-        every = every if every.size else np.zeros(1)
-        self.low, self.high = float(min(0.0, every.min())), float(max(0.0, every.max()))
-        if self.high - self.low < 1e-6:
-            self.high = self.low + 1.0
+        """``steps`` are the first, the present and the last, ``values`` all that the curves may show."""
+        left, top, right, bottom = box
+        top += _TITLE
+        self._canvas, (self.first, now, self.last) = canvas, steps
+        every = np.concatenate([[0.0], *values])
+        low, high = every.min(), every.max()
+        high = high if high - low >= 1e-6 else low + 1.0
+        self._across = (self.first, self.last), (left, right)
+        self._up = (low, high), (bottom - 2, top + 4)
+        (present, zero), *_ = self._at([now], [0])
+        canvas.line([(left, zero), (right, zero)], _GRID, 1)
+        canvas.line([(present, top), (present, bottom)], _GRID, 1)
+        canvas.text((left, top - 1), format_return(high), _DIM, 9)
 
-    def at(self, step: float, value: float) -> Point:
-        along = (step - self.first) / max(1, self.last - self.first)
-        up = (value - self.low) / (self.high - self.low)
-        return (
-            self.left + along * (self.right - self.left),
-            self.bottom - 2 - up * (self.bottom - self.top - 6),
-        )
-
-    def frame(self, canvas: _Canvas, now: int) -> None:
-        """Draws the line of 0 and the line of the present step."""
-        canvas.line([self.at(self.first, 0), self.at(self.last, 0)], _GRID, 1)
-        canvas.line([(self.at(now, 0)[0], self.top), (self.at(now, 0)[0], self.bottom)], _GRID, 1)
-        canvas.text((self.left, self.top - 1), format_return(self.high), _DIM, 9)
+    def _at(self, steps: Any, values: Any) -> list[Point]:
+        return list(zip(np.interp(steps, *self._across), np.interp(values, *self._up)))
 
     def curve(
         self,
-        canvas: _Canvas,
         start: int,
         values: Sequence[float] | np.ndarray,
         ink: str,
@@ -172,14 +163,12 @@ class _Plot:
         dotted: bool = False,
     ) -> None:
         """Draws values from step ``start`` on, as far as they are in view."""
-        points = [
-            self.at(start + place, float(value))
-            for place, value in enumerate(values)
-            if self.first <= start + place <= self.last
-        ]
-        canvas.line(points, ink, width)
+        steps = start + np.arange(len(values))
+        seen = (self.first <= steps) & (steps <= self.last)
+        points = self._at(steps[seen], np.asarray(values, float)[seen])
+        self._canvas.line(points, ink, width)
         if len(points) == 1 or (dotted and points and start >= self.first):
-            canvas.dot(points[0], 2.2, ink)
+            self._canvas.dot(points[0], 2.2, ink)
 
 
 def _hex(shade: Colour) -> str:

@@ -73,23 +73,26 @@ class Play:
     def __init__(self, inspector: PlanInspector, task: int, seed: int) -> None:
         suite = inspector.agent.suite
         self._thinker, self._index = inspector, task
-        self.task: Task = suite.make(task, seed, pictures=True)
-        spec = self.task.spec
-        self.step_seconds = spec.action_repeat * self.task.simulator.step_seconds
+        self._opened = contextlib.ExitStack()
+        self.task = self._open(suite.make(task, seed, pictures=True))
+        self.step_seconds = self.task.spec.action_repeat * self.task.simulator.step_seconds
         self._every = max(1, math.ceil(_THINK_EVERY / self.step_seconds - 1e-9))
         self._ahead = _THINKS_AHEAD * self._every
         limit_episode(self.task)
-        limit = inspector.agent.learner.config.step_limit or None
-        self._guards = contextlib.ExitStack()
-        self._guards.enter_context(guarded([self.task], limit))
         self._observation = self.task.reset()
         self._copy: Task | None = None
         if self.task.can_restore and isinstance(self.task.simulator.view(), Scene):
             with contextlib.suppress(UserError):  # perhaps only one may exist: a licence, a port
-                self._copy = suite.make(task, seed)
-                self._guards.enter_context(guarded([self._copy], limit))
+                self._copy = self._open(suite.make(task, seed))
                 self._copy.reset()
         self.episode = self._begun(1)
+
+    def _open(self, task: Task) -> Task:
+        """Takes an environment, to guard it and to close it at the end."""
+        limit = self._thinker.agent.learner.config.step_limit or None
+        self._opened.callback(task.close)
+        self._opened.enter_context(guarded([task], limit))
+        return task
 
     def begin(self) -> None:
         """Begins a new episode."""
@@ -114,10 +117,7 @@ class Play:
 
     def close(self) -> None:
         """Closes the environments."""
-        self._guards.close()
-        self.task.close()
-        if self._copy is not None:
-            self._copy.close()
+        self._opened.close()
 
     def _begun(self, number: int) -> Episode:
         thought = self._thinker.inspect(self._observation, self._index)

@@ -58,18 +58,14 @@ def show(
 ) -> None:
     """Plays in a window until it is closed. Space pauses, R restarts, N takes the next task.
 
-    Args:
-        inspector: the agent.
-        tasks: indices in its suite, played one after another.
-        seed: of the environments, at least 0.
-        announce: receives a line on how to end it, before the window opens.
+    The ``tasks`` are indices in the agent's suite. ``announce`` receives a line on how to end it, before the window
+    opens.
 
     Raises:
         UserError: no window can be opened.
         Undrawable: the simulator is not MuJoCo.
     """
-    why_not = obstacle()
-    if why_not:
+    if why_not := obstacle():
         raise UserError(f"no window, {why_not}; {_INSTEAD}")
     controls = Controls([inspector.agent.suite.task_names[task] for task in tasks])
     announce("Ctrl-C or closing the window ends it")
@@ -89,12 +85,12 @@ def _show(play: Play, controls: Controls) -> None:
         )
     # The viewer computes on the data that it shows, so it gets its own copy.
     shown = mujoco.MjData(scene.model)
-
-    def pressed(key: int) -> None:
-        controls.order(_KEYS.get(chr(key), ""))
-
     handle = mujoco.viewer.launch_passive(
-        scene.model, shown, key_callback=pressed, show_left_ui=False, show_right_ui=False
+        scene.model,
+        shown,
+        key_callback=lambda key: controls.order(_KEYS.get(chr(key), "")),
+        show_left_ui=False,
+        show_right_ui=False,
     )
 
     def resting() -> bool:

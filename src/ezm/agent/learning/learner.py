@@ -15,14 +15,10 @@ from ezm.agent.batch import BATCH_AXIS, WHOLE, Batch, Searches
 from ezm.agent.learning.losses import TARGET_AXIS, Targets, unrolled_loss
 from ezm.agent.learning.normalizer import LARGEST_RETURN, Normalizer
 from ezm.agent.learning.sharding import split
-from ezm.agent.learning.targets import (
-    mixed_value,
-    n_step_value,
-    task_means,
-)
+from ezm.agent.learning.targets import mixed_value, n_step_value, task_means
 from ezm.agent.planning import expanded_value
 from ezm.agent.search_policy import ActingParameters, SearchPolicy, SuiteArrays
-from ezm.agent.world_model import Context, Support, WorldModel, moments
+from ezm.agent.world_model import Support, WorldModel, moments
 from ezm.agent.world_model.batch_norm import training, with_statistics, without_statistics
 from ezm.agent.world_model.precision import fast_precision, with_products
 from ezm.config import TrainConfig
@@ -48,7 +44,7 @@ class LearnerState(eqx.Module):
     q_range: Float[Array, " tasks"]
     """Typical spread of Q over the root actions, per task."""
     log_temperature: Float[Array, " tasks"] | None
-    """Logarithm of the weight of each task's entropy. None without ``loss.target_spread``."""
+    """Logarithm of the weight of each task's entropy. None without ``loss.actor.target_spread``."""
     updates: Int[Array, ""]
     key: PRNGKeyArray
 
@@ -87,18 +83,14 @@ class Learner:
             optimizer=self.optimizer.init(eqx.filter(model, eqx.is_inexact_array)),
             q_range=jnp.ones_like(self.suite.discount),
             log_temperature=None
-            if self.config.loss.target_spread is None
+            if self.config.loss.actor.target_spread is None
             else jnp.full_like(self.suite.discount, np.log(_FIRST_TEMPERATURE)),
             updates=jnp.zeros((), jnp.int32),
             key=key,
         )
 
     def make_targets(
-        self,
-        state: LearnerState,
-        normalizer: Normalizer,
-        batch: Batch,
-        index: Int[Array, ""],
+        self, state: LearnerState, normalizer: Normalizer, batch: Batch, index: Int[Array, ""]
     ) -> Targets:
         """Returns all targets of a batch, computed with the EMA model ("reanalyze").
 
@@ -111,14 +103,14 @@ class Learner:
         context = ema.context(batch.task, self.suite.action_mask)
         discount = self.suite.discount[batch.task]
         observation = normalizer(batch.observation, batch.task)
-        latents = ema.represent(observation, _repeat(context, len(observation)))
+        latents = ema.represent(observation, context.repeated(len(observation)))
 
         states = config.unroll + 1
         reward = normalizer.scaled(batch.reward, batch.task)
 
         def returns(n_step: int, of: Literal["value", "q"]) -> Float[Array, "states batch"]:
             """Computes ``n_step`` returns, bootstrapped by V, or by Q of an action of the EMA policy."""
-            last, everywhere = latents[n_step : n_step + states], _repeat(context, states)
+            last, everywhere = latents[n_step : n_step + states], context.repeated(states)
             values, policy = ema.predict(last, everywhere)
             bootstrap = ema.value(values)
             if of == "q":
@@ -146,12 +138,8 @@ class Learner:
             searched = searched.at[batch.reanalyse].set(True)
 
         def with_reanalysed(old: Array, new: Array) -> Array:
-            return (
-                old.astype(new.dtype)
-                .at[batch.reanalyse]
-                .set(new)
-                .reshape(states, -1, *old.shape[1:])
-            )
+            renewed = old.astype(new.dtype).at[batch.reanalyse].set(new)
+            return renewed.reshape(states, -1, *old.shape[1:])
 
         searches: Searches = jax.tree.map(with_reanalysed, stored, reanalysed)
         searched = searched.reshape(states, -1)
@@ -165,18 +153,12 @@ class Learner:
                 jnp.where(searched, search_value, value),
                 batch.age,
                 state.updates,
-                after_updates=config.mixed_after_updates,
-                older_than=config.mixed_older_than,
+                after_updates=config.mixed.after_updates,
+                older_than=config.mixed.older_than,
             )
-        if config.mve_weight:
-            imagined = expanded_value(
-                ema,
-                latents[: config.unroll + 1],
-                context,
-                discount,
-                config.mve_horizon,
-            )
-            share = config.mve_weight * (state.updates >= config.mve_after_updates)
+        if config.mve.weight:
+            imagined = expanded_value(ema, latents[:states], context, discount, config.mve.horizon)
+            share = config.mve.weight * (state.updates >= config.mve.after_updates)
             value = (1.0 - share) * value + share * imagined
         over = batch.terminated & (jnp.arange(len(value))[:, None] >= batch.length)
         return Targets(
@@ -185,7 +167,7 @@ class Learner:
             peak=searches.weights.max(-1),
             searched=searched,
             latent=latents[1:states],
-            q=returns(config.q_n_step, config.q_target) if config.q_weight else None,
+            q=returns(config.q.n_step, config.q.target) if config.q.weight else None,
             q_spread=task_means(q_spread, searched, batch.task, state.q_range),
             reanalysed=reanalysed,
         )
@@ -246,10 +228,8 @@ class Learner:
         log_temperature = state.log_temperature
         temperature = None if log_temperature is None else jnp.exp(log_temperature)
 
-        batch_norm = config.model.head_norm == "batch"
-
         def loss(model: WorldModel) -> Any:
-            model = with_products(training(model) if batch_norm else model, precision)
+            model = with_products(training(model), precision)
             return unrolled_loss(
                 model,
                 observation,
@@ -262,15 +242,11 @@ class Learner:
                 temperature,
             )
 
-        (_, told), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(state.model)
-        slope = gradient
-        if batch_norm:
-            gradient = without_statistics(gradient)
+        (_, told), slope = eqx.filter_value_and_grad(loss, has_aux=True)(state.model)
+        gradient = without_statistics(slope)
         trained = eqx.filter(state.model, eqx.is_inexact_array)
         change, optimizer = self.optimizer.update(gradient, state.optimizer, trained)
-        model = eqx.apply_updates(state.model, change)
-        if batch_norm:
-            model = with_statistics(model, state.model, slope)
+        model = with_statistics(eqx.apply_updates(state.model, change), state.model, slope)
         ema = optax.incremental_update(model, state.ema, config.optimizer.ema)
         # A plain mean over the first updates, then a moving average.
         rate = jnp.maximum(1.0 / (state.updates + 1), _Q_RANGE_RATE)
@@ -289,15 +265,14 @@ class Learner:
             figures["clipped/value"] = _clipped(targets.value, model.value_support)
             figures["clipped/reward"] = _clipped(reward, model.reward_support)
         if log_temperature is not None and temperature is not None:
-            assert config.loss.target_spread is not None
-            target = jnp.log(config.loss.target_spread)
-            log_std = task_means(
-                told.log_std, told.decides, batch.task, jnp.full_like(temperature, target)
-            )
+            assert config.loss.actor.target_spread is not None
+            target = jnp.log(config.loss.actor.target_spread)
+            otherwise = jnp.full_like(temperature, target)
+            log_std = task_means(told.log_std, told.decides, batch.task, otherwise)
             change = jnp.clip(target - log_std, -1.0, 1.0)
             log_temperature = log_temperature + _TEMPERATURE_RATE * change
             figures["temperature"] = temperature.mean()
-        if config.loss.actor_weight:
+        if config.loss.actor.weight:
             figures["policy_std"] = jnp.exp(told.log_std.mean(where=told.decides))
         after = LearnerState(
             model, ema, optimizer, q_range, log_temperature, state.updates + 1, state.key
@@ -313,11 +288,6 @@ def _clipped(x: Array, support: Support) -> Float[Array, ""]:
 def _numbers(state: LearnerState) -> LearnerState:
     """Returns the numeric arrays of a state, without the key, which no update changes."""
     return eqx.filter(state, lambda x: eqx.is_array(x) and jnp.issubdtype(x.dtype, jnp.number))
-
-
-def _repeat(context: Context, times: int) -> Context:
-    """Repeats the context for every time step."""
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (times, *x.shape)), context)
 
 
 def discounts(

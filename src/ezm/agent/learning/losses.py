@@ -39,16 +39,8 @@ class Targets(NamedTuple):
     """The searches made for this batch, (N, ...), for the replay to store."""
 
 
-_AXES: dict[str, Any] = {
-    "value": 1,
-    "policy": 1,
-    "peak": 1,
-    "searched": 1,
-    "latent": 1,
-    "q": 1,
-    "q_spread": WHOLE,
-    "reanalysed": WHOLE,
-}
+_AXES: dict[str, Any] = dict.fromkeys(Targets._fields, 1)
+_AXES |= {"q_spread": WHOLE, "reanalysed": WHOLE}
 TARGET_AXIS = Targets(**_AXES)
 """The batch axis of each field's arrays, or :data:`ezm.agent.batch.WHOLE` if they have none."""
 
@@ -156,7 +148,7 @@ def actor_loss(
     frozen = eqx.combine(frozen, model)
     q = frozen.q(latent, policy.one(key), context)
     support, num_tasks = model.value_support, len(model.task_embedding)
-    if config.actor_scale == "batch":
+    if config.actor.scale == "batch":
         task, num_tasks = jnp.zeros_like(task), 1
     least = _LEAST_RANGE * (support.high - support.low)
     return -q / actor_scale(jax.lax.stop_gradient(q), real, task, num_tasks, least)
@@ -191,7 +183,7 @@ def unrolled_loss(
     unroll, weight, weights = config.unroll, batch.weight, config.weights
     mask = masks(batch, unroll)
     decides = mask.state > 0
-    everywhere = jax.tree.map(lambda x: jnp.broadcast_to(x, (unroll + 1, *x.shape)), context)
+    everywhere = context.repeated(unroll + 1)
     leaving = everywhere[:unroll]
     code = model.code(batch.action[:unroll], leaving)
     latents = [model.represent(observation[0], context)]
@@ -218,18 +210,18 @@ def unrolled_loss(
     entropy = _mean(policy.entropy() * taught, weight)
 
     consistency = jnp.zeros(())
-    if config.consistency == "cosine":
+    if config.consistency_weight and config.consistency == "cosine":
         assert model.projector is not None and model.predictor is not None
         encoded = model.represent(observation[1:], leaving)
         target = jax.lax.stop_gradient(model.projector(encoded))
         predicted = model.predictor(model.projector(z[1:]))
         consistency = _mean(cosine_distance(predicted, target) * mask.transition, weight)
-    elif config.consistency == "mse":
+    elif config.consistency_weight:
         distance = jnp.square(z[1:] - targets.latent).mean(-1)
         consistency = _mean(distance * mask.transition, weight)
 
     path = jnp.zeros(())
-    if config.path_consistency:
+    if config.path_weight:
         future = mask.alive * discount * value[:, 1:].mean(0)
         imagined = jax.lax.stop_gradient(model.reward(reward_logits) + future)
         path_target = model.value_support.two_hot(imagined)
@@ -253,7 +245,7 @@ def unrolled_loss(
         terms["q"] = _mean(distance * mask.action, weight), unroll + 1
     if "actor" in weights:
         actor = policy
-        if not config.actor_shapes_latent:
+        if not config.actor.shapes_latent:
             _, actor = model.predict(jax.lax.stop_gradient(z), jax.lax.stop_gradient(everywhere))
         climb = actor_loss(model, actor, z, decides, everywhere, batch.task, key, config)
         if temperature is not None:

@@ -49,9 +49,9 @@ def mppi(
     value_of: Callable[[Float[Array, "batch N action"]], Float[Array, "batch N"]],
     config: PlannerConfig,
 ) -> Gaussian:
-    """Returns ``policy`` after ``config.mppi_rounds`` rounds of sampling, weighing and fitting.
+    """Returns ``policy`` after ``config.mppi.rounds`` rounds of sampling, weighing and fitting.
 
-    No round's standard deviation falls below ``config.mppi_least_std`` times the standard deviation of ``policy``.
+    No round's standard deviation falls below ``config.mppi.least_std`` times the standard deviation of ``policy``.
 
     Args:
         key: draws the samples.
@@ -59,9 +59,9 @@ def mppi(
         value_of: Q of squashed actions.
         config: of the rounds.
     """
-    least = config.mppi_least_std * jnp.exp(policy.log_std)
+    least = config.mppi.least_std * jnp.exp(policy.log_std)
     better = policy
-    for k in jax.random.split(key, config.mppi_rounds):
-        actions = better.sample(k, config.mppi_samples)
-        better = fitted(better, actions, value_of(actions), config.mppi_temperature, least)
+    for k in jax.random.split(key, config.mppi.rounds):
+        actions = better.sample(k, config.mppi.samples)
+        better = fitted(better, actions, value_of(actions), config.mppi.temperature, least)
     return better

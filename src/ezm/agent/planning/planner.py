@@ -28,23 +28,13 @@ class Plan(NamedTuple):
     value: Float[Array, " batch"]
 
 
-class Start(NamedTuple):
-    """All that a search begins with, whichever program searches."""
-
-    key: PRNGKeyArray
-    """For the search's own samples."""
-    inside: WorldModel
-    """The model inside the tree."""
-    candidates: Candidates
-    policy: Gaussian
-    value: Float[Array, " batch"]
+def per_node(tree: Any, nodes: int) -> Any:
+    """Repeats arrays (B, ...) for some nodes of each root: (B, nodes, ...)."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (len(x), nodes, *x.shape[1:])), tree)
 
 
 def latent_model(
-    model: WorldModel,
-    context: Context,
-    discount: Float[Array, " batch"],
-    config: PlannerConfig,
+    model: WorldModel, context: Context, discount: Float[Array, " batch"], config: PlannerConfig
 ) -> LatentModel:
     """Returns the world model in the search's interface, for one batch of roots.
 
@@ -52,16 +42,12 @@ def latent_model(
     network's value.
     """
 
-    def nodes(latent: Array) -> Context:
-        shape = latent.shape[:2]
-        return jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (*shape, x.shape[-1])), context)
-
     def step(latent: Array, action: Array) -> tuple[Array, Array, Array]:
-        latent, reward = model.step(latent, action, nodes(latent))
+        latent, reward = model.step(latent, action, per_node(context, latent.shape[1]))
         return latent, model.reward(reward), jnp.broadcast_to(discount[:, None], reward.shape[:-1])
 
     def predict(latent: Array) -> tuple[Array, Propose]:
-        values, first = model.predict(latent, nodes(latent))
+        values, first = model.predict(latent, per_node(context, latent.shape[1]))
 
         def propose(key: PRNGKeyArray) -> Candidates:
             num, include_mean = config.interior_actions, config.include_mean
@@ -76,7 +62,7 @@ def latent_model(
         for _ in range(config.leaf_rollout):
             latent, reward, gamma = step(latent, policy.mode())
             total, factor = total + factor * reward, factor * gamma
-            values, policy = model.predict(latent, nodes(latent))
+            values, policy = model.predict(latent, per_node(context, latent.shape[1]))
         return total + factor * model.value(values), propose
 
     return LatentModel(step, predict)
@@ -111,12 +97,7 @@ def refined(
     In units of the policy's standard deviation, the step follows the gradient, and its root mean square over the
     dimensions is ``step``. It is sqrt(A) times as far as a sample lies in the best direction.
     """
-    latents, contexts, policies = (
-        jax.tree.map(
-            lambda x: jnp.broadcast_to(x[:, None], (*actions.shape[:2], x.shape[-1])), tree
-        )
-        for tree in (latent, context, policy)
-    )
+    latents, contexts, policies = per_node((latent, context, policy), actions.shape[1])
     raw, std = jnp.arctanh(actions), jnp.exp(policies.log_std) * policies.mask
 
     def total(raw: Array) -> Array:
@@ -140,8 +121,9 @@ def plan(
     tree_model: WorldModel | None = None,
     warm_start: Float[Array, "batch action"] | None = None,
     sharding: jax.sharding.Sharding | None = None,
+    search: Callable[..., SearchResult] = gumbel_search,
 ) -> Plan:
-    """Samples root actions from the policy, after ``config.mppi_rounds`` rounds of MPPI, and searches among them.
+    """Samples root actions from the policy, after ``config.mppi.rounds`` rounds of MPPI, and searches among them.
 
     Args:
         key: draws the value heads, the actions and the search's samples.
@@ -154,88 +136,73 @@ def plan(
         warm_start: replaces the second sample, for example by the next action of the previous plan. Elements that are nan
             keep the sample.
         sharding: each of its devices searches a part of the roots.
+        search: another function with the arguments of :func:`ezm.agent.planning.gumbel_search`.
     """
-    begun = start(
-        key,
-        model,
-        latent,
-        context,
-        discount,
-        config,
-        tree_model=tree_model,
-        warm_start=warm_start,
-        sharding=sharding,
-    )
-
-    def searched(key: PRNGKeyArray, roots: Any) -> SearchResult:
-        latent, root, value, context, discount = _on_devices(roots, sharding)
-        return gumbel_search(
-            key, latent_model(begun.inside, context, discount, config), latent, root, value, config
-        )
-
-    roots = latent, begun.candidates, begun.value, context, discount
-    return Plan(_in_parts(searched, begun.key, roots), begun.policy, begun.value)
-
-
-def start(
-    key: PRNGKeyArray,
-    model: WorldModel,
-    latent: Float[Array, "batch latent"],
-    context: Context,
-    discount: Float[Array, " batch"],
-    config: PlannerConfig,
-    *,
-    tree_model: WorldModel | None = None,
-    warm_start: Float[Array, "batch action"] | None = None,
-    sharding: jax.sharding.Sharding | None = None,
-) -> Start:
-    """Returns what :func:`plan`, with the same arguments, gives to the search."""
     k_heads, k_actions, k_search = jax.random.split(key, 3)
     model = model.with_two_heads(k_heads)
     values, policy = model.predict(latent, context)
     inside = model if tree_model is None else tree_model.with_two_heads(k_heads)
+
+    def better(
+        key: PRNGKeyArray, latent: Array, policy: Gaussian, context: Context, discount: Array
+    ) -> Gaussian:
+        leaves = latent_model(inside, context, discount, config)
+
+        def value_of(actions: Array) -> Array:
+            after, reward, factor = leaves.step(per_node(latent, actions.shape[1]), actions)
+            return reward + factor * leaves.predict(after)[0]
+
+        return mppi(key, policy, value_of, config)
+
+    def searched(
+        key: PRNGKeyArray,
+        latent: Array,
+        root: Candidates,
+        value: Array,
+        context: Context,
+        discount: Array,
+    ) -> SearchResult:
+        nodes = latent_model(inside, context, discount, config)
+        return search(key, nodes, latent, root, value, config)
+
     proposal = policy
-    if config.mppi_rounds:
-
-        def better(key: PRNGKeyArray, roots: Any) -> Gaussian:
-            latent, policy, context, discount = _on_devices(roots, sharding)
-            leaves = latent_model(inside, context, discount, config)
-
-            def value_of(actions: Array) -> Array:
-                shape = *actions.shape[:2], latent.shape[-1]
-                states = jnp.broadcast_to(latent[:, None], shape)
-                after, reward, factor = leaves.step(states, actions)
-                return reward + factor * leaves.predict(after)[0]
-
-            return mppi(key, policy, value_of, config)
-
+    if config.mppi.rounds:
         k_mppi = jax.random.fold_in(k_actions, 1)
-        proposal = _in_parts(better, k_mppi, (latent, policy, context, discount))
+        proposal = _in_parts(better, k_mppi, (latent, policy, context, discount), sharding)
     root = root_candidates(k_actions, proposal, config)
-    if config.refined_actions:
-        last = root.actions[:, -config.refined_actions :]
-        climbed = refined(model.q, latent, context, policy, last, config.refine_step)
-        root = root._replace(actions=root.actions.at[:, -config.refined_actions :].set(climbed))
+    if config.refine.actions:
+        last = root.actions[:, -config.refine.actions :]
+        climbed = refined(model.q, latent, context, policy, last, config.refine.step)
+        root = root._replace(actions=root.actions.at[:, -config.refine.actions :].set(climbed))
     if warm_start is not None:
         slot = min(1, config.root_actions - 1)  # the first may be the policy's mean
         second = jnp.where(jnp.isnan(warm_start), root.actions[:, slot], warm_start)
         root = root._replace(actions=root.actions.at[:, slot].set(second))
-    return Start(k_search, inside, root, policy, model.value(values))
+    value = model.value(values)
+    found = _in_parts(searched, k_search, (latent, root, value, context, discount), sharding)
+    return Plan(found, policy, value)
 
 
-def _on_devices(roots: Any, sharding: jax.sharding.Sharding | None) -> Any:
-    return roots if sharding is None else jax.lax.with_sharding_constraint(roots, sharding)
+def _in_parts(
+    function: Callable[..., Any],
+    key: PRNGKeyArray,
+    roots: tuple[Any, ...],
+    sharding: jax.sharding.Sharding | None,
+) -> Any:
+    """Returns ``function(key, *roots)``, computed for :func:`roots_at_once` roots of the batch at a time."""
 
+    def on_devices(key: PRNGKeyArray, roots: tuple[Any, ...]) -> Any:
+        if sharding is not None:
+            roots = jax.lax.with_sharding_constraint(roots, sharding)
+        return function(key, *roots)
 
-def _in_parts(function: Callable[[PRNGKeyArray, Any], Any], key: PRNGKeyArray, roots: Any) -> Any:
-    """Returns ``function(key, roots)``, computed for :func:`roots_at_once` roots of the batch at a time."""
     batch = len(jax.tree.leaves(roots)[0])
     at_once = roots_at_once(batch, jax.default_backend())
     if at_once == batch:
-        return function(key, roots)
+        return on_devices(key, roots)
     keys = jax.random.split(key, batch // at_once)
     parts = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), roots)
-    found = jax.lax.map(lambda part: function(*part), (keys, parts))
+    found = jax.lax.map(lambda part: on_devices(*part), (keys, parts))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
 

@@ -7,6 +7,7 @@ batch, whatever the loss. :func:`with_statistics` takes the step along this grad
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -45,7 +46,7 @@ _tracked.defvjp(_tracked_forward, _tracked_backward)
 class BatchNorm(eqx.Module):
     """Normalises each feature over the batch, then scales and shifts it.
 
-    In an :class:`ezm.world_model.layers.Ensemble`, the arrays have a leading axis of members.
+    In an :class:`ezm.agent.world_model.layers.Ensemble`, the arrays have a leading axis of members.
     """
 
     scale: Float[Array, "*members features"]
@@ -75,30 +76,28 @@ def batch_norm(features: int) -> BatchNorm:
     return BatchNorm(scale=ones, bias=zeros, mean=zeros.copy(), variance=ones.copy())
 
 
-def _is_batch_norm(x: object) -> bool:
-    return isinstance(x, BatchNorm)
+def _each(change: Callable[..., BatchNorm], model: Tree, *others: Any) -> Tree:
+    """Returns the model with changed layers. ``change`` gets a layer of each of the trees."""
+
+    def changed(layer: Any, *same: Any) -> Any:
+        return change(layer, *same) if isinstance(layer, BatchNorm) else layer
+
+    return jax.tree.map(changed, model, *others, is_leaf=lambda x: isinstance(x, BatchNorm))
 
 
 def training(model: Tree) -> Tree:
     """Returns the model with layers that normalise by the batch."""
-
-    def change(x: Any) -> Any:
-        return replace(x, training=True) if _is_batch_norm(x) else x
-
-    changed: Tree = jax.tree.map(change, model, is_leaf=_is_batch_norm)
-    return changed
+    return _each(lambda layer: replace(layer, training=True), model)
 
 
 def without_statistics(gradient: Tree) -> Tree:
     """Returns a gradient that is 0 with respect to the running statistics: no optimizer moves them."""
-
-    def change(x: Any) -> Any:
-        if not _is_batch_norm(x):
-            return x
-        return replace(x, mean=jnp.zeros_like(x.mean), variance=jnp.zeros_like(x.variance))
-
-    changed: Tree = jax.tree.map(change, gradient, is_leaf=_is_batch_norm)
-    return changed
+    return _each(
+        lambda layer: replace(
+            layer, mean=jnp.zeros_like(layer.mean), variance=jnp.zeros_like(layer.variance)
+        ),
+        gradient,
+    )
 
 
 def with_statistics(after: Tree, before: Tree, gradient: Tree) -> Tree:
@@ -110,14 +109,8 @@ def with_statistics(after: Tree, before: Tree, gradient: Tree) -> Tree:
         gradient: of the loss of :func:`training`'s model.
     """
 
-    def change(new: Any, old: Any, slope: Any) -> Any:
-        if not _is_batch_norm(new):
-            return new
-        return replace(
-            new,
-            mean=old.mean - _RATE * slope.mean,
-            variance=old.variance - _RATE * slope.variance,
-        )
+    def moved(new: BatchNorm, old: BatchNorm, slope: BatchNorm) -> BatchNorm:
+        mean, variance = old.mean - _RATE * slope.mean, old.variance - _RATE * slope.variance
+        return replace(new, mean=mean, variance=variance)
 
-    changed: Tree = jax.tree.map(change, after, before, gradient, is_leaf=_is_batch_norm)
-    return changed
+    return _each(moved, after, before, gradient)

@@ -205,8 +205,7 @@ class Ensemble(eqx.Module):
     @property
     def members(self) -> int:
         """Number of MLPs."""
-        leaf: Array = jax.tree.leaves(self.stacked)[0]
-        return leaf.shape[0]
+        return len(jax.tree.leaves(self.stacked)[0])
 
     def pick(self, index: Int[Array, " picked"]) -> Ensemble:
         """Returns the ensemble of the members at ``index``."""
@@ -227,11 +226,6 @@ class Separate(eqx.Module):
     """An :class:`Ensemble` whose members have separate arrays, so that no call has to slice them."""
 
     parts: tuple[MLP, ...]
-
-    @property
-    def members(self) -> int:
-        """Number of MLPs."""
-        return len(self.parts)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "members *batch outputs"]:
         return jnp.stack([part(x) for part in self.parts])

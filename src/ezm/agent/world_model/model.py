@@ -50,6 +50,10 @@ class Context(eqx.Module):
     action_mask: Float[Array, "*batch action"]
     policy_offset: Float[Array, "*batch action"] | None = None
 
+    def repeated(self, times: int) -> Context:
+        """Repeats the context for every time step, along a new first axis."""
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (times, *x.shape)), self)
+
     def __getitem__(self, index: Any) -> Context:
         return jax.tree.map(lambda x: x[index], self)
 
@@ -122,9 +126,8 @@ class WorldModel(eqx.Module):
         code = config.action_code_size
         self.config = config
         self.value_support, self.reward_support = value_support, reward_support
-        self.task_embedding = jax.random.normal(next(keys), (num_tasks, embedding)) / jnp.sqrt(
-            embedding
-        )
+        normal = jax.random.normal(next(keys), (num_tasks, embedding))
+        self.task_embedding = normal / jnp.sqrt(embedding)
         self.observation_in = Linear(observation_size + embedding, size, next(keys))
         self.representation = residual_blocks(config.blocks, size, next(keys))
         self.action_in = Linear(action_size + embedding, code, next(keys))
@@ -150,17 +153,15 @@ class WorldModel(eqx.Module):
 
         self.reward_head = scalar_head(reward_support, next(keys), size, size)
         self.value_heads = critics(jax.random.split(next(keys), config.value_heads), trunk)
-        self.policy_head = MLP(
+        policy_head = MLP(
             trunk, size, config.head_layers, 2 * action_size, next(keys), zero=True, norm=norm
         )
         if config.initial_log_std is not None:
             low, high = config.log_std_range
             start = np.arctanh(2.0 * (config.initial_log_std - low) / (high - low) - 1.0)
-            self.policy_head = eqx.tree_at(
-                lambda m: m.output.bias,
-                self.policy_head,
-                self.policy_head.output.bias.at[action_size:].set(start),
-            )
+            bias = policy_head.output.bias.at[action_size:].set(start)
+            policy_head = eqx.tree_at(lambda m: m.output.bias, policy_head, bias)
+        self.policy_head = policy_head
         self.policy_offset = None
         if config.neutral_start and neutral_action is not None:
             self.policy_offset = jnp.asarray(unbounded_mean(neutral_action), jnp.float32)
@@ -285,10 +286,16 @@ class WorldModel(eqx.Module):
         The minimum of both is the value in search and targets (paper, section 2).
         """
         heads = self.value_heads
-        if heads.members <= 2 or isinstance(heads, Separate):
+        if isinstance(heads, Separate) or heads.members <= 2:
             return self
         two = heads.pick(jax.random.permutation(key, heads.members)[:2])
         return eqx.tree_at(lambda m: m.value_heads, self, two)
+
+    def for_one_robot(self, key: PRNGKeyArray) -> WorldModel:
+        """Returns the model with two value heads, drawn once, in separate arrays. It plans fastest for one robot."""
+        model = self.with_two_heads(key)
+        assert isinstance(model.value_heads, Ensemble)
+        return eqx.tree_at(lambda m: m.value_heads, model, model.value_heads.separate())
 
     def value(self, logits: Float[Array, "heads *batch bins"]) -> Float[Array, "*batch"]:
         """Returns the pessimistic value: the minimum of the given heads, see :meth:`with_two_heads`."""

@@ -11,34 +11,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ezm.tasks.humanoid_bench.catalog import EPISODE_STEPS, NAMES, PROTOCOLS, SUITES, success_bar
+from ezm.tasks.humanoid_bench.catalog import EPISODE_STEPS, NAMES, SUITES, success_bar
 
 if TYPE_CHECKING:
-    from ezm.tasks.humanoid_bench.batch import Batch
-    from ezm.tasks.humanoid_bench.environment import Environment
+    from ezm.tasks.humanoid_bench.batch import Batch, Environment
 
-__all__ = [
-    "EPISODE_STEPS",
-    "NAMES",
-    "PROTOCOLS",
-    "SUITES",
-    "Batch",
-    "Environment",
-    "register",
-    "success_bar",
-]
+__all__ = ["EPISODE_STEPS", "NAMES", "SUITES", "Batch", "Environment", "register", "success_bar"]
 
 
 def __getattr__(name: str) -> Any:
     # MuJoCo takes a second to import, and names and success bars do not need it.
-    if name == "Batch":
-        from ezm.tasks.humanoid_bench.batch import Batch
+    if name in ("Batch", "Environment"):
+        from ezm.tasks.humanoid_bench import batch
 
-        return Batch
-    if name == "Environment":
-        from ezm.tasks.humanoid_bench.environment import Environment
-
-        return Environment
+        return getattr(batch, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from ezm.errors import UserError
-from ezm.tasks.humanoid_bench.environment import Environment, Layout
-from ezm.tasks.humanoid_bench.readings import Readings
-from ezm.tasks.humanoid_bench.rewards import REWARDS
+from ezm.tasks.humanoid_bench.environment import Environment
+from ezm.tasks.humanoid_bench.rewards import REWARDS, Record
 
 
 class Batch:
@@ -34,8 +34,7 @@ class Batch:
     def __init__(self, environments: Sequence[Environment], threads: int = 1) -> None:
         if threads < 1:
             raise UserError(f"threads={threads}: must be at least 1")
-        self.environments = list(environments)
-        count = len(self.environments)
+        self.environments, count = list(environments), len(environments)
         layouts = [environment.layout for environment in self.environments]
         self.action_size = max(layout.action_size for layout in layouts)
         """A, the action size of the largest robot."""
@@ -48,31 +47,27 @@ class Batch:
         reward is 0)."""
         self.terms: list[dict[str, np.ndarray]] = []
         """For each group in :attr:`groups`, its reward terms, (size of the group,) each."""
-        self.groups = _by_layout(layouts)
+        by_layout: dict[int, list[int]] = {}
+        for index, layout in enumerate(layouts):
+            by_layout.setdefault(id(layout), []).append(index)
+        self.groups = list(by_layout.values())
         """For each task and folder of meshes, the indices of its environments."""
-        self._indices = [np.array(indices) for indices in self.groups]
-        self._readings = [Readings(layouts[indices[0]], len(indices)) for indices in self.groups]
+        self._records = [self.environments[own[0]].record(len(own)) for own in self.groups]
         self._place = {
-            index: (group, row)
-            for group, indices in enumerate(self.groups)
+            index: (record, row)
+            for record, indices in zip(self._records, self.groups, strict=True)
             for row, index in enumerate(indices)
         }
         self._falls_end = np.array([each.falls_end for each in self.environments])
         self._controls = np.zeros((count, self.action_size))
-        threads = min(threads, count)
-        self._threads = threads
-        self._begin_threads()
+        self._threads = min(threads, count)
 
-    def _begin_threads(self) -> None:
-        others = self._threads - 1
-        self._pool = ThreadPoolExecutor(others, "ezm-humanoids") if others else None
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(max(1, self._threads - 1), "ezm-humanoids")
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_pool": None}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        vars(self).update(state)
-        self._begin_threads()
+        return {name: value for name, value in vars(self).items() if name != "_pool"}
 
     @classmethod
     def of(
@@ -90,12 +85,9 @@ class Batch:
             UserError: an unknown task or protocol, missing meshes, or ``threads`` below 1.
         """
         folder = None if meshes is None else Path(meshes)
-        seeds = np.random.SeedSequence(seed).generate_state(len(names))
-        made = [
-            Environment(name, int(own), protocol, folder)
-            for name, own in zip(names, seeds, strict=True)
-        ]
-        return cls(made, threads)
+        seeds = np.random.SeedSequence(seed).generate_state(len(names)).tolist()
+        own = zip(names, seeds, strict=True)
+        return cls([Environment(*each, protocol, folder) for each in own], threads)
 
     def reset(self, which: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Begins new episodes in the environments ``which`` (indices, default: all) and returns :attr:`observation`."""
@@ -122,23 +114,25 @@ class Batch:
         self._command(np.asarray(actions))
 
         def work(index: int) -> None:
-            group, row = self._place[index]
             environment = self.environments[index]
             environment.advance(self._controls[index, : environment.layout.action_size])
             environment.write_observation(self.observation[index])
-            self._readings[group].read(row, environment)
+            environment.read(*self._place[index])
 
-        moving = range(len(self.environments)) if which is None else np.flatnonzero(which).tolist()
+        moved = np.ones(len(self.environments), bool) if which is None else which
+        moving = np.flatnonzero(moved).tolist()
         self._each(moving, work)
-        self.terms = [self._judge(group, which) for group in range(len(self.groups))]
+        self.terms = [
+            self._judge(np.array(indices), record, moved)
+            for indices, record in zip(self.groups, self._records, strict=True)
+        ]
         for index in moving:
             if self.environments[index].diverged:
                 self.reward[index], self.terminated[index] = 0, True
 
     def close(self) -> None:
         """Stops the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        self._pool.shutdown()
 
     def _command(self, actions: np.ndarray) -> None:
         expected = (len(self.environments), self.action_size)
@@ -157,14 +151,14 @@ class Batch:
                 )
             self._controls[indices, : layout.action_size] = layout.controls(own)
 
-    def _judge(self, group: int, which: np.ndarray | None) -> dict[str, np.ndarray]:
+    def _judge(
+        self, indices: np.ndarray, record: Record, moved: np.ndarray
+    ) -> dict[str, np.ndarray]:
         """Writes rewards and terminations of a group's environments that moved, and returns all terms of the group."""
-        indices, rows = self._indices[group], slice(None)
         task = self.environments[indices[0]].layout.task
-        reward, terminated, terms, stage = REWARDS[task](self._readings[group].record)
-        if which is not None:
-            rows = which[indices]
-            indices = indices[rows]
+        reward, terminated, terms, stage = REWARDS[task](record)
+        rows = moved[indices]
+        indices = indices[rows]
         self.reward[indices] = reward[rows]
         self.terminated[indices] = terminated[rows] & self._falls_end[indices]
         if stage is not None:
@@ -172,8 +166,8 @@ class Batch:
                 self.environments[index].stage = int(own)
         return terms
 
-    def _each(self, indices: Sequence[int] | range, work: Callable[[int], None]) -> None:
-        if self._pool is None or len(indices) == 1:
+    def _each(self, indices: Sequence[int], work: Callable[[int], None]) -> None:
+        if self._threads == 1 or len(indices) <= 1:
             for index in indices:
                 work(index)
             return
@@ -189,10 +183,3 @@ class Batch:
         share()
         for other in others:
             other.result()
-
-
-def _by_layout(layouts: Sequence[Layout]) -> list[list[int]]:
-    found: dict[int, list[int]] = {}
-    for index, layout in enumerate(layouts):
-        found.setdefault(id(layout), []).append(index)
-    return list(found.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from ezm.errors import UserError, nearest
 
@@ -63,62 +62,33 @@ SUITES: dict[str, tuple[str, ...]] = {
 """The paper's Medium and Hard tasks."""
 NAMES: tuple[str, ...] = SUITES["h1"] + SUITES["h1hand"]
 
-
-_RANDOM_RETURNS = {
-    "h1-stand": 15.9,
-    "h1-walk": 3.9,
-    "h1-run": 3.0,
-    "h1-stair": 5.1,
-    "h1-crawl": 271.4,
-    "h1-pole": 22.1,
-    "h1-slide": 5.2,
-    "h1-hurdle": 3.3,
-    "h1-maze": 107.3,
-    "h1hand-stand": 19.9,
-    "h1hand-walk": 5.1,
-    "h1hand-run": 3.8,
-    "h1hand-stair": 6.9,
-    "h1hand-crawl": 313.0,
-    "h1hand-pole": 23.9,
-    "h1hand-slide": 6.3,
-    "h1hand-hurdle": 4.3,
-    "h1hand-maze": 107.7,
-    "h1hand-sit_simple": 12.9,
-    "h1hand-sit_hard": 4.5,
-    "h1hand-balance_simple": 14.8,
-    "h1hand-balance_hard": 14.5,
-    "h1hand-reach": -538.0,
-}
+_RANDOM_RETURNS = (
+    *(15.9, 3.9, 3.0, 5.1, 271.4, 22.1, 5.2, 3.3, 107.3),
+    *(19.9, 5.1, 3.8, 6.9, 313.0, 23.9, 6.3, 4.3, 107.7, 12.9, 4.5, 14.8, 14.5, -538.0),
+)
+RANDOM_RETURNS = dict(zip(NAMES, _RANDOM_RETURNS, strict=True))
 """Measured mean returns of uniformly random actions, 50 episodes each, protocol ``benchmark``, robots of primitives."""
 
 
-class Name(NamedTuple):
-    """Robot and task of a name such as ``h1-walk``."""
-
-    robot: str
-    task: str
-
-
-def parse(name: str) -> Name:
+def parse(name: str) -> tuple[str, str]:
     """Splits a name such as ``h1-walk`` into robot and task.
 
     Raises:
         UserError: there is no such task.
     """
+    robot, _, task = name.partition("-")
+    if robot not in SUITES:
+        raise UserError(
+            f"HumanoidBench task {name!r}: unknown robot {robot!r}{nearest(robot, SUITES)}; "
+            f"there are {', '.join(SUITES)}"
+        )
     if name not in NAMES:
-        robot, _, task = name.partition("-")
-        if robot not in SUITES:
-            raise UserError(
-                f"HumanoidBench task {name!r}: unknown robot {robot!r}{nearest(robot, SUITES)}; "
-                f"there are {', '.join(SUITES)}"
-            )
         known = [full.partition("-")[2] for full in SUITES[robot]]
         raise UserError(
             f"HumanoidBench task {name!r}: {robot} has no task {task!r}{nearest(task, known)}; "
             f"it has {', '.join(known)}"
         )
-    robot, _, task = name.partition("-")
-    return Name(robot, task)
+    return robot, task
 
 
 def success_bar(name: str) -> float:
@@ -127,25 +97,11 @@ def success_bar(name: str) -> float:
     Raises:
         UserError: there is no such task.
     """
-    return ENTRIES[parse(name).task].success_bar
-
-
-def random_return(name: str) -> float:
-    """Returns the mean return of random actions in a task such as ``h1-walk``, in the protocol ``benchmark``.
-
-    Raises:
-        UserError: there is no such task.
-    """
-    parse(name)
-    return _RANDOM_RETURNS[name]
+    return ENTRIES[parse(name)[1]].success_bar
 
 
 def check_protocol(protocol: str) -> str:
-    """Returns ``protocol`` if it exists.
-
-    Raises:
-        UserError: it is not one of :data:`PROTOCOLS`.
-    """
+    """Returns ``protocol``, or raises a :class:`UserError` where it is not one of :data:`PROTOCOLS`."""
     if protocol not in PROTOCOLS:
         raise UserError(
             f"protocol {protocol!r}: unknown{nearest(protocol, PROTOCOLS)}; "

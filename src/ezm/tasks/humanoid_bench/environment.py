@@ -10,6 +10,7 @@ import numpy as np
 
 from ezm.tasks.humanoid_bench import catalog
 from ezm.tasks.humanoid_bench.models import PHYSICS_STEPS, model
+from ezm.tasks.humanoid_bench.rewards import Record
 from ezm.tasks.rendering import Renderer
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -17,59 +18,45 @@ _EXPLOSIONS = slice(
     int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADQACC) + 1
 )
 _NOISE = 0.01
-SITES = ("head", "imu", "left_foot", "right_foot", "left_hand")
-"""Sites whose positions rewards read, in the order of :attr:`Layout.sites`."""
 
 # The kinds of geoms that contacts distinguish.
 _ROBOT, _FLOOR, _OBSTACLE, _BOARD, _SPHERE = range(5)
+_SITES = ("head", "imu", "left_foot", "right_foot", "left_hand")
+"""Sites whose positions rewards read."""
 
 
 class Layout:
-    """Indices into a compiled model: sizes, addresses, and the kinds of its geoms."""
+    """Indices into the compiled model of a task such as ``h1-walk``: sizes, addresses, and the kinds of its geoms.
 
-    def __init__(self, robot: str, task: str, meshes: Path | None) -> None:
-        self.robot, self.task, self.meshes = robot, task, meshes
-        self.model = compiled = model(robot, task, meshes)
-        self.robot_velocities = compiled.nv
-        self.quaternions = []
-        for joint in range(compiled.njnt):
-            if compiled.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE:
-                self.quaternions.append(slice(*(compiled.jnt_qposadr[joint] + np.array([3, 7]))))
-                if joint > 0:
-                    first = int(compiled.jnt_dofadr[joint])
-                    self.robot_velocities = min(self.robot_velocities, first)
+    Raises:
+        UserError: an unknown task, or missing meshes.
+    """
+
+    def __init__(self, name: str, meshes: Path | None = None) -> None:
+        robot, self.task = catalog.parse(name)
+        self.model = compiled = model(robot, self.task, meshes)
+        self.is_reach, self.balances = self.task == "reach", self.task.startswith("balance")
         self.action_size = compiled.nu
-        self.is_reach, self.is_maze = task == "reach", task == "maze"
         self.observation_size = compiled.nq + compiled.nv + (6 if self.is_reach else 0)
         low, high = compiled.actuator_ctrlrange.astype(np.float32).T
         self.control_low, self.control_span = low, high - low
-        self.sites = np.array([compiled.site(name).id for name in SITES])
+        free = np.flatnonzero(compiled.jnt_type == mujoco.mjtJoint.mjJNT_FREE)
+        self.quaternions = [slice(start + 3, start + 7) for start in compiled.jnt_qposadr[free]]
+        # The robot's joints come first, its free joint before all others.
+        self.robot_velocities = int([*compiled.jnt_dofadr[free[1:]], compiled.nv][0])
         self.torso = compiled.body("torso_link").id
         self.pelvis = compiled.body("pelvis").id
-        self.chair = compiled.body("chair").id if task.startswith("sit") else None
-        address = int(compiled.sensor("pelvis_subtreelinvel").adr[0])
-        self.com_velocity = slice(address, address + 3)
         self.kinds = np.array([_kind(compiled.geom(i).name) for i in range(compiled.ngeom)])
         self.obstacles = self.kinds == _OBSTACLE
         self.has_obstacles = bool(self.obstacles.any())
-        self.balances = task.startswith("balance")
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return layout, (f"{self.robot}-{self.task}", self.meshes)
 
     def controls(self, actions: np.ndarray) -> np.ndarray:
         """Maps actions in [-1, 1] to controls (..., A). float32 stays float32, as in the original."""
         return (actions + 1) / 2 * self.control_span + self.control_low
 
 
-@lru_cache
-def layout(name: str, meshes: Path | None = None) -> Layout:
-    """Returns the layout of a task such as ``h1-walk``, which is built once.
-
-    Raises:
-        UserError: an unknown task, or missing meshes.
-    """
-    return Layout(*catalog.parse(name), meshes)
+layout = lru_cache(Layout)
+"""Returns the layout of a task, which is built once."""
 
 
 class Environment:
@@ -80,7 +67,7 @@ class Environment:
         seed: fixes noise, poses and goals of all episodes. As in the original, the first draws of
             ``numpy.random.default_rng(seed)`` are the first episode's noise.
         protocol: see :data:`ezm.tasks.humanoid_bench.catalog.PROTOCOLS`.
-        meshes: see :func:`ezm.tasks.humanoid_bench.robots.robot`.
+        meshes: see :func:`ezm.tasks.humanoid_bench.models.robot`.
 
     Raises:
         UserError: an unknown task or protocol, or missing meshes.
@@ -89,7 +76,7 @@ class Environment:
     def __init__(
         self, name: str, seed: int, protocol: str = "benchmark", meshes: Path | None = None
     ) -> None:
-        self.name = name
+        self.name, self._meshes = name, meshes
         self.falls_end = catalog.check_protocol(protocol) == "benchmark"
         self.layout = where = layout(name, meshes)
         self.model = where.model
@@ -99,26 +86,50 @@ class Environment:
         self.stage = 0
         self.diverged = False
         # Views of MuJoCo's own memory, made once: each costs a microsecond to make.
-        self.qpos, self.qvel = data.qpos, data.qvel
-        self.control = data.ctrl
+        self.qpos, self.qvel, self.control = data.qpos, data.qvel, data.ctrl
         self._warnings = data.warning.number
-        self.site_positions = data.site_xpos
-        self.torso_rotation = data.xmat[where.torso]
-        self.pelvis_rotation = data.xmat[where.pelvis]
-        self.pelvis_position = data.xpos[where.pelvis]
-        self.pelvis_quaternion = data.xquat[where.pelvis]
-        self.com_velocity = data.sensordata[where.com_velocity]
-        self.actuator_force = data.actuator_force
-        self.chair_position = None if where.chair is None else data.xpos[where.chair]
+        self.readings = {
+            "root_position": self.qpos[:3],
+            "robot_velocity": self.qvel[: where.robot_velocities],
+            "com_velocity": data.sensor("pelvis_subtreelinvel").data,
+            **{site: data.site(site).xpos for site in _SITES},
+            "torso_up": data.xmat[where.torso, 8, ...],
+            "pelvis_position": data.xpos[where.pelvis],
+            "pelvis_quaternion": data.xquat[where.pelvis],
+            "pelvis_up": data.xmat[where.pelvis, 8, ...],
+            "actuator_force": data.actuator_force,
+        }
+        """Views by the name of their field in :class:`ezm.tasks.humanoid_bench.rewards.Record`."""
+        if where.task.startswith("sit"):
+            self.readings["chair_position"] = data.body("chair").xpos
 
     def __reduce__(self) -> tuple[object, ...]:
         # Views that are copied one by one would not show the copy's state.
         protocol = "benchmark" if self.falls_end else "paper"
-        arguments = self.name, 0, protocol, self.layout.meshes
-        return Environment, arguments, self.snapshot()
+        return Environment, (self.name, 0, protocol, self._meshes), self.snapshot()
 
-    def __setstate__(self, snapshot: object) -> None:
-        self.restore(snapshot)
+    def record(self, count: int) -> Record:
+        """Returns the record of ``count`` environments of this task, to be filled by :meth:`read`."""
+        obstacle, sphere, floor = np.zeros((3, count), bool)
+        return Record(
+            **{name: np.zeros((count, *view.shape)) for name, view in self.readings.items()},
+            obstacle_contact=obstacle,
+            sphere_touched=sphere,
+            floor_touched=floor,
+            goal=np.zeros((count, 3)),
+            stage=np.zeros(count, int),
+        )
+
+    def read(self, record: Record, row: int) -> None:
+        """Copies the present state into a row of a record. Several threads may write rows at once."""
+        for name, view in self.readings.items():
+            getattr(record, name)[row] = view
+        record.goal[row], record.stage[row] = self.goal, self.stage
+        if self.layout.balances:
+            record.sphere_touched[row], record.floor_touched[row] = self.balance_contacts()
+        elif self.layout.has_obstacles:
+            # Nothing but the robot can touch an obstacle.
+            record.obstacle_contact[row] = self.layout.obstacles[self.data.contact.geom].any()
 
     def advance(self, control: np.ndarray) -> None:
         """Holds the controls (A,) for one control step.
@@ -138,7 +149,9 @@ class Environment:
         data.qpos += self.random.uniform(-_NOISE, _NOISE, compiled.nq)
         self.stage, self.diverged = 0, False
         if where.task == "sit_hard":
-            self._place_anywhere()
+            x, y = self.random.uniform(0.2, 0.4), self.random.uniform(-0.15, 0.15)
+            yaw = self.random.uniform(-1.8, 1.8)
+            data.qpos[:2], data.qpos[3:7] = (x, y), (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
         elif where.is_reach:
             self.goal = self.random.uniform([-2, -2, 0.2], [2, 2, 2])
         # MuJoCo normalises quaternions only at the first integration, but the original's MuJoCo did so at
@@ -149,25 +162,18 @@ class Environment:
 
     def write_observation(self, out: np.ndarray) -> None:
         """Writes positions and velocities into ``out``, and for reach also the left hand's position and the goal."""
-        nq, nv = self.model.nq, self.model.nv
-        out[:nq] = self.qpos
-        out[nq : nq + nv] = self.qvel
+        nq, size = self.model.nq, self.layout.observation_size
         if self.layout.is_reach:
-            out[nq + nv : nq + nv + 3] = self.site_positions[self.layout.sites[4]]
-            out[nq + nv + 3 : nq + nv + 6] = self.goal
+            out[size - 6 : size - 3], out[size - 3 : size] = self.readings["left_hand"], self.goal
+            size -= 6
+        out[:nq], out[nq:size] = self.qpos, self.qvel
 
     def picture(
         self, renderer: Renderer, camera: str | mujoco.MjvCamera | None = None
     ) -> np.ndarray:
         """Returns a picture, (height, width, 3) uint8, from the task's own camera or from ``camera``."""
-        own = catalog.ENTRIES[self.layout.task].camera
-        return renderer.render(
-            self.data, camera or own, self.goal if self.layout.is_reach else None
-        )
-
-    def touches_obstacle(self) -> bool:
-        """Returns whether the robot touches a barrier, a pole or a block. Nothing else can touch one."""
-        return bool(self.layout.obstacles[self.data.contact.geom].any())
+        goal = self.goal if self.layout.is_reach else None
+        return renderer.render(self.data, camera or catalog.ENTRIES[self.layout.task].camera, goal)
 
     def balance_contacts(self) -> tuple[bool, bool]:
         """Returns whether anything but floor and board touches the sphere, and whether anything but the sphere
@@ -196,11 +202,7 @@ class Environment:
         # The forward pass overwrites the solver's warm start, so the state is set once more.
         mujoco.mj_setState(self.model, self.data, state, _STATE)
 
-    def _place_anywhere(self) -> None:
-        x, y = self.random.uniform(0.2, 0.4), self.random.uniform(-0.15, 0.15)
-        yaw = self.random.uniform(-1.8, 1.8)
-        self.data.qpos[:2] = x, y
-        self.data.qpos[3:7] = np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
+    __setstate__ = restore
 
 
 def _kind(geom: str) -> int:

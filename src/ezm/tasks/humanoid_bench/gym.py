@@ -22,14 +22,34 @@ from gymnasium.vector.utils import batch_space
 from ezm.errors import UserError
 from ezm.tasks.humanoid_bench.batch import Batch
 from ezm.tasks.humanoid_bench.catalog import EPISODE_STEPS, parse
-from ezm.tasks.humanoid_bench.environment import Layout
+from ezm.tasks.humanoid_bench.environment import Environment, Layout
 from ezm.tasks.rendering import Renderer, check_size
 
-_RENDER_MODES = ("rgb_array",)
-_METADATA: dict[str, Any] = {"render_modes": list(_RENDER_MODES), "render_fps": 50}
+_METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}
 
 
-class HumanoidEnv(gymnasium.Env):
+class _Drawn:
+    """Draws environments of one model. A copy draws with a renderer of its own."""
+
+    _size = (640, 480)
+    _camera: str | None = None
+    _renderer: Renderer | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_renderer": None}
+
+    def _picture(self, environment: Environment) -> np.ndarray:
+        if self._renderer is None:
+            self._renderer = Renderer(environment.model, *self._size)
+        return environment.picture(self._renderer, self._camera)
+
+    def _free(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+
+class HumanoidEnv(_Drawn, gymnasium.Env):
     """One environment. ``info`` holds the terms of the reward by name.
 
     Args:
@@ -59,15 +79,11 @@ class HumanoidEnv(gymnasium.Env):
     ) -> None:
         self._batch = Batch.of([task], protocol=protocol, meshes=meshes)
         self._environment = self._batch.environments[0]
-        self.embodiment = parse(task).robot
+        self.embodiment = parse(task)[0]
         self.render_mode = _checked_mode(render_mode)
         self.observation_space, self.action_space = _spaces(self._environment.layout)
         check_size(width, height)
         self._size, self._camera = (width, height), camera
-        self._renderer: Renderer | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_renderer": None}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -94,20 +110,14 @@ class HumanoidEnv(gymnasium.Env):
         Raises:
             UserError: no library can draw.
         """
-        if self.render_mode is None:
-            return None
-        if self._renderer is None:
-            self._renderer = Renderer(self._environment.model, *self._size)
-        return self._environment.picture(self._renderer, self._camera)
+        return self._picture(self._environment) if self.render_mode else None
 
     def close(self) -> None:
         """Frees the renderer."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        self._free()
 
 
-class HumanoidVectorEnv(VectorEnv):
+class HumanoidVectorEnv(_Drawn, VectorEnv):
     """N environments of one task, stepped together. When an episode ends, the next one begins by itself.
 
     In the mode ``SameStep`` the next episode begins in the same step. The entries ``info["final_obs"]`` and
@@ -163,10 +173,6 @@ class HumanoidVectorEnv(VectorEnv):
         self._lengths = np.zeros(num_envs, int)
         self._waiting = np.zeros(num_envs, bool)
         """(N,) bool: whether the next step begins an episode."""
-        self._renderer: Renderer | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_renderer": None}
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -178,7 +184,7 @@ class HumanoidVectorEnv(VectorEnv):
             seed = [int(seed) + index for index in range(self.num_envs)]
         for environment, own in zip(self._batch.environments, seed, strict=True):
             if own is not None:
-                environment.random = _generator(operator.index(own))
+                environment.random = gymnasium.utils.seeding.np_random(operator.index(own))[0]
         self._lengths[:], self._waiting[:] = 0, False
         return self._batch.reset().copy(), {}
 
@@ -192,19 +198,16 @@ class HumanoidVectorEnv(VectorEnv):
         """
         moving = ~self._waiting
         self._batch.step(np.asarray(actions), moving)
-        if self._waiting.any():
-            self._begin(self._waiting)
+        self._begin(self._waiting)
         self._lengths += moving
         reward, terminated = self._batch.reward * moving, self._batch.terminated & moving
         truncated = (self._lengths >= self._limit) & ~terminated
         ended = terminated | truncated
         terms = self._batch.terms[0]
+        info = _with_masks(terms, ~ended if self._at_once else moving)
         if not self._at_once:
             self._waiting = ended
-            info = _with_masks(terms, moving)
-            return self._batch.observation.copy(), reward, terminated, truncated, info
-        info = _with_masks(terms, ~ended)
-        if ended.any():
+        elif ended.any():
             final = np.empty(self.num_envs, object)
             for index in np.flatnonzero(ended):
                 final[index] = self._batch.observation[index].copy()
@@ -223,18 +226,13 @@ class HumanoidVectorEnv(VectorEnv):
         Raises:
             UserError: no library can draw.
         """
-        if self.render_mode is None:
-            return None
-        if self._renderer is None:
-            self._renderer = Renderer(self._batch.environments[0].model)
-        return tuple(each.picture(self._renderer) for each in self._batch.environments)
+        environments = self._batch.environments
+        return tuple(map(self._picture, environments)) if self.render_mode else None
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stops the threads and frees the renderer."""
         self._batch.close()
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        self._free()
 
 
 def _spaces(layout: Layout) -> tuple[spaces.Box, spaces.Box]:
@@ -244,16 +242,12 @@ def _spaces(layout: Layout) -> tuple[spaces.Box, spaces.Box]:
     )
 
 
-def _generator(seed: int) -> np.random.Generator:
-    return gymnasium.utils.seeding.np_random(seed)[0]
-
-
 def _with_masks(values: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
     """Adds a mask to each entry: the rows that it is about, as in Gymnasium's vector environments."""
     return {**values, **{f"_{name}": rows.copy() for name in values}}
 
 
 def _checked_mode(render_mode: str | None) -> str | None:
-    if render_mode not in (None, *_RENDER_MODES):
+    if render_mode not in (None, "rgb_array"):
         raise UserError(f"render_mode {render_mode!r}: unknown; choose None or 'rgb_array'")
     return render_mode

@@ -11,8 +11,9 @@ from math import sqrt
 
 import mujoco
 
-from ezm.tasks.humanoid_bench.servo import Servo
-
+_Numbers = Sequence[float]
+_ORIGIN = (0, 0, 0)
+_SAME = (1, 0, 0, 0)
 _HALF = 1 / sqrt(2)
 _TURNED = (_HALF, 0, 0, _HALF)
 """Principal axes of inertia of most links."""
@@ -28,8 +29,8 @@ MESHES = {tip: ("fingertip", "f_distal_pst.obj", 0.001) for tip in sorted(_TIPS)
 }
 """Links that collide as the hull of a mesh in the original: body, mesh, file, scale (the files are in mm)."""
 
-# Stiffness and force limit of each servo, in the order of the actions.
-_SERVOS: dict[str, tuple[float, float]] = {
+_BEND = {"J4": (1, 1), "J3": (1, 1), "J0": (0.5, 1)}
+SERVOS: dict[str, tuple[float, float]] = {
     "WRJ2": (10, 10),
     "WRJ1": (8, 5),
     "THJ5": (0.4, 3),
@@ -37,52 +38,28 @@ _SERVOS: dict[str, tuple[float, float]] = {
     "THJ3": (0.5, 1),
     "THJ2": (1.5, 1),
     "THJ1": (1, 1),
-    "FFJ4": (1, 1),
-    "FFJ3": (1, 1),
-    "FFJ0": (0.5, 1),
-    "MFJ4": (1, 1),
-    "MFJ3": (1, 1),
-    "MFJ0": (0.5, 1),
-    "RFJ4": (1, 1),
-    "RFJ3": (1, 1),
-    "RFJ0": (0.5, 1),
+    **{finger + joint: servo for finger in _FINGERS[:3] for joint, servo in _BEND.items()},
     "LFJ5": (1, 1),
-    "LFJ4": (1, 1),
-    "LFJ3": (1, 1),
-    "LFJ0": (0.5, 1),
+    **{"LF" + joint: servo for joint, servo in _BEND.items()},
 }
-_TENDON_RANGE = [0, 3.1415]
+"""Stiffness and force limit of each servo, in the order of the actions. J0 is a tendon, which bends the two outer
+joints of a finger together."""
+TENDON_RANGE = [0, 3.1415]
 
 
-def attach(spec: mujoco.MjSpec, side: str) -> None:
-    """Adds a wrist that turns and a hand to the arm of ``side`` (``left`` or ``right``).
+class Hand:
+    """A wrist that turns and a hand, at the arm of ``side`` (``left`` or ``right``) of a model.
 
     H1's massless body ``{side}_hand`` becomes the wrist.
     """
-    _Hand(spec, side).build()
 
-
-def drive(spec: mujoco.MjSpec, side: str) -> None:
-    """Adds the servos of a hand. Servos called J0 bend the two outer joints of a finger together."""
-    prefix = f"{side[0]}h_"
-    for joint, (stiffness, limit) in _SERVOS.items():
-        servo = Servo(prefix + joint, stiffness, 0, limit)
-        name = f"{prefix}A_{joint}"
-        if joint.endswith("J0"):
-            servo.add_to_tendon(spec, name, _TENDON_RANGE)
-        else:
-            servo.add(spec, name)
-
-
-class _Hand:
     def __init__(self, spec: mujoco.MjSpec, side: str) -> None:
-        self.spec = spec
-        self.side = side
-        self.prefix = f"{side[0]}h_"
+        self.spec, self.side, self.prefix = spec, side, f"{side[0]}h_"
         self.sign = 1 if side == "right" else -1
         """Sign of x, which points from the middle of a right hand to its thumb."""
 
     def build(self) -> None:
+        """Adds wrist and hand to the model, without servos."""
         s = self.sign
         wrist = self._wrist()
         palm = self._palm(wrist)
@@ -95,38 +72,25 @@ class _Hand:
         self._geom(metacarpal, _BOX, (0.011, 0.012, 0.025), (0.002 * s, 0, 0.033))
         self._finger(metacarpal, "LF", (0, 0, 0.06579), s)
         self._thumb(palm)
-        self.spec.add_exclude(bodyname1=f"{self.side}_elbow_link", bodyname2=f"{self.prefix}wrist")
-        self.spec.add_exclude(
-            bodyname1=f"{self.prefix}thproximal", bodyname2=f"{self.prefix}thmiddle"
-        )
+        exclude, prefix = self.spec.add_exclude, self.prefix
+        exclude(bodyname1=f"{self.side}_elbow_link", bodyname2=f"{prefix}wrist")
+        exclude(bodyname1=f"{prefix}thproximal", bodyname2=f"{prefix}thmiddle")
 
     def _wrist(self) -> mujoco.MjsBody:
         s = self.sign
         arm = self.spec.body(f"{self.side}_hand")
         arm.pos, arm.quat = (0.169, 0, -0.02912), (0, _HALF, 0, _HALF)
-        self._inertia(arm, 0.001, 0.001, (1e-5, 1e-5, 1e-5), (1, 0, 0, 0))
-        arm.add_joint(
-            self.spec.find_default("robot"),
-            name=f"{self.side}_wrist_yaw",
-            axis=(0, 0, -s),
-            range=(-0.15, 1.57),
-        )
+        self._inertia(arm, 0.001, 0.001, (1e-5, 1e-5, 1e-5), _SAME)
+        yaw, default = f"{self.side}_wrist_yaw", self.spec.find_default("robot")
+        arm.add_joint(default, name=yaw, axis=(0, 0, -s), range=(-0.15, 1.57))
         wrist = self._body(arm, "wrist", (0.01, 0, 0.15301), _TURNED)
         self._inertia(wrist, 0.1, 0.029, (6.4e-5, 4.38e-5, 3.5e-5), (0.5, 0.5, 0.5, 0.5))
         self._joint(wrist, "WRJ2", (0, s, 0), (-0.523599, 0.174533), "wrist")
         self._geom(wrist, _CYLINDER, (0.011, 0.005), (-0.026 * s, 0, 0.034), _ACROSS)
         self._geom(wrist, _CYLINDER, (0.011, 0.005), (0.031 * s, 0, 0.034), _ACROSS)
-        tilt = (0.92387925, 0, 0.38268411)
-        self._geom(
-            wrist,
-            _BOX,
-            (0.0135, 0.009, 0.005),
-            (-0.021 * s, 0, 0.011),
-            (tilt[0] * s, 0, tilt[2], 0),
-        )
-        self._geom(
-            wrist, _BOX, (0.0135, 0.009, 0.005), (0.026 * s, 0, 0.01), (tilt[0] * s, 0, -tilt[2], 0)
-        )
+        for x, z, tilt in ((-0.021, 0.011, 0.38268411), (0.026, 0.01, -0.38268411)):
+            turn = (0.92387925 * s, 0, tilt, 0)
+            self._geom(wrist, _BOX, (0.0135, 0.009, 0.005), (x * s, 0, z), turn)
         return wrist
 
     def _palm(self, wrist: mujoco.MjsBody) -> mujoco.MjsBody:
@@ -135,32 +99,27 @@ class _Hand:
         self._inertia(palm, 0.3, 0.035, (0.0005287, 0.0003581, 0.000191))
         self._joint(palm, "WRJ1", (1, 0, 0), (-0.698132, 0.488692), "wrist")
         heel = 0.012 if self.side == "right" else 0.0112
+        tilt = (0.987241, 0.0990545, 0.0124467, 0.124052 * s)
         for size, position, turn in (
-            ((0.031, 0.0035, 0.049), (0.011 * s, 0.0085, 0.038), (1, 0, 0, 0)),
-            ((0.018, 0.0085, 0.049), (-0.002 * s, -0.0035, 0.038), (1, 0, 0, 0)),
-            ((0.013, 0.0085, 0.005), (0.029 * s, -0.0035, 0.082), (1, 0, 0, 0)),
-            (
-                (0.013, 0.007, 0.009),
-                (0.0265 * s, -0.001, 0.07),
-                (0.987241, 0.0990545, 0.0124467, 0.124052 * s),
-            ),
-            ((0.0105, 0.0135, heel), (0.0315 * s, -0.0085, 0.001), (1, 0, 0, 0)),
+            ((0.031, 0.0035, 0.049), (0.011 * s, 0.0085, 0.038), _SAME),
+            ((0.018, 0.0085, 0.049), (-0.002 * s, -0.0035, 0.038), _SAME),
+            ((0.013, 0.0085, 0.005), (0.029 * s, -0.0035, 0.082), _SAME),
+            ((0.013, 0.007, 0.009), (0.0265 * s, -0.001, 0.07), tilt),
+            ((0.0105, 0.0135, heel), (0.0315 * s, -0.0085, 0.001), _SAME),
             ((0.011, 0.0025, 0.015), (0.0125 * s, -0.015, 0.004), (0.971338 * s, 0, 0, -0.237703)),
-            ((0.009, 0.012, 0.002), (0.011 * s, 0, 0.089), (1, 0, 0, 0)),
-            ((0.01, 0.012, 0.02), (-0.03 * s, 0, 0.009), (1, 0, 0, 0)),
+            ((0.009, 0.012, 0.002), (0.011 * s, 0, 0.089), _SAME),
+            ((0.01, 0.012, 0.02), (-0.03 * s, 0, 0.009), _SAME),
         ):
             self._geom(palm, _BOX, size, position, turn)
         return palm
 
-    def _finger(
-        self, parent: mujoco.MjsBody, name: str, position: Sequence[float], spread: float
-    ) -> None:
+    def _finger(self, parent: mujoco.MjsBody, name: str, position: _Numbers, spread: float) -> None:
         """Adds a finger's knuckle, proximal, middle and distal link. ``spread`` is the sign of the knuckle's axis."""
         low = name.lower()
         knuckle = self._body(parent, f"{low}knuckle", position)
         self._inertia(knuckle, 0.008, 0, (3.2e-7, 2.6e-7, 2.6e-7), (0.5, 0.5, -0.5, 0.5))
         self._joint(knuckle, f"{name}J4", (0, spread, 0), (-0.349066, 0.349066))
-        self._geom(knuckle, _CYLINDER, (0.009, 0.009), (0, 0, 0), _ACROSS)
+        self._geom(knuckle, _CYLINDER, (0.009, 0.009), _ORIGIN, _ACROSS)
         proximal = self._body(knuckle, f"{low}proximal")
         self._inertia(proximal, 0.03, 0.0225, (1e-5, 9.8e-6, 1.8e-6))
         self._joint(proximal, f"{name}J3", (1, 0, 0), (-0.261799, 1.5708))
@@ -181,19 +140,19 @@ class _Hand:
         s = self.sign
         turn = (0.92388, 0, 0.382683, 0) if s > 0 else (0, -0.382683, 0, 0.92388)
         base = self._body(palm, "thbase", (0.034 * s, -0.00858, 0.029), turn)
-        self._inertia(base, 0.01, 0, (1.6e-7, 1.6e-7, 1.6e-7), (1, 0, 0, 0))
+        self._inertia(base, 0.01, 0, (1.6e-7, 1.6e-7, 1.6e-7), _SAME)
         self._joint(base, "THJ5", (0, 0, -s), (-1.0472, 1.0472))
-        self._geom(base, _SPHERE, (0.013,), (0, 0, 0))
+        self._geom(base, _SPHERE, (0.013,), _ORIGIN)
         proximal = self._body(base, "thproximal")
-        self._inertia(proximal, 0.04, 0.019, (1.36e-5, 1.36e-5, 3.13e-6), (1, 0, 0, 0))
+        self._inertia(proximal, 0.04, 0.019, (1.36e-5, 1.36e-5, 3.13e-6), _SAME)
         self._joint(proximal, "THJ4", (s, 0, 0), (0, 1.22173))
         self._geom(proximal, _CAPSULE, (0.0105, 0.009), (0, 0, 0.02))
         hub = self._body(proximal, "thhub", (0, 0, 0.038))
-        self._inertia(hub, 0.005, 0, (1e-6, 1e-6, 3e-7), (1, 0, 0, 0))
+        self._inertia(hub, 0.005, 0, (1e-6, 1e-6, 3e-7), _SAME)
         self._joint(hub, "THJ3", (s, 0, 0), (-0.20944, 0.20944))
-        self._geom(hub, _SPHERE, (0.011,), (0, 0, 0))
+        self._geom(hub, _SPHERE, (0.011,), _ORIGIN)
         middle = self._body(hub, "thmiddle")
-        self._inertia(middle, 0.02, 0.016, (5.1e-6, 5.1e-6, 1.21e-6), (1, 0, 0, 0))
+        self._inertia(middle, 0.02, 0.016, (5.1e-6, 5.1e-6, 1.21e-6), _SAME)
         self._joint(middle, "THJ2", (0, -1, 0), (-0.698132, 0.698132))
         self._geom(middle, _CAPSULE, (0.009, 0.009), (0, 0, 0.012))
         self._geom(middle, _SPHERE, (0.01,), (0, 0, 0.03))
@@ -206,8 +165,8 @@ class _Hand:
         self,
         parent: mujoco.MjsBody,
         name: str,
-        position: Sequence[float] = (0, 0, 0),
-        turn: Sequence[float] = (1, 0, 0, 0),
+        position: _Numbers = _ORIGIN,
+        turn: _Numbers = _SAME,
     ) -> mujoco.MjsBody:
         return parent.add_body(name=self.prefix + name, pos=position, quat=turn)
 
@@ -216,37 +175,27 @@ class _Hand:
         body: mujoco.MjsBody,
         mass: float,
         height: float,
-        principal: Sequence[float],
-        turn: Sequence[float] = _TURNED,
+        principal: _Numbers,
+        turn: _Numbers = _TURNED,
     ) -> None:
         """Sets a body's mass and inertia, with the centre of mass at ``height`` along z."""
         body.explicitinertial = True
         body.mass, body.ipos, body.iquat, body.inertia = mass, (0, 0, height), turn, principal
 
     def _joint(
-        self,
-        body: mujoco.MjsBody,
-        name: str,
-        axis: Sequence[float],
-        limits: Sequence[float],
-        kind: str = "hand",
+        self, body: mujoco.MjsBody, name: str, axis: _Numbers, limits: _Numbers, kind: str = "hand"
     ) -> None:
         """Adds a joint with the damping, armature and friction of the class ``kind`` in ``h1.xml``."""
-        kind_default = self.spec.find_default(kind)
-        body.add_joint(kind_default, name=self.prefix + name, axis=axis, range=limits)
+        default = self.spec.find_default(kind)
+        body.add_joint(default, name=self.prefix + name, axis=axis, range=limits)
 
     def _geom(
         self,
         body: mujoco.MjsBody,
-        shape: mujoco.mjtGeom,
-        size: Sequence[float],
-        position: Sequence[float],
-        turn: Sequence[float] = (1, 0, 0, 0),
+        shape: int,
+        size: _Numbers,
+        position: _Numbers,
+        turn: _Numbers = _SAME,
     ) -> None:
-        body.add_geom(
-            self.spec.find_default("hand"),
-            type=shape,
-            size=[*size, 0, 0][:3],
-            pos=position,
-            quat=turn,
-        )
+        size, default = [*size, 0, 0][:3], self.spec.find_default("hand")
+        body.add_geom(default, type=shape, size=size, pos=position, quat=turn)

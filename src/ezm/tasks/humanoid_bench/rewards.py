@@ -41,15 +41,11 @@ class Record:
     com_velocity: np.ndarray
     """(B, 3), velocity of the whole robot's centre of mass, world frame."""
     head: np.ndarray
-    """(B, 3), position of this site. The next four fields are positions of sites too."""
     imu: np.ndarray
-    """(B, 3)."""
     left_foot: np.ndarray
-    """(B, 3)."""
     right_foot: np.ndarray
-    """(B, 3)."""
     left_hand: np.ndarray
-    """(B, 3)."""
+    """(B, 3), position of this site, and so the four fields above."""
     torso_up: np.ndarray
     """(B,), the zz entry of the torso's rotation matrix: 1 when upright."""
     pelvis_position: np.ndarray
@@ -60,18 +56,18 @@ class Record:
     """(B,), the zz entry of the pelvis' rotation matrix."""
     actuator_force: np.ndarray
     """(B, A), after clipping to the force range."""
+    obstacle_contact: np.ndarray
+    """(B,) bool: whether anything touches a barrier (hurdle), a pole (pole) or a block (maze)."""
+    sphere_touched: np.ndarray
+    """(B,) bool: whether anything but floor and board touches the sphere, balance only."""
+    floor_touched: np.ndarray
+    """(B,) bool: whether anything but the sphere touches the floor, balance only."""
+    goal: np.ndarray
+    """(B, 3), the goal of the left hand, world frame, reach only."""
+    stage: np.ndarray
+    """(B,) int, 0 to 4, before this evaluation, maze only."""
     chair_position: np.ndarray | None = None
     """(B, 3), of the body frame, sit only."""
-    obstacle_contact: np.ndarray | None = None
-    """(B,) bool: whether anything touches a barrier (hurdle), a pole (pole) or a block (maze)."""
-    sphere_touched: np.ndarray | None = None
-    """(B,) bool: whether anything but floor and board touches the sphere, balance only."""
-    floor_touched: np.ndarray | None = None
-    """(B,) bool: whether anything but the sphere touches the floor, balance only."""
-    goal: np.ndarray | None = None
-    """(B, 3), the goal of the left hand, world frame, reach only."""
-    stage: np.ndarray | None = None
-    """(B,) int, 0 to 4, before this evaluation, maze only."""
 
 
 class Outcome(NamedTuple):
@@ -156,7 +152,6 @@ def dont_move(record: Record) -> np.ndarray:
 
 def collision_discount(record: Record) -> np.ndarray:
     """(B,): 0.1 for environments with contact at an obstacle, 1 for the others."""
-    assert record.obstacle_contact is not None
     return np.where(record.obstacle_contact, 0.1, 1.0)
 
 
@@ -165,9 +160,19 @@ def _lower_than(record: Record, height: float) -> np.ndarray:
     return record.root_position[:, 2] < height
 
 
-def _never(record: Record) -> np.ndarray:
-    """(B,) bool, all False."""
-    return np.zeros(len(record.root_position), bool)
+def _standing(
+    record: Record, stands: np.ndarray, straight: np.ndarray, **last: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns calm servos x standing x upright x the ``last`` factor, (B,), and the terms by name."""
+    terms = {
+        "stand_reward": stands * straight,
+        "small_control": small_control(record),
+        "standing": stands,
+        "upright": straight,
+        **last,
+    }
+    (factor,) = last.values()
+    return terms["small_control"] * terms["stand_reward"] * factor, terms
 
 
 # The tasks.
@@ -175,78 +180,55 @@ def _never(record: Record) -> np.ndarray:
 
 def stand(record: Record) -> Outcome:
     """Rewards standing still. Ends when the root is below 0.2."""
-    return _stand_still(record, _STAND_HEIGHT, _lower_than(record, 0.2))
+    stands = standing(record)
+    reward, terms = _standing(record, stands, upright(record, 0.9), dont_move=dont_move(record))
+    return Outcome(reward, _lower_than(record, 0.2), terms)
 
 
 def balance(record: Record) -> Outcome:
     """Rewards standing still on the board. Ends when the root is below 0.8, something but floor and board touches the
     sphere, or something but the sphere touches the floor."""
-    assert record.sphere_touched is not None and record.floor_touched is not None
+    stands = standing(record, _STAND_HEIGHT + _BOARD_HEIGHT)
+    reward, terms = _standing(record, stands, upright(record, 0.9), dont_move=dont_move(record))
     ended = _lower_than(record, 0.8) | record.sphere_touched | record.floor_touched
-    return _stand_still(record, _STAND_HEIGHT + _BOARD_HEIGHT, ended)
+    return Outcome(reward, ended, terms)
 
 
-def _stand_still(record: Record, height: float, terminated: np.ndarray) -> Outcome:
-    terms = _stand_terms(record, standing(record, height), upright(record, 0.9))
-    terms["dont_move"] = dont_move(record)
-    reward = terms["small_control"] * terms["stand_reward"] * terms["dont_move"]
-    return Outcome(reward, terminated, terms)
-
-
-def _stand_terms(record: Record, stands: np.ndarray, straight: np.ndarray) -> dict[str, np.ndarray]:
-    return {
-        "stand_reward": stands * straight,
-        "small_control": small_control(record),
-        "standing": stands,
-        "upright": straight,
-    }
-
-
-def walk(record: Record) -> Outcome:
-    """Rewards moving at 1 m/s or more. Ends when the root is below 0.2."""
-    terms = _locomotion_terms(record, standing(record), upright(record, 0.9), 1.0)
-    return Outcome(_locomotion_reward(terms), _lower_than(record, 0.2), terms)
+def walk(record: Record, speed: float = 1.0) -> Outcome:
+    """Rewards moving at ``speed`` or more. Ends when the root is below 0.2."""
+    stands = standing(record)
+    reward, terms = _standing(record, stands, upright(record, 0.9), move=move(record, speed))
+    return Outcome(reward, _lower_than(record, 0.2), terms)
 
 
 def run(record: Record) -> Outcome:
     """Rewards moving at 5 m/s or more. Ends when the root is below 0.2."""
-    terms = _locomotion_terms(record, standing(record), upright(record, 0.9), 5.0)
-    return Outcome(_locomotion_reward(terms), _lower_than(record, 0.2), terms)
+    return walk(record, 5.0)
 
 
 def hurdle(record: Record) -> Outcome:
     """Rewards running over hurdles. Touching a barrier costs 9/10 of the reward. Ends when the root is below 0.2."""
-    terms = _locomotion_terms(record, standing(record), upright(record, 0.8), 5.0)
+    reward, terms = _standing(
+        record, standing(record), upright(record, 0.8), move=move(record, 5.0)
+    )
     terms["wall_collision_discount"] = collision_discount(record)
-    reward = _locomotion_reward(terms) * terms["wall_collision_discount"]
-    return Outcome(reward, _lower_than(record, 0.2), terms)
+    return Outcome(reward * terms["wall_collision_discount"], _lower_than(record, 0.2), terms)
 
 
 def stair(record: Record) -> Outcome:
     """Rewards walking up and down stairs or slides. Ends when the torso's uprightness is below 0.1."""
-    terms = _locomotion_terms(record, standing_on_feet(record), upright(record, 0.5), 1.0)
-    return Outcome(_locomotion_reward(terms), record.torso_up < 0.1, terms)
+    stands = standing_on_feet(record)
+    reward, terms = _standing(record, stands, upright(record, 0.5), move=move(record, 1.0))
+    return Outcome(reward, record.torso_up < 0.1, terms)
 
 
 def pole(record: Record) -> Outcome:
     """Rewards walking between poles. Touching a pole costs 9/10 of the reward. Ends when the root is below 0.5."""
-    terms = _locomotion_terms(record, standing(record), upright(record, 0.9), 0.5)
+    _, terms = _standing(record, standing(record), upright(record, 0.9), move=move(record, 0.5))
     terms["collision_discount"] = collision_discount(record)
     standing_part = 0.5 * terms["small_control"] * terms["stand_reward"]
     reward = (standing_part + 0.5 * terms["move"]) * terms["collision_discount"]
     return Outcome(reward, _lower_than(record, 0.5), terms)
-
-
-def _locomotion_terms(
-    record: Record, stands: np.ndarray, straight: np.ndarray, speed: float
-) -> dict[str, np.ndarray]:
-    terms = _stand_terms(record, stands, straight)
-    terms["move"] = move(record, speed)
-    return terms
-
-
-def _locomotion_reward(terms: dict[str, np.ndarray]) -> np.ndarray:
-    return terms["small_control"] * terms["stand_reward"] * terms["move"]
 
 
 def crawl(record: Record) -> Outcome:
@@ -265,12 +247,11 @@ def crawl(record: Record) -> Outcome:
         + 0.4 * terms["move"]
         + 0.25 * orientation
     ) * terms["in_tunnel"]
-    return Outcome(reward, _never(record), terms)
+    return Outcome(reward, np.zeros(len(reward), bool), terms)
 
 
 def maze(record: Record) -> Outcome:
     """Rewards reaching four checkpoints in turn, with a bonus for each. Ends when the root is below 0.2."""
-    assert record.stage is not None
     to_checkpoint = record.pelvis_position[:, :2] - MAZE_CHECKPOINTS[record.stage]
     reached = (_length(to_checkpoint) < 0.4) & (record.stage < _LAST_STAGE)
     stage = record.stage + reached
@@ -278,15 +259,14 @@ def maze(record: Record) -> Outcome:
     velocity_error = np.abs(record.com_velocity[:, :2] - 2.0 * MAZE_DIRECTIONS[stage])
     heading = linear(velocity_error[:, 0], 1.0) * linear(velocity_error[:, 1], 1.0)
     heading = np.where(stage == _LAST_STAGE, 1.0, heading)
+    distance = _length(record.imu[:, :2] - MAZE_CHECKPOINTS[stage])
     terms = {
         "stand_reward": standing(record) * upright(record, 0.9),
         "small_control": small_control(record),
         "move": (5.0 * heading + 1.0) / 6.0,
         "wall_collision_discount": collision_discount(record),
         "stage_convert_reward": 100.0 * stage * reached,
-        "checkpoint_proximity_reward": gaussian(
-            _length(record.imu[:, :2] - MAZE_CHECKPOINTS[stage]), 1.0
-        ),
+        "checkpoint_proximity_reward": gaussian(distance, 1.0),
         "success_subtasks": stage.astype(float),
     }
     reward = (
@@ -301,9 +281,8 @@ def sit(record: Record) -> Outcome:
     """Rewards sitting on the chair. Ends when the root is below 0.5."""
     assert record.chair_position is not None
     from_chair = record.root_position - record.chair_position
-    on_chair = gaussian(outside(from_chair[:, 0], -0.19, 0.19), 0.2) * gaussian(
-        from_chair[:, 1], 0.1
-    )
+    ahead = gaussian(outside(from_chair[:, 0], -0.19, 0.19), 0.2)
+    on_chair = ahead * gaussian(from_chair[:, 1], 0.1)
     terms = {
         "small_control": small_control(record),
         "dont_move": dont_move(record),
@@ -319,7 +298,6 @@ def sit(record: Record) -> Outcome:
 
 def reach(record: Record) -> Outcome:
     """Rewards holding the left hand at the goal. The reward is at most 20 a step and may be negative. Never ends."""
-    assert record.goal is not None
     distance = _length(record.left_hand - record.goal)
     terms = {
         "hand_dist": distance,
@@ -334,7 +312,7 @@ def reach(record: Record) -> Outcome:
         + terms["reward_close"]
         + terms["reward_success"]
     )
-    return Outcome(reward, _never(record), terms)
+    return Outcome(reward, np.zeros(len(reward), bool), terms)
 
 
 def _length(vector: np.ndarray) -> np.ndarray:

@@ -8,86 +8,116 @@ current directory. If dm_control is missing, its tasks are refused, and all othe
 
 from __future__ import annotations
 
-import contextlib
+import importlib
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
+from ezm.errors import UserError
 from ezm.tasks.humanoid_bench import catalog
-from ezm.tasks.simulator import Simulator, Stepper
-from ezm.tasks.sources.source import Score, Source
+from ezm.tasks.simulator import Simulator
 
 # Set before MuJoCo or dm_control is imported: physics needs no rendering, but without this the import looks
 # for a graphics library.
 os.environ.setdefault("MUJOCO_GL", "disabled")
 
 
-# HumanoidBench
+class Score(NamedTuple):
+    """The scale of a task's undiscounted returns."""
+
+    zero: float
+    """The return that is normalised to 0."""
+    one: float
+    """The return that is normalised to 1."""
+    bar: float | None = None
+    """The return from which an episode counts as solved, None without such a bar."""
 
 
-def _make_humanoid(name: str, seed: int, pictures: bool) -> Simulator:
-    from ezm.tasks.sources.humanoid_bench import HumanoidBenchSimulator
+@dataclass(frozen=True)
+class Source:
+    """A source of tasks. Where a function takes a name, it is a task's name without the prefix and without options.
 
-    return HumanoidBenchSimulator(name, seed)
+    An entry is made when ezm starts, so it imports no library before a task needs it.
+    """
+
+    title: str
+    """Name of the library, for messages."""
+    form: str
+    """How its tasks are written, e.g. ``gym:Id``."""
+    make: Callable[[str, int, bool], Simulator]
+    """Makes an environment from the name with its options, a seed of at least 0, and whether it will be drawn."""
+    names: Callable[[], Sequence[str]] = lambda: ()
+    """Names of all its tasks, none where there is no end to them. It is called only where nothing is lacking."""
+    action_repeat: Callable[[str], int] = lambda name: 1
+    """Simulator steps for each agent step, for a user who sets no other number."""
+    options: tuple[str, ...] = ()
+    """Options of ezm, ``protocol`` or ``meshes``, that a name may end in: ``h1-walk?protocol=paper&meshes=DIR``."""
+    stepper: Callable[[Sequence[Simulator], int], Any] | None = None
+    """Makes a stepper of several of its simulators with some threads. None: each steps alone.
+
+    The stepper's ``step(actions, repeats)`` returns for each simulator what its own :meth:`Simulator.step` would
+    return, bit for bit. Its ``close()`` stops the threads.
+    """
+    made_in_threads: bool = False
+    """Whether making an environment consists mostly of long calls that let other Python threads run."""
+    score: Callable[[str], Score] | None = None
+    """The score of a task, None where returns have no scale."""
+    needs: tuple[str, ...] = ()
+    """Modules that its tasks import and that ezm can do without."""
+    install: str = ""
+    """The command that installs them."""
+
+    def lack(self) -> str | None:
+        """Returns why its tasks cannot be built, or None where they can. Imports nothing."""
+        missing = (module for module in self.needs if find_spec(module) is None)
+        return next((f"{module} is not installed" for module in missing), None)
+
+    def require(self, what: str) -> None:
+        """Refuses the task or suite ``what`` where the tasks cannot be built.
+
+        Raises:
+            UserError: a module is not installed.
+        """
+        if lack := self.lack():
+            raise UserError(f"{what}: {lack}; run: {self.install}")
 
 
-def _step_humanoids(simulators: Sequence[Simulator], threads: int) -> Stepper:
-    from ezm.tasks.sources.humanoid_bench import HumanoidBenchStepper
-
-    return HumanoidBenchStepper(simulators, threads)
+def _late(module: str, name: str) -> Callable[..., Any]:
+    """Returns a function of a module of this package, which is imported at the first call."""
+    return lambda *arguments: getattr(importlib.import_module(module, __name__), name)(*arguments)
 
 
 def _humanoid_score(name: str) -> Score:
     bar = catalog.success_bar(name)
-    return Score(zero=catalog.random_return(name), one=bar, bar=bar)
+    return Score(zero=catalog.RANDOM_RETURNS[name], one=bar, bar=bar)
 
-
-HUMANOID_BENCH = Source(
-    title="HumanoidBench",
-    form="hb:robot-task",
-    make=_make_humanoid,
-    names=lambda: catalog.NAMES,
-    options=("protocol", "meshes"),
-    stepper=_step_humanoids,
-    score=_humanoid_score,
-)
-
-
-# dm_control
 
 # PlaNet's values (Hafner et al. 2019, appendix): one control step then visibly matters. That list lacks
 # hopper and point_mass, which follow the domains they resemble. Walker and finger have 4 instead of 2, which
 # takes fewer agent steps to learn (docs/lab-notes.md).
 _DM_CONTROL_REPEATS = {
-    "ball_in_cup": 4,
     "cartpole": 8,
-    "cheetah": 4,
-    "finger": 4,
-    "hopper": 4,
-    "point_mass": 4,
-    "reacher": 4,
-    "walker": 4,
+    **dict.fromkeys(("ball_in_cup", "cheetah", "finger", "hopper", "point_mass"), 4),
+    **dict.fromkeys(("reacher", "walker"), 4),
 }
 
-
-def _make_dm_control(name: str, seed: int, pictures: bool) -> Simulator:
-    from ezm.tasks.sources.dm_control import DmControlSimulator
-
-    return DmControlSimulator(name, seed)
-
-
-def _dm_control_names() -> Sequence[str]:
-    from ezm.tasks.sources.dm_control import task_names
-
-    return task_names()
-
-
+HUMANOID_BENCH = Source(
+    title="HumanoidBench",
+    form="hb:robot-task",
+    make=_late(".humanoid_bench", "HumanoidBenchSimulator"),
+    names=lambda: catalog.NAMES,
+    options=("protocol", "meshes"),
+    stepper=_late(".humanoid_bench", "HumanoidBenchStepper"),
+    score=_humanoid_score,
+)
 DM_CONTROL = Source(
     title="dm_control",
     form="dmc:domain-task",
-    make=_make_dm_control,
-    names=_dm_control_names,
+    make=_late(".dm_control", "DmControlSimulator"),
+    names=_late(".dm_control", "task_names"),
     action_repeat=lambda name: _DM_CONTROL_REPEATS.get(name.partition("-")[0], 2),
     # MuJoCo compiles each environment for 50 ms outside Python's lock.
     made_in_threads=True,
@@ -98,36 +128,11 @@ DM_CONTROL = Source(
     # labmaze.
     install="pip install dm-env lxml && pip install --no-deps dm_control",
 )
-
-
-# Gymnasium, and a user's own factories
-
-
-def _look_here() -> None:
-    """Lets imports find modules in the current folder, where an installed command does not look by itself."""
-    with contextlib.suppress(FileNotFoundError):  # the current folder may be gone
-        if (here := os.getcwd()) not in sys.path:
-            sys.path.insert(0, here)
-
-
-def _make_gymnasium(name: str, seed: int, pictures: bool) -> Simulator:
-    _look_here()
-    from ezm.tasks.sources.gymnasium import from_id
-
-    return from_id(name, seed, pictures)
-
-
-def _make_own(name: str, seed: int, pictures: bool) -> Simulator:
-    _look_here()
-    from ezm.tasks.sources.factory import from_factory
-
-    return from_factory(name, seed, pictures)
-
-
-GYMNASIUM = Source(title="Gymnasium", form="gym:Id", make=_make_gymnasium)
-FACTORY = Source(title="a factory", form="module:function", make=_make_own)
+GYMNASIUM = Source(title="Gymnasium", form="gym:Id", make=_late(".gymnasium", "from_id"))
+FACTORY = Source(
+    title="a factory", form="module:function", make=_late(".gymnasium", "from_factory")
+)
 """The source of every text without a registered prefix."""
-
 
 REGISTRY: dict[str, Source] = {"hb": HUMANOID_BENCH, "dmc": DM_CONTROL, "gym": GYMNASIUM}
 """The entry of each prefix. A bare name is looked up in this order."""
@@ -162,11 +167,6 @@ def task_name(source: str) -> str:
     return name.partition("?")[0] if own.options else name
 
 
-def default_action_repeat(source: str) -> int:
-    """Returns the simulator steps for each agent step, for a user who sets no other number."""
-    return split(source)[0].action_repeat(task_name(source))
-
-
 def score(source: str) -> Score | None:
     """Returns the score of a task, or None where its returns have no scale."""
     own = split(source)[0]
@@ -184,13 +184,15 @@ def with_options(source: str, **changes: str | None) -> str:
 
     Args:
         source: as above.
-        changes: new values by option. None takes the option out. An option that the source does not have is skipped.
+        changes: new values by option. None and the default protocol take the option out. An option that the source
+            does not have is skipped.
     """
     own = split(source)[0]
     if not own.options:
         return source
     wanted = options(source) | changes
-    given = {name: value for name in own.options if (value := wanted.get(name)) is not None}
+    unsaid = (None, catalog.PROTOCOLS[0])
+    given = {name: wanted[name] for name in own.options if wanted.get(name) not in unsaid}
     bare = source.partition("?")[0]
     return f"{bare}?{urlencode(given)}" if given else bare
 

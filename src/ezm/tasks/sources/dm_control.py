@@ -18,9 +18,8 @@ from dm_control.rl.control import PhysicsError
 
 from ezm.errors import UserError, nearest
 from ezm.tasks.rendering import Scene, tracked_body
-from ezm.tasks.simulator import RawStep, unit_to_bounds
+from ezm.tasks.simulator import RawStep, Simulator, changeable_arrays, unit_to_bounds
 from ezm.tasks.sources.dm_rewards import closed_form
-from ezm.tasks.sources.mujoco_model import changeable_arrays
 
 # Everything that mj_step reads and writes from one step to the next, including the solver's warm start.
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -37,42 +36,38 @@ _HEAVY_FREEDOMS = 50
 logging.getLogger("absl").addFilter(lambda record: "settotalmass" not in record.getMessage())
 
 
-class DmControlSimulator:
-    """One environment of the dm_control suite (see :class:`ezm.tasks.simulator.Simulator`).
+class DmControlSimulator(Simulator):
+    """One environment of the dm_control suite.
 
     Args:
         name: ``domain-task``, e.g. ``cartpole-swingup`` or ``ball_in_cup-catch``.
         seed: at least 0.
+        pictures: whether it will be drawn, which MuJoCo need not know.
 
     Raises:
         UserError: an unknown task, or a task that cannot be used.
     """
 
-    can_restore = True
-    # A rule of the suite. The exception, lqr, cannot be used here.
-    reward_range: tuple[float, float] | None = (0.0, 1.0)
-    neutral_action: tuple[float, ...] | None = None
+    reward_range = (0.0, 1.0)  # a rule of the suite. The exception, lqr, cannot be used here.
 
-    def __init__(self, name: str, seed: int) -> None:
+    def __init__(self, name: str, seed: int, pictures: bool = False) -> None:
         domain, _, task = name.partition("-")
         if (domain, task) not in suite.ALL_TASKS:
             raise UserError(
                 f"dm_control has no task {name!r}{nearest(name, task_names())}; "
                 "`ezm tasks dmc` lists them"
             )
-        unusable = _UNUSABLE.get(domain) or _UNUSABLE.get(name)
-        if unusable:
+        if unusable := _UNUSABLE.get(domain) or _UNUSABLE.get(name):
             raise UserError(f"dm_control task {name} cannot be used, {unusable}; choose another")
         self.embodiment = domain
         random = np.random.RandomState(seed % 2**32)
         self.environment = suite.load(domain, task, task_kwargs={"random": random})
         self._task, self._physics = self.environment.task, self.environment.physics
-        self._model: mujoco.MjModel = self._physics.model.ptr
-        self._data: mujoco.MjData = self._physics.data.ptr
+        self._model, self._data = self._physics.model.ptr, self._physics.data.ptr
         self._substeps = round(self.environment.control_timestep() / self._physics.timestep())
         self._reward = closed_form(domain, task, self._model, self._data)
         bounds = self.environment.action_spec()
-        self._rescale = unit_to_bounds(bounds.minimum, bounds.maximum)
+        self._scale, self._offset = unit_to_bounds(bounds.minimum, bounds.maximum)
         self.action_size = bounds.minimum.size
         self.observation_size = _flatten(self._task.get_observation(self._physics)).size
         limit = self.environment._step_limit  # dm_control has no public name for it
@@ -87,12 +82,9 @@ class DmControlSimulator:
 
     def step(self, action: np.ndarray, repeat: int) -> RawStep:
         task, physics = self._task, self._physics
-        if self._rescale is not None:
-            scale, offset = self._rescale
-            action = action * scale + offset
         warnings = self._data.warning.number
         before = warnings.tobytes()
-        task.before_step(action, physics)
+        task.before_step(action * self._scale + self._offset, physics)
         total = 0.0
         for _ in range(repeat):
             self._advance()
@@ -139,9 +131,6 @@ class DmControlSimulator:
         self._task.__dict__.update(copy.deepcopy(attributes))
         mujoco.mj_setState(self._model, self._data, state, _STATE)
         mujoco.mj_step1(self._model, self._data)
-
-    def shared(self) -> dict[str, object]:
-        return {}
 
     def view(self) -> Scene:
         return Scene(self._model, self._data, self._camera, self._body)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mujoco
@@ -55,30 +56,23 @@ def _cartpole_smooth(model: mujoco.MjModel, data: mujoco.MjData) -> Reward:
 
 def _cartpole_sparse(model: mujoco.MjModel, data: mujoco.MjData) -> Reward:
     position, poles = data.qpos, data.xmat[2:]
+    return lambda: float(abs(position.item(0)) <= 0.25 and 0.995 <= poles.item(8) <= 1)
+
+
+def _walker(model: mujoco.MjModel, data: mujoco.MjData, speed: float) -> Reward:
+    torso = model.body("torso").id
+    height, upright = data.xpos[torso], data.xmat[torso]
+    velocity = data.sensor("torso_subtreelinvel").data
 
     def reward() -> float:
-        return float(abs(position.item(0)) <= 0.25 and 0.995 <= poles.item(8) <= 1)
+        below = 1.2 - height.item(2)
+        standing = 1.0 if below <= 0 else _gaussian(below, 0.6)
+        stand_reward = (3 * standing + (1 + upright.item(8)) / 2) / 4
+        if speed == 0:
+            return stand_reward
+        return stand_reward * (5 * _half_at_margin(velocity.item(0), speed) + 1) / 6
 
     return reward
-
-
-def _walker(speed: float) -> Callable[[mujoco.MjModel, mujoco.MjData], Reward]:
-    def build(model: mujoco.MjModel, data: mujoco.MjData) -> Reward:
-        torso = model.body("torso").id
-        height, upright = data.xpos[torso], data.xmat[torso]
-        velocity = data.sensor("torso_subtreelinvel").data
-
-        def reward() -> float:
-            below = 1.2 - height.item(2)
-            standing = 1.0 if below <= 0 else _gaussian(below, 0.6)
-            stand_reward = (3 * standing + (1 + upright.item(8)) / 2) / 4
-            if speed == 0:
-                return stand_reward
-            return stand_reward * (5 * _half_at_margin(velocity.item(0), speed) + 1) / 6
-
-        return reward
-
-    return build
 
 
 def _reacher(model: mujoco.MjModel, data: mujoco.MjData) -> Reward:
@@ -95,22 +89,19 @@ def _reacher(model: mujoco.MjModel, data: mujoco.MjData) -> Reward:
     return reward
 
 
-def _hopper(hop: bool) -> Callable[[mujoco.MjModel, mujoco.MjData], Reward]:
-    def build(model: mujoco.MjModel, data: mujoco.MjData) -> Reward:
-        torso, foot = data.body("torso").xipos, data.body("foot").xipos
-        velocity, control = data.sensor("torso_subtreelinvel").data, data.ctrl
+def _hopper(model: mujoco.MjModel, data: mujoco.MjData, hop: bool) -> Reward:
+    torso, foot = data.body("torso").xipos, data.body("foot").xipos
+    velocity, control = data.sensor("torso_subtreelinvel").data, data.ctrl
 
-        def reward() -> float:
-            if not 0.6 <= torso.item(2) - foot.item(2) <= 2:
-                return 0.0
-            if hop:
-                return _half_at_margin(velocity.item(0), 2)
-            small = [max(0.0, 1 - value * value) for value in control.tolist()]
-            return (sum(small) / len(small) + 4) / 5
+    def reward() -> float:
+        if not 0.6 <= torso.item(2) - foot.item(2) <= 2:
+            return 0.0
+        if hop:
+            return _half_at_margin(velocity.item(0), 2)
+        small = [max(0.0, 1 - value * value) for value in control.tolist()]
+        return (sum(small) / len(small) + 4) / 5
 
-        return reward
-
-    return build
+    return reward
 
 
 _BUILDERS: dict[str, Any] = {
@@ -118,11 +109,11 @@ _BUILDERS: dict[str, Any] = {
     "cartpole-swingup": _cartpole_smooth,
     "cartpole-balance_sparse": _cartpole_sparse,
     "cartpole-swingup_sparse": _cartpole_sparse,
-    "walker-stand": _walker(0),
-    "walker-walk": _walker(1),
-    "walker-run": _walker(8),
+    "walker-stand": partial(_walker, speed=0),
+    "walker-walk": partial(_walker, speed=1),
+    "walker-run": partial(_walker, speed=8),
     "reacher-easy": _reacher,
     "reacher-hard": _reacher,
-    "hopper-stand": _hopper(False),
-    "hopper-hop": _hopper(True),
+    "hopper-stand": partial(_hopper, hop=False),
+    "hopper-hop": partial(_hopper, hop=True),
 }

@@ -1,10 +1,15 @@
-"""Gymnasium environments with Box observations and actions, ``gym:Id``."""
+"""Gymnasium environments with Box observations and actions: ``gym:Id``, and a user's own, ``module:function``."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
+import inspect
 import math
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Container
 from typing import Any
 
 import gymnasium
@@ -13,32 +18,23 @@ import numpy as np
 from gymnasium import spaces
 
 from ezm.errors import UserError, nearest
+from ezm.tasks import sources
 from ezm.tasks.rendering import Scene, tracked_body
-from ezm.tasks.simulator import RawStep, Undrawable, unit_to_bounds
+from ezm.tasks.simulator import RawStep, Simulator, Undrawable, unit_to_bounds
 from ezm.tasks.sources.gymnasium_state import is_exact, load, save, shared
 
-PICTURES = "rgb_array"
-"""Gymnasium's render mode that gives pictures."""
+_PICTURES = "rgb_array"  # Gymnasium's render mode that gives pictures
 _WRAP = "in a factory of your own (module:function)"
-_EXTRAS = {
-    "gymnasium.envs.box2d": "box2d",
-    "gymnasium.envs.mujoco": "mujoco",
-    "gymnasium.envs.toy_text": "toy-text",
-    "gymnasium.envs.phys2d": "jax",
-    "gymnasium.envs.tabular": "jax",
-    "gymnasium.envs.classic_control": "classic-control",
-}
+_EXTRAS = {"phys2d": "jax", "tabular": "jax"}
+"""Gymnasium's extra for a folder of its environments, where it has another name."""
 _NAMESPACE_PACKAGES = {"ALE": "ale-py"}
+_LATER = (
+    "discrete actions come with a later version, until then use a continuous variant of the task"
+)
 
 
-def _own_class(environment: gymnasium.Env) -> str:
-    """Returns module and class of the environment inside all wrappers."""
-    kind = type(environment.unwrapped)
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-class GymnasiumSimulator:
-    """A :class:`gymnasium.Env` (see :class:`ezm.tasks.simulator.Simulator`).
+class GymnasiumSimulator(Simulator):
+    """A :class:`gymnasium.Env`.
 
     Bounded actions are rescaled from [-1, 1]. Observations of any shape are flattened.
 
@@ -47,14 +43,12 @@ class GymnasiumSimulator:
         build: makes the environment. It is called again to test whether the environment can be restored.
         seed: at least 0. The first ``reset`` receives it, and later episodes continue its randomness.
         episode_limit: returns the steps of an episode of an environment, None where they are unknown.
-        embodiment: returns the name of an environment's embodiment, where the environment declares none. Default: its
-            module and class.
+        embodiment: name of the embodiment where the environment declares none. None: module and class of the
+            environment inside all wrappers.
 
     Raises:
         UserError: spaces that ezm cannot use.
     """
-
-    threads_pay = False
 
     def __init__(
         self,
@@ -62,35 +56,29 @@ class GymnasiumSimulator:
         build: Callable[[], gymnasium.Env],
         seed: int,
         episode_limit: Callable[[gymnasium.Env], int | None],
-        embodiment: Callable[[gymnasium.Env], str] = _own_class,
+        embodiment: str | None = None,
     ) -> None:
         self.environment = build()
         self._name, self._build = name, build
         self._seed: int | None = seed % 2**31
-        self._restores: bool | None = None
         self._actions = _bounded_box(name, self.environment.action_space)
-        self._rescale = unit_to_bounds(self._actions.low, self._actions.high)
+        self._scale, self._offset = unit_to_bounds(self._actions.low, self._actions.high)
         self.action_size = self._actions.low.size
         self.observation_size = _observation_size(name, self.environment.observation_space)
         self.episode_limit = _whole(name, episode_limit(self.environment))
-        self.embodiment = _declared_embodiment(name, self.environment) or embodiment(
-            self.environment
-        )
+        self.embodiment = _embodiment(name, self.environment, embodiment)
         self.reward_range = _reward_range(name, self.environment)
         self.neutral_action = _neutral_action(name, self.environment, self._actions)
 
     def reset(self) -> np.ndarray:
         observation, _ = self.environment.reset(seed=self._seed)
         self._seed = None
-        return _flat(observation)
+        return np.asarray(observation, np.float64).ravel()
 
     def step(self, action: np.ndarray, repeat: int) -> RawStep:
         space = self._actions
-        action = action.reshape(space.shape)
-        if self._rescale is not None:
-            scale, offset = self._rescale
-            action = np.clip(action * scale + offset, space.low, space.high)
-        action = action.astype(space.dtype)
+        action = action.reshape(space.shape) * self._scale + self._offset
+        action = np.clip(action, space.low, space.high).astype(space.dtype)
         total = 0.0
         for _ in range(repeat):
             observation, reward, terminated, truncated, _ = self.environment.step(action)
@@ -99,13 +87,12 @@ class GymnasiumSimulator:
             truncated = bool(_single("truncated", truncated))
             if terminated or truncated:
                 break
-        return RawStep(_flat(observation), total, terminated, truncated)
+        observation = np.asarray(observation, np.float64).ravel()
+        return RawStep(observation, total, terminated, truncated)
 
-    @property
-    def can_restore(self) -> bool:
-        if self._restores is None:
-            self._restores = is_exact(self._build)
-        return self._restores
+    @functools.cached_property
+    def can_restore(self) -> bool:  # type: ignore[override]
+        return is_exact(self._build)
 
     def snapshot(self) -> object:
         return self._seed, save(self.environment)
@@ -118,8 +105,8 @@ class GymnasiumSimulator:
     def shared(self) -> dict[str, object]:
         return shared(self.environment)
 
-    @property
-    def step_seconds(self) -> float:
+    @functools.cached_property
+    def step_seconds(self) -> float:  # type: ignore[override]
         """The environment's ``dt``, else the inverse of its ``render_fps``, else 1/30 s."""
         with contextlib.suppress(AttributeError, TypeError, ValueError):
             if 0 < (seconds := float(self.environment.get_wrapper_attr("dt"))) < math.inf:
@@ -134,23 +121,31 @@ class GymnasiumSimulator:
         model, data = getattr(inner, "model", None), getattr(inner, "data", None)
         if isinstance(model, mujoco.MjModel) and isinstance(data, mujoco.MjData):
             return Scene(model, data, _camera(model), tracked_body(model))
-        if self.environment.render_mode != PICTURES:
-            raise Undrawable(
-                f"task {self._name} has no pictures: it needs the render mode {PICTURES}, with which "
-                "a factory that has a parameter render_mode is called"
+        if self.environment.render_mode != _PICTURES:
+            raise self._undrawable(
+                f"it needs the render mode {_PICTURES}, with which a factory that has a parameter "
+                "render_mode is called"
             )
         try:
             picture = np.asarray(self.environment.render())
         except Exception as error:
-            raise Undrawable(
-                f"task {self._name} has no pictures: render() raised {_first_line(error)}"
-            ) from error
+            raise self._undrawable(f"render() raised {_first_line(error)}") from error
         if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-            raise Undrawable(
-                f"task {self._name} has no pictures: render() returned an array {picture.shape}, it "
-                "must be (height, width, 3)"
+            raise self._undrawable(
+                f"render() returned an array {picture.shape}, it must be (height, width, 3)"
             )
-        return _colours(self._name, picture)
+        if picture.dtype == np.uint8:
+            return picture
+        whole = 1 if picture.dtype.kind == "f" else 255  # floats are brightnesses from 0 to 1
+        if picture.dtype.kind not in "fiu" or not (picture.min() >= 0 and picture.max() <= whole):
+            raise self._undrawable(
+                f"render() returned {picture.dtype} from {picture.min()} to {picture.max()}, it must "
+                "be uint8, or floats from 0 to 1"
+            )
+        return np.rint(picture * (255 / whole)).astype(np.uint8)
+
+    def _undrawable(self, why: str) -> Undrawable:
+        return Undrawable(f"task {self._name} has no pictures: {why}")
 
     def close(self) -> None:
         # A failure to close must not end a run that goes well.
@@ -167,21 +162,105 @@ def from_id(name: str, seed: int, pictures: bool = False) -> GymnasiumSimulator:
     Raises:
         UserError: no such id, a missing package, or spaces that ezm cannot use.
     """
-    return GymnasiumSimulator(
-        name, lambda: _make(name, pictures), seed, _registered_limit, lambda environment: name
-    )
+    _look_here()
+
+    def limit(environment: gymnasium.Env) -> int | None:
+        spec = environment.spec
+        return gymnasium.spec(spec.id).max_episode_steps if spec else None
+
+    return GymnasiumSimulator(name, lambda: _make(name, pictures), seed, limit, name)
+
+
+def from_factory(source: str, seed: int, pictures: bool = False) -> GymnasiumSimulator:
+    """Returns the environment that a factory makes.
+
+    The function is called with ``seed=`` if it has such a parameter, and for ``pictures`` with
+    ``render_mode="rgb_array"`` if it has that parameter. Three attributes of the environment are used if they exist.
+    The first, ``reward_range``, holds the bounds of one step's reward. The second, ``neutral_action``, is the action
+    that asks for nothing. The third, ``embodiment``, names the robot or mechanism. Without it, tasks with the same
+    class of environment share an embodiment.
+
+    Raises:
+        UserError: no such module or function, the function failed, or it returned something else.
+    """
+    _look_here()
+    factory = _factory(source)
+    wanted: dict[str, Any] = {"seed": seed}
+    if pictures:
+        wanted["render_mode"] = _PICTURES
+    keywords = {name: value for name, value in wanted.items() if name in _parameters(factory)}
+
+    def build() -> gymnasium.Env:
+        try:
+            environment = factory(**keywords)
+        except Exception as error:
+            raise UserError(
+                f"factory {source}: it raised {type(error).__name__}: {error}; mend the factory"
+            ) from error
+        if not isinstance(environment, gymnasium.Env):
+            raise UserError(
+                f"factory {source}: it returned {type(environment).__name__}, it must return a "
+                "gymnasium.Env"
+            )
+        return environment
+
+    return GymnasiumSimulator(source, build, seed, _own_limit)
+
+
+def _factory(source: str) -> Callable[..., Any]:
+    module_name, _, function_name = source.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module_name}.".startswith(f"{missing}."):
+            raise UserError(
+                f"task {source}: there is no module {module_name!r} in the current directory or "
+                f"installed; a task is {sources.forms()}"
+            ) from error
+        raise UserError(
+            f"task {source}: importing {module_name} raised {type(error).__name__}: {error}; mend it"
+        ) from error
+    factory = getattr(module, function_name, None)
+    if not callable(factory):
+        known = [name for name, value in vars(module).items() if callable(value)]
+        raise UserError(
+            f"task {source}: module {module_name} has no function {function_name!r}"
+            f"{nearest(function_name, known)}"
+        )
+    return factory
+
+
+def _parameters(factory: Callable[..., Any]) -> Container[str]:
+    try:
+        return inspect.signature(factory).parameters
+    except ValueError:  # some builtins have no signature
+        return ()
+
+
+def _own_limit(environment: gymnasium.Env) -> int | None:
+    """Returns the limit of a ``TimeLimit`` wrapper anywhere in the chain, else the environment's registered limit."""
+    if environment.has_wrapper_attr("_max_episode_steps"):
+        return environment.get_wrapper_attr("_max_episode_steps")
+    return environment.spec.max_episode_steps if environment.spec else None
+
+
+def _look_here() -> None:
+    """Lets imports find modules in the current folder, where an installed command does not look by itself."""
+    with contextlib.suppress(FileNotFoundError):  # the current folder may be gone
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.insert(0, here)
 
 
 def _make(name: str, pictures: bool = False) -> gymnasium.Env:
+    # ezm.tasks.Task keeps the limit and can lengthen it. The checker costs time.
+    make = functools.partial(gymnasium.make, name, max_episode_steps=-1, disable_env_checker=True)
     try:
-        # ezm.tasks.Task keeps the limit and can lengthen it. The checker costs time.
-        environment = gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True)
-        if not pictures or PICTURES not in (environment.metadata.get("render_modes") or ()):
-            return environment
-        environment.close()
-        return gymnasium.make(
-            name, max_episode_steps=-1, disable_env_checker=True, render_mode=PICTURES
-        )
+        environment = make()
+        if pictures and _PICTURES in (environment.metadata.get("render_modes") or ()):
+            environment.close()
+            environment = make(render_mode=_PICTURES)
+        return environment
     except gymnasium.error.UnregisteredEnv as error:
         package = _NAMESPACE_PACKAGES.get(name.partition("/")[0])
         hint = f"; pip install {package}" if package else nearest(name, gymnasium.registry)
@@ -190,15 +269,11 @@ def _make(name: str, pictures: bool = False) -> gymnasium.Env:
             "gym:package:Id"
         ) from error
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-        spec = gymnasium.registry.get(name)
-        entry = spec.entry_point if spec else None
-        package = entry.rpartition(":")[0].rpartition(".")[0] if isinstance(entry, str) else ""
-        extra = _EXTRAS.get(package)
-        fix = (
-            f'pip install "gymnasium[{extra}]"'
-            if extra
-            else "install the package it needs, or choose another version"
-        )
+        entry = str(getattr(gymnasium.registry.get(name), "entry_point", ""))
+        fix = "install the package it needs, or choose another version"
+        if entry.startswith("gymnasium.envs."):
+            folder = entry.split(".")[2].partition(":")[0]
+            fix = f'pip install "gymnasium[{_EXTRAS.get(folder, folder.replace("_", "-"))}]"'
         raise UserError(
             f"Gymnasium environment {name!r} is not installed ({_first_line(error)}): {fix}"
         ) from error
@@ -215,11 +290,6 @@ def _camera(model: mujoco.MjModel) -> int | mujoco.MjvCamera:
     camera = mujoco.MjvCamera()
     mujoco.mjv_defaultFreeCamera(model, camera)
     return camera
-
-
-def _registered_limit(environment: gymnasium.Env) -> int | None:
-    spec = environment.spec
-    return gymnasium.spec(spec.id).max_episode_steps if spec else None
 
 
 def _observation_size(name: str, space: spaces.Space) -> int:
@@ -242,16 +312,10 @@ def _observation_size(name: str, space: spaces.Space) -> int:
 
 def _bounded_box(name: str, space: spaces.Space) -> spaces.Box:
     if not isinstance(space, spaces.Box):
-        raise UserError(
-            f"task {name}: its actions are {space}, ezm needs a Box; discrete actions come with a "
-            "later version, until then use a continuous variant of the task"
-        )
+        raise UserError(f"task {name}: its actions are {space}, ezm needs a Box; {_LATER}")
     if not np.issubdtype(space.dtype, np.floating):
-        raise UserError(
-            f"task {name}: its actions {space} are whole numbers; discrete actions come with a "
-            "later version, until then use a continuous variant of the task"
-        )
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise UserError(f"task {name}: its actions {space} are whole numbers; {_LATER}")
+    if not space.is_bounded():
         raise UserError(
             f"task {name}: its actions {space} have no bounds; give them bounds with "
             f"gymnasium.wrappers.TransformAction {_WRAP}"
@@ -293,29 +357,16 @@ def _single(what: str, value: Any) -> float:
     return number.item()
 
 
-def _colours(name: str, picture: np.ndarray) -> np.ndarray:
-    """Returns a picture as uint8. Floats are brightnesses from 0 to 1."""
-    if picture.dtype == np.uint8:
-        return picture
-    whole = 1 if picture.dtype.kind == "f" else 255
-    if picture.dtype.kind not in "fiu" or not (picture.min() >= 0 and picture.max() <= whole):
-        raise Undrawable(
-            f"task {name} has no pictures: render() returned {picture.dtype} from {picture.min()} to "
-            f"{picture.max()}, it must be uint8, or floats from 0 to 1"
-        )
-    return np.rint(picture * (255 / whole)).astype(np.uint8)
-
-
-def _declared_embodiment(name: str, environment: gymnasium.Env) -> str | None:
-    """Returns the environment's ``embodiment`` attribute, or None without one.
+def _embodiment(name: str, environment: gymnasium.Env, default: str | None) -> str:
+    """Returns the environment's ``embodiment`` attribute, else the default, else module and class without wrappers.
 
     Raises:
         UserError: it is no name.
     """
-    try:
-        declared = environment.get_wrapper_attr("embodiment")
-    except AttributeError:
-        return None
+    if not environment.has_wrapper_attr("embodiment"):
+        kind = type(environment.unwrapped)
+        return default or f"{kind.__module__}.{kind.__qualname__}"
+    declared = environment.get_wrapper_attr("embodiment")
     if not isinstance(declared, str) or not declared:
         raise UserError(
             f"task {name}: its embodiment {declared!r} is no name; give a text, or leave it out"
@@ -324,39 +375,27 @@ def _declared_embodiment(name: str, environment: gymnasium.Env) -> str | None:
 
 
 def _neutral_action(
-    name: str, environment: gymnasium.Env, space: gymnasium.spaces.Box
+    name: str, environment: gymnasium.Env, space: spaces.Box
 ) -> tuple[float, ...] | None:
-    """Returns the environment's ``neutral_action`` attribute, rescaled from its own units to [-1, 1], or None without
-    one.
+    """Returns the environment's ``neutral_action``, rescaled from its own units to [-1, 1], or None without one.
 
     Raises:
         UserError: it is no action of the environment.
     """
-    try:
-        declared = environment.get_wrapper_attr("neutral_action")
-    except AttributeError:
+    if not environment.has_wrapper_attr("neutral_action"):
         return None
-    try:
+    declared = environment.get_wrapper_attr("neutral_action")
+    action = np.zeros(0)
+    with contextlib.suppress(TypeError, ValueError):
         action = np.asarray(declared, np.float64)
-        fits = action.shape == space.shape and bool(
-            np.all((action >= space.low) & (action <= space.high))
-        )
-    except (TypeError, ValueError):
-        fits = False
-    if not fits:
+    if action.shape != space.shape or not ((action >= space.low) & (action <= space.high)).all():
         raise UserError(
             f"task {name}: its neutral_action {declared} is no action of {space}; "
             "give one number within the bounds for each dimension, or leave it out"
         )
-    rescale = unit_to_bounds(space.low, space.high)
-    if rescale is not None:
-        scale, offset = rescale
-        action = np.divide(action - offset, scale, out=np.zeros_like(action), where=scale > 0)
+    scale, offset = unit_to_bounds(space.low, space.high)
+    action = np.divide(action - offset, scale, out=np.zeros_like(action), where=scale > 0)
     return tuple(map(float, action.ravel()))
-
-
-def _flat(observation: Any) -> np.ndarray:
-    return np.asarray(observation, np.float64).ravel()
 
 
 def _first_line(error: BaseException) -> str:

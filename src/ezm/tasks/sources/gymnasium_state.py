@@ -14,20 +14,20 @@ from types import FunctionType
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
-from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Space
 
-from ezm.tasks.sources.mujoco_model import changeable_arrays
+from ezm.tasks.simulator import changeable_arrays
 
 _TRIAL_STEPS = 5
-_MUJOCO = ("MjModel", "MjData")
 
 
 def save(environment: gymnasium.Env) -> object:
     """Returns the state of ``environment``, for :func:`load`."""
-    layers, fixed, simulations = _parts(environment)
-    attributes = copy.deepcopy([vars(layer) for layer in layers], fixed)
+    layers, memo, simulations = _parts(environment)
+    attributes = copy.deepcopy([vars(layer) for layer in layers], memo)
     models = [[array.copy() for array in changeable_arrays(data.model)] for data in simulations]
     return attributes, models, [copy.copy(data) for data in simulations]
 
@@ -36,15 +36,12 @@ def load(environment: gymnasium.Env, saved: object) -> None:
     """Puts ``environment`` into a state that :func:`save` took of it or of its like, any number of times."""
     assert isinstance(saved, tuple)
     attributes, saved_models, saved_data = saved
-    layers, fixed, simulations = _parts(environment)
-    if simulations:
-        import mujoco
-
-        for data, arrays, values in zip(simulations, saved_models, saved_data, strict=True):
-            for array, saved_array in zip(changeable_arrays(data.model), arrays, strict=True):
-                array[...] = saved_array
-            mujoco.mj_copyData(data, data.model, values)
-    for layer, own in zip(layers, copy.deepcopy(attributes, fixed), strict=True):
+    layers, memo, simulations = _parts(environment)
+    for data, arrays, values in zip(simulations, saved_models, saved_data, strict=True):
+        for array, saved_array in zip(changeable_arrays(data.model), arrays, strict=True):
+            array[...] = saved_array
+        mujoco.mj_copyData(data, data.model, values)
+    for layer, own in zip(layers, copy.deepcopy(attributes, memo), strict=True):
         vars(layer).clear()
         vars(layer).update(own)
 
@@ -63,7 +60,7 @@ def shared(environment: gymnasium.Env) -> dict[str, object]:
             if isinstance(value, FunctionType) and "<" in value.__qualname__:
                 code = value.__code__
                 found[f"{number}.{name}={value.__qualname__}:{code.co_firstlineno}"] = value
-            elif isinstance(value, EnvSpec) or type(value).__name__ in _MUJOCO:
+            elif isinstance(value, EnvSpec | mujoco.MjModel | mujoco.MjData):
                 found[f"{number}.{name}"] = value
     return found
 
@@ -76,40 +73,34 @@ def is_exact(build: Callable[[], gymnasium.Env]) -> bool:
         environment.reset(seed=0)
         environment.action_space.seed(0)
         actions = [environment.action_space.sample() for _ in range(_TRIAL_STEPS)]
-
-        def path() -> list[tuple]:
-            return [environment.step(action)[:4] for action in actions]
-
-        path()
-        saved = save(environment)
-        first = path()
-        load(environment, saved)
-        second = path()
-        load(environment, saved)
-        third = path()
+        for action in actions:
+            environment.step(action)
+        saved, paths = save(environment), []
+        for _ in range(3):
+            paths.append([environment.step(action)[:4] for action in actions])
+            load(environment, saved)
         same = all(
             np.array_equal(step[0], expected[0]) and step[1:] == expected[1:]
-            for again in (second, third)
-            for step, expected in zip(again, first, strict=True)
+            for again in paths[1:]
+            for step, expected in zip(again, paths[0], strict=True)
         )
     return same
 
 
-def _parts(environment: gymnasium.Env) -> tuple[list[Any], dict[int, object], list[Any]]:
+def _parts(environment: gymnasium.Env) -> tuple[list[Any], dict[int, Any], list[mujoco.MjData]]:
     """Returns the environment with its wrappers, the objects that a copy shares, by id, and the MuJoCo data among
     them.
 
-    Shared are the objects that stay constant within an episode (spaces, registration, the MuJoCo model). The layers
-    are shared too, because they refer to each other. The MuJoCo data is shared because its content is copied
-    separately.
+    Copies share spaces, which stay constant within an episode, and the objects of :func:`shared`. The content of MuJoCo's
+    data and models is copied separately.
     """
     layers = _layers(environment)
-    values = [value for layer in layers for value in vars(layer).values()]
-    simulations = [value for value in values if type(value).__name__ == "MjData"]
-    models = [value for value in values if type(value).__name__ == "MjModel"]
-    fixed = [value for value in values if isinstance(value, spaces.Space | EnvSpec)]
-    kept = [*layers, *simulations, *models, *fixed]
-    return layers, {id(value): value for value in kept}, simulations
+    objects = [*shared(environment).values()]
+    objects += [
+        each for layer in layers for each in vars(layer).values() if isinstance(each, Space)
+    ]
+    simulations = [each for each in objects if isinstance(each, mujoco.MjData)]
+    return layers, {id(each): each for each in objects}, simulations
 
 
 def _layers(environment: gymnasium.Env) -> list[Any]:

@@ -17,35 +17,33 @@ from ezm.tasks.rendering import Scene
 from ezm.tasks.simulator import RawStep, Simulator
 
 
-class HumanoidBenchSimulator:
-    """One environment of HumanoidBench (see :class:`ezm.tasks.simulator.Simulator`).
+class HumanoidBenchSimulator(Simulator):
+    """One environment of HumanoidBench.
 
     Args:
         source: as above, without the prefix.
         seed: at least 0.
+        pictures: whether it will be drawn, which MuJoCo need not know.
 
     Raises:
         UserError: an unknown task or protocol, or missing meshes.
     """
 
-    can_restore = True
-    episode_limit: int | None = catalog.EPISODE_STEPS
+    episode_limit = catalog.EPISODE_STEPS
     threads_pay = True
 
-    def __init__(self, source: str, seed: int) -> None:
+    def __init__(self, source: str, seed: int, pictures: bool = False) -> None:
         name, _, query = source.partition("?")
         options = dict(parse_qsl(query))
-        protocol = options.get("protocol", catalog.PROTOCOLS[0])
-        meshes = Path(options["meshes"]) if "meshes" in options else None
-        self.environment = Environment(name, seed, protocol, meshes)
-        self._alone = HumanoidBenchStepper([self])
+        protocol, meshes = options.get("protocol", catalog.PROTOCOLS[0]), options.get("meshes")
+        self.environment = Environment(name, seed, protocol, Path(meshes) if meshes else None)
         layout = self.environment.layout
-        self.embodiment = catalog.parse(name).robot
-        self.action_size = layout.action_size
-        self.observation_size = layout.observation_size
+        self.embodiment = catalog.parse(name)[0]
+        self.action_size, self.observation_size = layout.action_size, layout.observation_size
         self.step_seconds = PHYSICS_STEPS * float(layout.model.opt.timestep)
-        self.reward_range: tuple[float, float] | None = catalog.ENTRIES[layout.task].reward_range
-        self.neutral_action: tuple[float, ...] | None = tuple(map(float, hold_action(layout.model)))
+        self.reward_range = catalog.ENTRIES[layout.task].reward_range
+        self.neutral_action = tuple(map(float, hold_action(layout.model)))
+        self._alone = HumanoidBenchStepper([self])
 
     def reset(self) -> np.ndarray:
         return self._alone.batch.reset()[0].copy()
@@ -59,9 +57,6 @@ class HumanoidBenchSimulator:
     def restore(self, snapshot: object) -> None:
         self.environment.restore(snapshot)
 
-    def shared(self) -> dict[str, object]:
-        return {}
-
     def view(self) -> Scene:
         here, layout = self.environment, self.environment.layout
         camera = following(layout.task, here.data.xpos[layout.pelvis])
@@ -73,21 +68,16 @@ class HumanoidBenchSimulator:
 
 
 class HumanoidBenchStepper:
-    """Steps HumanoidBench's simulators, with one batched call for each repetition of their actions
-    (see :class:`ezm.tasks.simulator.Stepper`).
+    """Steps HumanoidBench's simulators, with one batched call for each repetition of their actions.
 
     Args:
         simulators: all of HumanoidBench.
         threads: at least 1.
     """
 
-    def __init__(self, simulators: Sequence[Simulator], threads: int = 1) -> None:
-        environments, self._sizes = [], []
-        for simulator in simulators:
-            assert isinstance(simulator, HumanoidBenchSimulator)
-            environments.append(simulator.environment)
-            self._sizes.append(simulator.environment.layout.observation_size)
-        self.batch = Batch(environments, threads)
+    def __init__(self, simulators: Sequence[HumanoidBenchSimulator], threads: int = 1) -> None:
+        self._sizes = [simulator.observation_size for simulator in simulators]
+        self.batch = Batch([simulator.environment for simulator in simulators], threads)
 
     def step(self, actions: Sequence[np.ndarray], repeats: Sequence[int]) -> list[RawStep]:
         batch, count = self.batch, len(self._sizes)
@@ -101,14 +91,10 @@ class HumanoidBenchStepper:
             batch.step(padded, running)
             rewards[running] += batch.reward[running]
             running &= ~batch.terminated
+        outcomes = zip(self._sizes, rewards.tolist(), batch.terminated.tolist(), strict=True)
         return [
-            RawStep(
-                batch.observation[index, :size].copy(),
-                float(rewards[index]),
-                bool(batch.terminated[index]),
-                False,
-            )
-            for index, size in enumerate(self._sizes)
+            RawStep(batch.observation[index, :size].copy(), reward, ended, False)
+            for index, (size, reward, ended) in enumerate(outcomes)
         ]
 
     def close(self) -> None:
