@@ -117,7 +117,7 @@ class Checkpoints:
         Args:
             step: environment steps per task so far. A checkpoint of the same step is replaced.
             arrays: the parts of the state by name. Each is a dictionary, which may be nested, of numbers or arrays of
-                numpy or JAX. Arrays outside the machine's memory, which have ``nbytes`` and ``__array__``, are read one at a time.
+                numpy or JAX. Arrays outside the machine's memory, with ``nbytes`` and ``__array__``, are read in turn.
             meta: plain values, as JSON can hold them.
 
         Raises:

@@ -155,7 +155,7 @@ class Pipeline:
 
     @property
     def acting(self) -> LearnerState:
-        """The latest state without the optimizer's part, which acting does not need. This takes a fifth of the time."""
+        """The latest state without the optimizer's part, which acting does not need."""
         state: LearnerState = jax.tree.unflatten(self._rest_tree, self._on_first(self._rest))
         return state
 

@@ -256,9 +256,7 @@ class Trainer:
     def _await_programs(self, compiling: Future[int]) -> None:
         """Waits until the programs are compiled."""
         if not compiling.done():
-            self.display.message(
-                "compiling, up to two minutes the first time (cached for later runs)"
-            )
+            self.display.message("compiling, a minute or so the first time (cached for later runs)")
         with self.timer.section("compiling"):
             memory = compiling.result()
         self.display.message(f"learning takes {size(memory)} more")
