@@ -83,7 +83,7 @@ def collect(config: TrainConfig, suite: Suite, source: Any, sink: Any) -> None:
     try:
         collector.reset(sink)
         for _ in range(STEPS):
-            sink.add(collector.act(source.latest()))
+            sink.add(collector.act(source))
     finally:
         environments.close()
 

@@ -84,7 +84,8 @@ class Run:
 
     def update(self, times: int, *, compiled: bool) -> None:
         if compiled:
-            assert self.pipeline.compile(self.normalizer) > 0  # bytes
+            self.pipeline.compile(self.normalizer)
+            assert self.pipeline.working_memory() > 0  # bytes
         for _ in range(times):
             self.pipeline.step(self.normalizer)
         self.agent.state = self.pipeline.state

@@ -92,20 +92,22 @@ class Collector:
         self.environments.reset()
         self._begin(sink, np.arange(len(self.environments.task_ids)))
 
-    def act(self, parameters: ActingParameters) -> Experience:
+    def act(self, source: ParameterSource) -> Experience:
         """Searches, and makes one step of every environment.
 
         Raises:
             UserError: an environment failed.
             Diverged: an action is not finite.
         """
-        return self.step(self.choose(self.plan(parameters)))
+        return self.step(self.choose(self.plan(source)))
 
-    def plan(self, parameters: ActingParameters) -> Any:
-        """Starts the search for every environment's next action, for :meth:`choose`. Random actions need no search."""
+    def plan(self, source: ParameterSource) -> Any:
+        """Starts the search for the next actions, for :meth:`choose`. Random actions need no parameters."""
         if self.steps < self._config.random_steps:
             return None
-        return self.actor.explore(parameters, self.environments.observation, self.behaviour_task)
+        return self.actor.explore(
+            source.latest(), self.environments.observation, self.behaviour_task
+        )
 
     def choose(self, planned: Any) -> Chosen:
         """Waits for the search, and returns the actions with their noise.

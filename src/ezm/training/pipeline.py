@@ -132,7 +132,8 @@ class Pipeline:
         # Programs of several devices wait for each other, so all devices must start them in the same order.
         self._in_order: AbstractContextManager[Any] = Lock() if self._layout else nullcontext()
         self._make_targets, self._updates = programs(learner, state, self._layout)
-        self._compiled: dict[int, tuple[Any, Any]] = {}  # by updates per step
+        self._compiler = ThreadPoolExecutor(2, "ezm-compiler")
+        self._compiled: dict[int, tuple[Future[Any], Future[Any]]] = {}  # by updates per step
         self._optimizer_tree, self._rest_tree = map(jax.tree.structure, _parts(state))
         parts = [jax.tree.leaves(part) for part in _parts(state)]
         if self._layout is not None:
@@ -159,20 +160,19 @@ class Pipeline:
         state: LearnerState = jax.tree.unflatten(self._rest_tree, self._on_first(self._rest))
         return state
 
-    def compile(self, normalizer: Normalizer, updates: int = 1) -> int:
-        """Compiles both programs in parallel, for ``updates`` updates per step, ahead of the first step.
-
-        Returns their working memory in bytes on each device: the temporary arrays and the results.
-        """
+    def compile(self, normalizer: Normalizer, updates: int = 1) -> None:
+        """Starts to compile both programs in parallel, for ``updates`` updates per step, ahead of the first step."""
         batch, _ = self._placed(*self._replay.example(*self._sizes(updates)))
         make = self._make_targets.lower(self._rest, normalizer, batch, np.int32(0))
+        targets = self._compiler.submit(make.compile)
         update = self._updates.lower(
             self._optimizer, self._rest, normalizer, batch, make.out_info, updates
         )
-        targets = self._thread.submit(make.compile)
-        learned = update.compile()
-        self._compiled[updates] = compiled = targets.result(), learned
-        memory = [program.memory_analysis() for program in compiled]
+        self._compiled[updates] = targets, self._compiler.submit(update.compile)
+
+    def working_memory(self, updates: int = 1) -> int:
+        """Returns the bytes of temporary arrays and results on each device, once both programs are compiled."""
+        memory = [program.result().memory_analysis() for program in self._compiled[updates]]
         return sum(m.temp_size_in_bytes + m.output_size_in_bytes for m in memory if m)
 
     def step(self, normalizer: Normalizer, updates: int = 1, then: int | None = None) -> Updates:
@@ -202,8 +202,9 @@ class Pipeline:
         with section("replay"):
             number = self.updates + updates
             self._next = self._draw(normalizer, updates if then is None else then, number)
+        learn = self._compiled[updates][1].result()
         with section("starting updates"), self._in_order:
-            self._optimizer, self._rest, figures, priority = self._compiled[updates][1](
+            self._optimizer, self._rest, figures, priority = learn(
                 self._optimizer, self._rest, normalizer, batch, targets
             )
         self._last = Updates(batch, targets, figures, priority)
@@ -257,14 +258,15 @@ class Pipeline:
         self._next = _Ahead(updates, *self._placed(batch, drawn), made)
 
     def close(self) -> None:
-        """Waits for the targets under way and stops the thread."""
+        """Waits for the targets and the compilation under way, and stops the threads."""
         self._thread.shutdown()
+        self._compiler.shutdown()
 
     def _draw(self, normalizer: Normalizer, updates: int, number: int) -> _Ahead:
         """Draws the batches of a step, the first of which is update ``number``, and starts their targets."""
         if updates not in self._compiled:
             self.compile(normalizer, updates)
-        make, rest = self._compiled[updates][0], self._rest
+        make, rest = self._compiled[updates][0].result(), self._rest
         batch, drawn = self._placed(*self._replay.sample(self._rng, *self._sizes(updates)))
 
         def work() -> Targets:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -76,7 +77,9 @@ class Trainer:
         self._seconds_before = 0.0
         self._stop = False
         self._compiling: Future[int] | None = None
-        """The compilation of all programs, until learning begins."""
+        """The compilation of the programs of learning and acting, until learning begins."""
+        self._evaluation_programs: Future[None] | None = None
+        """The compilation of the programs of evaluations, from the first update on."""
         self._checkpoint: Checkpoint | None = None
         """The checkpoint to resume from, until the run has resumed."""
 
@@ -92,12 +95,15 @@ class Trainer:
             UserError: an environment failed, or a checkpoint cannot be written.
             Diverged: a loss, a gradient or an action is not finite. The saved state is the last finite state.
         """
+        config = self.config
         with at_interrupt(self._stop_soon), self.opened():
-            if self.step == 0:
-                self.evaluate(self.config.evaluation_episodes, ("random",))
+            # The episodes of random actions come after the first update, so that learning begins soon.
+            learning = min(config.random_steps + 1, config.steps)
             try:
-                while self.step < self.config.steps and not self._stop:
+                while self.step < config.steps and not self._stop:
                     self.advance()
+                    if self.step == learning:
+                        self.evaluate(config.evaluation_episodes, ("random",))
                 self.save()
             except Diverged as error:
                 raise self._keep_what_was_finite(error) from None
@@ -106,7 +112,7 @@ class Trainer:
                 raise
             if self._stop:
                 return False
-            self.evaluate(self.config.final_episodes)
+            self.evaluate(config.final_episodes)
         return True
 
     def advance(self) -> None:
@@ -116,7 +122,7 @@ class Trainer:
             self._await_programs(self._compiling)
         # Both use the same parameters. A device runs programs in the order of submission, so the search comes first.
         with section("search"):
-            planned = self._collector.plan(self.latest())
+            planned = self._collector.plan(self)
         learned = self._start_updates()
         with section("search"):
             chosen = self._choose(planned)
@@ -154,8 +160,15 @@ class Trainer:
                 if mode == "random":
                     act = random_policy(self.suite, self.config.seed)
                 else:
+                    if self._evaluation_programs is not None:
+                        self._evaluation_programs.result()
                     act = self._evaluating.policy(self.latest(), mode)
-                self._recorder.evaluation(position, mode, self._evaluator.run(act, episodes))
+                self._recorder.evaluation(position, mode, self.evaluator.run(act, episodes))
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The environments of evaluations, made at the first use, so that learning begins soon."""
+        return self._make_evaluator()
 
     def _diagnose(self) -> None:
         """Records how well the agent ranks actions."""
@@ -217,13 +230,14 @@ class Trainer:
         # With this seed, an environment that cannot be restored does not repeat its first episode.
         seed = config.seed + 1_000_003 * self.step
         watched: Any = {"step_limit": config.step_limit or None, "on_hang": self._save_at_hang}
+        copies = config.evaluation_episodes
         with ExitStack() as stack:
             stack.enter_context(closing(self.pipeline))
             # Compiling runs in parallel with the creation of environments and the random steps.
-            thread = stack.enter_context(ThreadPoolExecutor(1, "ezm-compile"))
-            self._compiling = compiling = thread.submit(self._compile)
-            self._evaluator = stack.enter_context(
-                closing(Evaluator(suite, config.evaluation_episodes, seed + 10_007, **watched))
+            self._compiler = stack.enter_context(ThreadPoolExecutor(1, "ezm-compile"))
+            self._compiling = self._compiler.submit(self._compile)
+            self._make_evaluator = lambda: stack.enter_context(
+                closing(Evaluator(suite, copies, seed + 10_007, **watched))
             )
             environments = stack.enter_context(closing(ParallelTasks(suite, seed, **watched)))
             self._sink = ReplaySink(
@@ -238,20 +252,25 @@ class Trainer:
             else:
                 self._go_on(self._checkpoint)
                 self._checkpoint = None
-            stack.callback(compiling.result)
             yield
 
     def _compile(self) -> int:
-        """Compiles the programs of learning, acting and evaluating. Returns the learner's working memory in bytes."""
-        config, tasks = self.config, self.suite.num_tasks
+        """Compiles the programs of learning and acting. Returns the learner's working memory in bytes."""
+        config, pipeline = self.config, self.pipeline
         updates = max(1, config.updates_by(config.random_steps + 1))
-        memory = self.pipeline.compile(self._normalizer, updates)
-        for actor, copies in ((self._actor, 1), (self._evaluating, config.evaluation_episodes)):
-            observation = np.zeros((tasks * copies, self.suite.observation_size), np.float32)
-            task = np.tile(np.arange(tasks, dtype=np.int32), copies)
-            exploring = actor is self._actor
-            actor.compile(self.latest(), observation, task, exploring=exploring)
-        return memory
+        pipeline.compile(self._normalizer, updates)
+        self._actor.compile(self.latest(), *self._example(1), exploring=True)
+        return pipeline.working_memory(updates)
+
+    def _compile_evaluation(self, parameters: ActingParameters) -> None:
+        """Compiles the programs of evaluations, while learning begins."""
+        example = self._example(self.config.evaluation_episodes)
+        self._evaluating.compile(parameters, *example, exploring=False)
+
+    def _example(self, copies: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns an observation and a task for each of ``copies`` environments of each task."""
+        tasks = np.tile(np.arange(self.suite.num_tasks, dtype=np.int32), copies)
+        return np.zeros((len(tasks), self.suite.observation_size), np.float32), tasks
 
     def _await_programs(self, compiling: Future[int]) -> None:
         """Waits until the programs are compiled."""
@@ -262,6 +281,8 @@ class Trainer:
         self.display.message(f"learning takes {size(memory)} more")
         self.display.forget_rates()  # the rates so far were with random actions
         self._compiling = None
+        shapes = jax.eval_shape(lambda x: x, self.latest())  # updates overwrite the arrays
+        self._evaluation_programs = self._compiler.submit(self._compile_evaluation, shapes)
 
     # -- keeping ---------------------------------------------------------------------------
 
@@ -286,7 +307,7 @@ class Trainer:
         }
         if environments:
             arrays["environments"] = self._collector.environments.state()
-            arrays["evaluation"] = self._evaluator.state()
+            arrays["evaluation"] = self.evaluator.state()
         meta = {
             "step": self.step,
             "seconds": self.position.seconds,
@@ -324,7 +345,7 @@ class Trainer:
         self.pipeline.resume(saved["pending"], self._normalizer)
         environments = saved.get("environments")
         if environments is not None:
-            self._evaluator.load(saved["evaluation"])
+            self.evaluator.load(saved["evaluation"])
         again = self._collector.load(saved["acting"], environments, self._sink)
         if again and environments is not None:
             names = ", ".join(self.suite.task_names[task] for task in again)
