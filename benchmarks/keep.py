@@ -86,7 +86,7 @@ def rows(
         if row["kind"] == "episode" and row["policy"] == row["task"]:
             episodes.setdefault(row["task"], []).append(row["return"])
         elif row["kind"] == "eval":
-            if row["step"] > seen:
+            if row["step"] > seen and row["mode"] != "random":
                 seen = row["step"]
                 for task, returns in episodes.items():
                     add("training", task, seen, row["seconds"], returns)

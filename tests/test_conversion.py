@@ -23,6 +23,9 @@ from ezm.errors import UserError
 from ezm.runs.checkpoints import Checkpoints
 from ezm.runs.folder import FORMAT, RunFolder
 
+# Orbax writes in threads that still call its loop when the loop is closed.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 CPU = defaults("cpu", "cartpole")
 CONFIG = replace(
     CPU,

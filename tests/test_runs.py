@@ -16,6 +16,9 @@ from ezm.config import PlannerConfig, to_dict
 from ezm.config.presets import PRESETS
 from ezm.errors import UserError
 from ezm.runs.folder import RunFolder
+from ezm.runs.metrics import read_metrics
+from ezm.training import trainer
+from ezm.training.display import Display
 from ezm.training.session import train
 
 OWN = """
@@ -130,3 +133,26 @@ def test_rewards_that_float32_cannot_tell_apart_are_refused(own: Any, tmp_path: 
     with pytest.raises(UserError, match=r"its rewards reach 1e\+300, and 1e\+06 is the most"):
         train(CONFIG, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_long_compilation_says_that_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    class Listener(Display):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    monkeypatch.setattr(trainer, "_STILL_ALIVE", 0.25)
+    short = replace(CONFIG, suite="dmc:cartpole-balance", random_steps=20, steps=21)
+    config = replace(short, evaluation_episodes=1, final_episodes=1)
+    assert train(config, tmp_path / "run", display=Listener)
+    assert [text for text in said if text.startswith("still")][:2] == [
+        "still compiling after 0.25 s",
+        "still compiling after 0.5 s",
+    ]
+    modes = [
+        row["mode"] for row in read_metrics(tmp_path / "run/metrics.jsonl") if row["kind"] == "eval"
+    ]
+    assert modes == ["random", "search", "policy"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -38,6 +38,7 @@ from ezm.training.timer import Timer
 
 _NORMALIZER_EVERY = 25  # steps per task between two refreshes of the normaliser
 _LOG_EVERY = 50  # steps per task between two rows of losses
+_STILL_ALIVE = 15  # seconds between two messages while the programs are compiled
 
 
 class Trainer:
@@ -277,6 +278,10 @@ class Trainer:
         if not compiling.done():
             self.display.message("compiling, a minute or so the first time (cached for later runs)")
         with self.timer.section("compiling"):
+            seconds = 0
+            while wait([compiling], _STILL_ALIVE).not_done:
+                seconds += _STILL_ALIVE
+                self.display.message(f"still compiling after {seconds} s")
             memory = compiling.result()
         self.display.message(f"learning takes {size(memory)} more")
         self.display.forget_rates()  # the rates so far were with random actions
