@@ -1,6 +1,5 @@
-"""Settings for all tests: programs that compile fast, and the end of each file's compiled programs."""
+"""Settings for all tests: a cache of compiled programs, and the end of each file's compiled programs."""
 
-import os
 from collections.abc import Iterator
 
 import jax
@@ -11,16 +10,9 @@ from hypothesis import settings
 settings.register_profile("ezm", deadline=None, max_examples=50)
 settings.load_profile("ezm")
 
-XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_prefer_vector_width=128"
-"""Most tests run a small program once, so compilation counts and speed does not."""
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Gives this process, and none that it starts, XLA's flags and a cache of programs that outlives it."""
-    if "XLA_FLAGS" not in os.environ:
-        os.environ["XLA_FLAGS"] = XLA_FLAGS
-        jax.devices()  # XLA reads the flags now
-        del os.environ["XLA_FLAGS"]
+    """Gives this process, and none that it starts, a cache of programs that outlives it."""
     if cache := getattr(config, "cache", None):
         jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

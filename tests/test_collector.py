@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import XLA_FLAGS
 
 from ezm.acting.actor import Actor
 from ezm.acting.collector import Collector, Experience
@@ -105,9 +104,8 @@ def here() -> tuple[ActingParameters, Sink]:
 
 
 def test_a_collector_in_another_process_experiences_the_same(
-    here: tuple[ActingParameters, Sink], monkeypatch: pytest.MonkeyPatch
+    here: tuple[ActingParameters, Sink],
 ) -> None:
-    monkeypatch.setenv("XLA_FLAGS", XLA_FLAGS)  # as here
     parameters, expected = here[0], here[1].arrays
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=elsewhere, args=(theirs,))

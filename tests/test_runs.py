@@ -144,13 +144,13 @@ def test_a_long_compilation_says_that_it_goes_on(
         def message(self, text: str) -> None:
             said.append(text)
 
-    monkeypatch.setattr(trainer, "_STILL_ALIVE", 0.25)
+    monkeypatch.setattr(trainer, "_STILL_ALIVE", 0.01)
     short = replace(CONFIG, suite="dmc:cartpole-balance", random_steps=20, steps=21)
     config = replace(short, evaluation_episodes=1, final_episodes=1)
     assert train(config, tmp_path / "run", display=Listener)
     assert [text for text in said if text.startswith("still")][:2] == [
-        "still compiling after 0.25 s",
-        "still compiling after 0.5 s",
+        "still compiling after 0.01 s",
+        "still compiling after 0.02 s",
     ]
     modes = [
         row["mode"] for row in read_metrics(tmp_path / "run/metrics.jsonl") if row["kind"] == "eval"

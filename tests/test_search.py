@@ -165,9 +165,7 @@ def assert_equal(ours: SearchResult, reference: SearchResult, tolerance: float) 
         np.testing.assert_array_equal(one, other, err_msg=name)
     for name in ("q_values", "policy", "value"):
         one, other = getattr(ours, name), getattr(reference, name)
-        # The policy's logits are Q-values times 50 and more, see sigma.
-        atol = 10 * tolerance if name == "policy" else tolerance
-        np.testing.assert_allclose(one, other, rtol=0, atol=atol, err_msg=name)
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance, err_msg=name)
 
 
 SETTINGS = [(16, 32, False), (8, 16, True), (8, 8, False), (16, 50, False)]
