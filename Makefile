@@ -33,7 +33,7 @@ demo: $(STAMP) ## train one agent on four tasks (some minutes) and write a repor
 	@$(BIN)/ezm demo
 
 test: $(STAMP) ## all tests but the slow ones
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: $(STAMP) ## the slow tests alone: they train agents, so one at a time
 	@$(BIN)/python -m pytest -q -m slow

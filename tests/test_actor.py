@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,8 +89,15 @@ def trained(tmp_path: Path, **changes: Any) -> Kept:
     return Kept(replay["action"]["0"][20:60, 0], replay["search_updates"]["0"][20:60] >= 0)
 
 
-def test_acting_without_search_stores_none(tmp_path: Path) -> None:
-    kept = trained(tmp_path, acting="policy")
+@pytest.fixture(scope="module")
+def without_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Kept]:
+    """A folder with a run that acts without a search, and what the run kept."""
+    folder = tmp_path_factory.mktemp("policy")
+    return folder, trained(folder, acting="policy")
+
+
+def test_acting_without_search_stores_none(without_search: tuple[Path, Kept]) -> None:
+    _, kept = without_search
     assert not kept.searched.any()
     assert len(np.unique(kept.actions)) == 40  # samples, not the mean
 
@@ -101,9 +109,11 @@ def test_noise_changes_actions_and_leaves_the_searches(tmp_path: Path) -> None:
     assert not np.array_equal(quiet.actions[:5], noisy.actions[:5])
 
 
-def test_an_agent_is_kept_without_what_only_training_needs(tmp_path: Path) -> None:
-    trained(tmp_path, acting="policy")
-    run = RunFolder.open(tmp_path / "run")
+def test_an_agent_is_kept_without_what_only_training_needs(
+    without_search: tuple[Path, Kept], tmp_path: Path
+) -> None:
+    folder, _ = without_search
+    run = RunFolder.open(folder / "run")
     keep_agent(run, tmp_path / "agent")
     kept, step = load_agent(RunFolder.open(tmp_path / "agent"))
     agent, _ = load_agent(run)
@@ -117,4 +127,4 @@ def test_an_agent_is_kept_without_what_only_training_needs(tmp_path: Path) -> No
     saved = RunFolder.open(tmp_path / "agent").latest_checkpoint()
     assert saved is not None and set(saved.arrays) == {"agent"}
     for file in (tmp_path / "agent").rglob("*"):
-        assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes(), file
+        assert file.is_dir() or str(folder).encode() not in file.read_bytes(), file

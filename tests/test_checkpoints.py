@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -160,18 +161,21 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(run: RunFolder, damage) -> None:
+def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(
+    run: RunFolder, damage, caplog: pytest.LogCaptureFixture
+) -> None:
     run.save_checkpoint(1, some_arrays(1), {"n": 1})
     run.save_checkpoint(2, some_arrays(2), {"n": 2})
     damage(run.checkpoints_path / "000000002")
-    with pytest.warns(UserWarning, match="000000002 is broken"):
-        found = run.latest_checkpoint()
+    found = run.latest_checkpoint()
+    assert "000000002 is broken, passed over: " in caplog.text
     assert found is not None and (found.step, found.meta) == (1, {"n": 1})
     assert_same(found.arrays, some_arrays(1))
 
     damage(run.checkpoints_path / "000000001")
-    with pytest.warns(UserWarning), pytest.raises(UserError, match="no checkpoint can be read"):
+    with pytest.raises(UserError, match="no checkpoint can be read"):
         run.latest_checkpoint()
+    assert "000000001 is broken" in caplog.text
 
 
 def test_going_on_from_an_earlier_checkpoint_replaces_the_later_ones(run: RunFolder) -> None:
@@ -259,7 +263,9 @@ def flip_a_bit(file: Path, bit: int) -> None:
     file.write_bytes(content)
 
 
-def test_one_flipped_bit_anywhere_is_found_and_its_file_named(run: RunFolder) -> None:
+def test_one_flipped_bit_anywhere_is_found_and_its_file_named(
+    run: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
     run.save_checkpoint(1, some_arrays(1), {"n": 1})
     run.save_checkpoint(2, some_arrays(2), {"n": 2})
     newest = run.checkpoints_path / "000000002"
@@ -270,28 +276,35 @@ def test_one_flipped_bit_anywhere_is_found_and_its_file_named(run: RunFolder) ->
         bit = rng.randrange(8 * file.stat().st_size)
         flip_a_bit(file, bit)
         name = file.relative_to(newest)
-        with pytest.warns(UserWarning, match=f"000000002 is broken.*: {name} is damaged"):
-            found = run.latest_checkpoint()
+        caplog.clear()
+        found = run.latest_checkpoint()
+        assert re.search(f"000000002 is broken.*: {name} is damaged", caplog.text)
         assert found is not None and found.step == 1
         flip_a_bit(file, bit)
     assert loaded(run).step == 2
 
 
-def test_a_flipped_bit_in_the_largest_file_is_found(run: RunFolder) -> None:
+def test_a_flipped_bit_in_the_largest_file_is_found(
+    run: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
     run.save_checkpoint(1, one(np.random.default_rng(0).standard_normal(500_000)), {})
     files = (file for file in run.checkpoints_path.rglob("*") if file.is_file())
     largest = max(files, key=lambda file: file.stat().st_size)
     flip_a_bit(largest, 4 * largest.stat().st_size)
-    with pytest.warns(UserWarning, match=largest.name), pytest.raises(UserError):
+    with pytest.raises(UserError):
         run.latest_checkpoint()
+    assert largest.name in caplog.text
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"files": 3}', '{"files": {"a": 1}}'])
-def test_a_damaged_manifest_is_named(run: RunFolder, text: str) -> None:
+def test_a_damaged_manifest_is_named(
+    run: RunFolder, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
     run.save_checkpoint(1, some_arrays(1), {})
     (run.checkpoints_path / "000000001" / MANIFEST).write_text(text)
-    with pytest.warns(UserWarning, match="manifest.json is damaged"), pytest.raises(UserError):
+    with pytest.raises(UserError):
         run.latest_checkpoint()
+    assert "manifest.json is damaged" in caplog.text
 
 
 def test_a_newer_format_is_told(run: RunFolder) -> None:

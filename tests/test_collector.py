@@ -104,9 +104,10 @@ def here() -> tuple[ActingParameters, Sink]:
 
 
 def test_a_collector_in_another_process_experiences_the_same(
-    here: tuple[ActingParameters, Sink],
+    here: tuple[ActingParameters, Sink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parameters, expected = here[0], here[1].arrays
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir or "")
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=elsewhere, args=(theirs,))
     process.start()

@@ -69,7 +69,7 @@ def test_acts_as_in_an_evaluation(agent: Agent) -> None:
 
 def test_tasks_go_by_name_or_index_and_have_their_own_sizes(planner: Planner) -> None:
     assert planner.tasks == ("cartpole-swingup", "reacher-easy")
-    for task in ("reacher-easy", 1):
+    for task in ("reacher-easy", 1, np.int64(1)):
         action = planner.act(np.ones(6), task)
         assert action.shape == (2,) and np.abs(action).max() <= 1.0
 

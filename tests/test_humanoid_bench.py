@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import parity
+from ezm import platform
 from ezm.cli import main
 from ezm.config.presets import defaults
 from ezm.config.validation import check
@@ -336,8 +337,13 @@ def test_wrong_actions() -> None:
     ],
 )
 def test_command_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(platform, "prepare_jax", lambda device: None)
     assert main(["train", *arguments, "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

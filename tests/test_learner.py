@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,6 +16,7 @@ from ezm.agent import Agent, build
 from ezm.agent.batch import Batch
 from ezm.agent.learning import LearnerState, Normalizer
 from ezm.agent.learning.learner import discounts, supports
+from ezm.agent.learning.losses import Targets
 from ezm.agent.world_model import WorldModel
 from ezm.config import MveConfig, PlannerConfig, QConfig, ReplayConfig, TrainConfig
 from ezm.config.presets import PRESETS
@@ -280,16 +282,35 @@ def test_supports_as_configured_or_published() -> None:
     assert (value.low, value.high) == pytest.approx((-1.0, 11.0))
 
 
-@pytest.mark.parametrize("times", [3, 5])
-def test_several_batches_in_one_program_are_one_update_after_the_other(times: int) -> None:
-    """Five updates with three batches: the first two take a second turn, and their priorities are those of it."""
+class Several(NamedTuple):
+    """An untrained agent, three batches in one with their targets, and the compiled functions that learn from them."""
+
+    agent: Agent
+    normalizer: Normalizer
+    batches: Batch
+    targets: Targets
+    updates: Callable[..., Any]
+    update: Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def several() -> Several:
     agent, replay = experience()
     learner, normalizer = agent.learner, agent.statistics.normalizer()
     batches, _ = replay.sample(np.random.default_rng(0), 64, reanalyse=30, batches=3)
     targets = jax.jit(learner.make_targets)(agent.state, normalizer, batches, jnp.int32(0))
     updates = jax.jit(learner.updates, static_argnums=4)
+    return Several(agent, normalizer, batches, targets, updates, jax.jit(learner.update))
+
+
+@pytest.mark.parametrize("times", [3, 5])
+def test_several_batches_in_one_program_are_one_update_after_the_other(
+    times: int, several: Several
+) -> None:
+    """Five updates with three batches: the first two take a second turn, and their priorities are those of it."""
+    agent, normalizer, batches, targets, updates, one = several
     state, figures, priority = updates(agent.state, normalizer, batches, targets, times)
-    one_by_one, one, last = agent.state, jax.jit(learner.update), {}
+    one_by_one, last = agent.state, {}
     for i in range(times):
         mine = slice(64 * (i % 3), 64 * (i % 3 + 1))
         batch = batches._replace(
@@ -316,12 +337,8 @@ def test_several_batches_in_one_program_are_one_update_after_the_other(times: in
         np.testing.assert_allclose(ours, theirs, atol=1e-4 * times)
 
 
-def test_where_an_update_is_not_finite_none_of_the_step_is_made() -> None:
-    agent, replay = experience()
-    learner, normalizer = agent.learner, agent.statistics.normalizer()
-    batches, _ = replay.sample(np.random.default_rng(0), 64, reanalyse=30, batches=3)
-    updates = jax.jit(learner.updates, static_argnums=4)
-    targets = jax.jit(learner.make_targets)(agent.state, normalizer, batches, jnp.int32(0))
+def test_where_an_update_is_not_finite_none_of_the_step_is_made(several: Several) -> None:
+    agent, normalizer, batches, targets, updates, _ = several
     broken = batches._replace(reward=np.array(batches.reward))
     broken.reward[0, 64] = np.nan  # of the second batch
     state, figures, _ = updates(agent.state, normalizer, broken, targets, 3)

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 import ezm.cli
+from ezm import platform
 from ezm.config import ReplayConfig
 from ezm.config.presets import PRESETS
 from ezm.errors import UserError
@@ -99,6 +100,7 @@ def test_a_run_that_the_device_cannot_hold_is_one_line(
 ) -> None:
     monkeypatch.setattr(memory, "has_own_memory", lambda: True)
     monkeypatch.setattr(memory, "available_on_device", lambda: 5 * 2**19)
+    monkeypatch.setattr(platform, "prepare_jax", lambda device: None)
     monkeypatch.setattr(trainer.Trainer, "train", lambda run: pytest.fail("not refused"))
     command = ["train", "cartpole", "--preset=cpu", "--device=cpu", "--replay.device"]
     assert ezm.cli.main([*command, f"--out={tmp_path / 'run'}"]) == 2

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_models import noisy, untrained
 
-from ezm.agent.planning import expanded_value, plan, planner
+from ezm.agent.planning import SearchResult, expanded_value, plan, planner
 from ezm.agent.planning.planner import refined
 from ezm.agent.world_model import Context, Gaussian, Support, WorldModel
 from ezm.config import PlannerConfig
@@ -76,11 +77,16 @@ def test_a_batch_in_parts_is_planned_as_a_whole(
     """The mean is the only action inside the tree, so that nothing is drawn there."""
     config = PlannerConfig(root_actions=4, simulations=8, interior_actions=1, include_mean=True)
     latent = jax.random.normal(jax.random.key(1), (BATCH, 16))
-    arguments = latent, context(model), jnp.full(BATCH, 0.9), config
-    whole = plan(jax.random.key(0), model, *arguments).search
+    arguments = jax.random.key(0), model, latent, context(model), jnp.full(BATCH, 0.9)
+
+    def planned() -> SearchResult:
+        # A new function, which is traced anew.
+        return eqx.filter_jit(lambda *given: plan(*given, config).search)(*arguments)
+
+    whole = planned()
     monkeypatch.setattr(planner, "_MOST_ROOTS", 2)
     monkeypatch.setattr(planner, "_FEWEST_ROOTS", 1)
-    parts = plan(jax.random.key(0), model, *arguments).search
+    parts = planned()
     np.testing.assert_array_equal(parts.visits, whole.visits)
     for name in ("action", "q_values", "value", "policy", "next_action"):
         one, other = getattr(parts, name), getattr(whole, name)

@@ -43,6 +43,8 @@ TINY = [
     "50",
     "--replay.alpha",
     "1",
+    "--optimizer.schedule-steps",  # the same programs, whatever the number of steps
+    "1000",
 ]
 SECTIONS = {
     "environments",
@@ -164,7 +166,7 @@ def test_a_profile_of_a_tiny_run(
 def test_a_resumed_run_is_profiled_and_stays_as_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["dmc:cartpole-balance", *TINY, "--random-steps", "10", "--final-episodes", "1"]
+    options = ["dmc:cartpole-balance", *TINY, "--random-steps", "5", "--final-episodes", "1"]
     assert ezm.cli.main(["train", *options, "--steps", "20", "--out", "run"]) == 0
 
     def content() -> dict[str, bytes]:

@@ -178,6 +178,19 @@ def test_importance_weights_keep_within_bounds() -> None:
     assert weights.min() == pytest.approx(0.1) and weights.max() == 1.0
 
 
+def test_importance_weights_of_a_task_do_not_depend_on_the_other_tasks() -> None:
+    """A task with one unlikely row would otherwise weigh all windows of the other task down to 0.1."""
+    replay = buffer(num_tasks=2)
+    for task in range(2):
+        record(replay, [(4, "terminated")], task)
+    replay.update_priorities(drawn([0] * 4, range(4)), np.array([1.0, 50.0, 50.0, 50.0]))
+    replay.update_priorities(drawn([1] * 4, range(4)), np.full(4, 3.0))
+    batch, _ = replay.sample(np.random.default_rng(0), 1_000)
+    np.testing.assert_allclose(batch.weight[batch.task == 1], 1.0)
+    own = batch.weight[batch.task == 0]
+    assert own.min() == pytest.approx(0.1) and own.max() == 1.0
+
+
 def test_uniform_sampling_weighs_all_the_same() -> None:
     replay, _ = filled(alpha=0.0)
     batch, _ = replay.sample(np.random.default_rng(0), 50)
@@ -336,6 +349,16 @@ def test_the_oldest_searches_are_renewed_and_padding_never() -> None:
     assert sorted(chosen) == sorted(wanted)
     everything, _ = replay.sample(np.random.default_rng(0), 20, reanalyse=60)
     np.testing.assert_array_equal(everything.reanalyse, np.arange(60))
+
+
+def test_the_first_searches_are_made_for_every_task() -> None:
+    replay = searching(num_tasks=3)
+    for task in range(3):
+        record(replay, [(20, "running")], task)
+    batch, where = replay.sample(np.random.default_rng(0), 60, reanalyse=90)
+    assert not batch.searched.any()
+    # 30 of each are expected, with a standard deviation of 3.7.
+    assert np.bincount(where.reanalysed[0], minlength=3).min() > 15
 
 
 def test_a_new_state_in_a_row_has_no_search_and_takes_none_that_was_meant_for_the_old() -> None:

@@ -189,7 +189,7 @@ def test_evaluations_are_shown_the_last_one_first(page: str) -> None:
 
 def test_an_evaluation_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", CONFIG)
-    run.evaluation_path.write_text("[")
+    (run.path / "eval.json").write_text("[")
     shown = part(write_report([run.path]).read_text(), "Evaluation")
     assert "eval.json is damaged or of another version of ezm" in shown
 

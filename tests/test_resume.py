@@ -40,7 +40,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         **os.environ,
         "EZM_CACHE": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compile faster
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # compile faster
     }
 
 
@@ -139,28 +139,38 @@ def test_killed_at_random_moments(
     assert_same(run, whole)
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_stopped_by_a_signal(
-    by: signal.Signals, whole: Path, environment: dict[str, str], tmp_path: Path
+def stopped_between_checkpoints(
+    run: Path,
+    whole: Path,
+    environment: dict[str, str],
+    step: int,
+    by: signal.Signals,
+    *others: str,
 ) -> None:
     """At a step without a checkpoint of its own, with a batch drawn ahead."""
-    run = tmp_path / "run"
-    rows = next(i for i, row in enumerate(measured(whole), start=1) if row["step"] > 42)
-    assert stop(run, environment, rows, 0.0, by) == 130
+    rows = next(i for i, row in enumerate(measured(whole), start=1) if row["step"] > step)
+    assert stop(run, environment, rows, 0.0, by, *others) == 130
     steps = RunFolder.open(run).checkpoint_steps()
-    assert steps[-1] >= 42 and steps[-1] % 20, steps
+    assert steps[-1] >= step and steps[-1] % 20, steps
+
+
+def test_stopped_by_ctrl_c(whole: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stopped_between_checkpoints(run, whole, environment, 42, signal.SIGINT)
     finish(run, environment)
     assert_same(run, whole)
 
 
-def test_rows_of_the_replay_move_to_the_device_and_back(
+def test_stopped_by_other_signals_while_rows_move_to_the_device_and_back(
     whole: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     """The run on the host was the same, bit for bit: where rows are decides nothing."""
     run = tmp_path / "run"
-    for step, option in ((42, "--replay.device"), (66, "--replay.no-device")):
-        rows = next(i for i, row in enumerate(measured(whole)) if row["step"] > step)
-        assert stop(run, environment, rows, 0.0, signal.SIGINT, option) == 130
+    for step, by, option in (
+        (42, signal.SIGTERM, "--replay.device"),
+        (66, signal.SIGHUP, "--replay.no-device"),
+    ):
+        stopped_between_checkpoints(run, whole, environment, step, by, option)
         assert RunFolder.open(run).config["replay"]["device"] == (option == "--replay.device")
     finish(run, environment, "--replay.device")
     assert_same(run, whole)

@@ -127,5 +127,5 @@ def test_an_environment_that_returns_nan_is_named(
 
 @pytest.mark.parametrize("option", ["copies", "threads"])
 def test_sizes_below_one_are_refused(suite: Suite, option: str) -> None:
-    with pytest.raises(UserError, match=f"--{option} 0: must be at least 1"):
+    with pytest.raises(UserError, match=f"^{option}=0: must be at least 1"):
         ParallelTasks(suite, 0, **{option: 0})  # type: ignore[arg-type]

@@ -172,6 +172,16 @@ def test_options_of_a_name(source: str, changes: dict[str, str | None], expected
     assert sources.task_name(source) == sources.task_name(expected)
 
 
+def test_an_option_of_a_name_goes_before_the_commands_option() -> None:
+    suite = load_suite("hb:h1-walk?protocol=paper,hb:h1-run", protocol="benchmark")
+    assert [task.source for task in suite.tasks] == ["hb:h1-walk?protocol=paper", "hb:h1-run"]
+
+
+def test_an_unknown_option_of_a_name_is_refused() -> None:
+    with pytest.raises(UserError, match="no option 'protocl'; it may be protocol or meshes"):
+        load_suite("hb:h1-walk?protocl=paper")
+
+
 def test_a_factorys_name_is_its_source() -> None:
     assert sources.split("pkg.mod:make") == (sources.FACTORY, "pkg.mod:make")
     assert sources.task_name("pkg.mod:make?a=b") == "pkg.mod:make?a=b"

@@ -85,7 +85,7 @@ def test_missing_wandb_is_one_clear_line(run: RunFolder, monkeypatch: pytest.Mon
 
 
 def test_it_gets_the_same_numbers(
-    run: RunFolder, module: Wandb, capsys: pytest.CaptureFixture[str]
+    run: RunFolder, module: Wandb, caplog: pytest.LogCaptureFixture
 ) -> None:
     with MetricsLogger(run, tensorboard=False, wandb=True) as log:
         log.log("eval", 4, 1.0, task="a", mode="search", mean=1.0)
@@ -94,7 +94,7 @@ def test_it_gets_the_same_numbers(
     assert session.rows == [({"eval_search/a": 1.0}, 4)] and session.finished == 1
     assert module.options[0]["config"] == {"suite": "pair"}
     assert module.options[0]["settings"]["console"] == "off"
-    assert capsys.readouterr().out == "Weights & Biases: https://wandb.example/run\n"
+    assert caplog.messages == ["Weights & Biases: https://wandb.example/run"]
 
 
 def test_variables_name_the_place(
@@ -127,13 +127,13 @@ def test_a_resumed_run_is_the_same_one(
 
 
 def test_who_is_not_logged_in_trains_and_keeps_the_run(
-    run: RunFolder, module: Wandb, capsys: pytest.CaptureFixture[str]
+    run: RunFolder, module: Wandb, caplog: pytest.LogCaptureFixture
 ) -> None:
     module.fails = {None}
     mirror = WandbMirror(run)
     mirror.log({"a": 1.0}, 1)
     assert module.options[1]["mode"] == "offline" and module.sessions[0].rows
-    first, second = capsys.readouterr().out.splitlines()
+    first, second = caplog.messages
     assert "takes nothing now (No API key configured. Use `wandb login` to log in.)" in first
     assert second.endswith(f"offline; send it by: wandb sync {run.path}/wandb/offline-run-*")
 
@@ -142,7 +142,7 @@ def test_what_fails_is_said_once_and_stops_nothing(
     run: RunFolder,
     module: Wandb,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail(*arguments: Any, **options: Any) -> None:
         raise OSError("broken pipe")
@@ -150,20 +150,21 @@ def test_what_fails_is_said_once_and_stops_nothing(
     module.fails = {None, "offline"}
     mirror = WandbMirror(run)
     mirror.log({"a": 1.0}, 1)
-    assert capsys.readouterr().out.count("failed (No API key") == 1
+    assert caplog.text.count("failed (No API key") == 1
     module.fails = set()
     monkeypatch.setattr(Session, "log", fail)
     mirror = WandbMirror(run)
-    capsys.readouterr()
+    caplog.clear()
     for step in range(3):
         mirror.log({"a": 1.0}, step)
     mirror.close()
-    assert capsys.readouterr().out.count("failed (broken pipe)") == 1
+    assert caplog.text.count("failed (broken pipe)") == 1
+    caplog.clear()
     monkeypatch.setattr(Session, "finish", fail)
     mirror = WandbMirror(run)
     mirror.close()
     mirror.close()
-    assert capsys.readouterr().out.count("failed (broken pipe)") == 1
+    assert caplog.text.count("failed (broken pipe)") == 1
 
 
 # -- the real one ------------------------------------------------------------------------------
@@ -208,7 +209,10 @@ def history(run: RunFolder) -> tuple[set[tuple[str, str]], dict[str, dict[int, f
 
 
 def test_an_offline_run_and_its_resumption(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A real training, a tiny one; all that TensorBoard would have is in wandb's own files."""
     pytest.importorskip("wandb")
@@ -223,8 +227,8 @@ def test_an_offline_run_and_its_resumption(
                     log.log(
                         "train", step, step / 10, updates=step, **{"loss/total": 1.0 / (step + 1)}
                     )
-    said = capsys.readouterr()
-    assert said.out.count("Weights & Biases: offline; send it by") == 2 and said.err == ""
+    assert caplog.text.count("Weights & Biases: offline; send it by") == 2
+    assert capsys.readouterr() == ("", "")
     identities, curves = history(run)
     (identity,) = identities
     assert identity[1] == "ezm"

@@ -151,8 +151,8 @@ class Planner:
     def _index(self, task: str | int) -> int:
         if isinstance(task, str) and task in self.tasks:
             return self.tasks.index(task)
-        if isinstance(task, int) and 0 <= task < len(self.tasks):
-            return task
+        if isinstance(task, int | np.integer) and 0 <= task < len(self.tasks):
+            return int(task)
         raise UserError(
             f"task {task!r} is not one of this agent's{nearest(str(task), self.tasks)}: "
             f"it knows {', '.join(self.tasks)}"

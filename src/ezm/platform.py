@@ -32,7 +32,9 @@ _SIGNALS = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGT
 def has_gpu() -> bool:
     """Predicts whether JAX will find a GPU, without the seconds that asking JAX takes."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
-    if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
+    if platforms and platforms.split(",")[0] not in ("cuda", "gpu"):  # JAX computes on the first
+        return False
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
     # The second device is the GPU in the Windows subsystem for Linux.
     return cuda_plugin() and any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg"))

@@ -26,6 +26,7 @@ import numpy as np
 
 from ezm.acting.evaluate import Episodes
 from ezm.errors import UserError
+from ezm.runs.checkpoints import unreadable
 from ezm.runs.folder import unwritable, write_atomically
 from ezm.statistics.aggregates import (
     Statistic,
@@ -179,9 +180,7 @@ def read_evaluations(run: Path) -> list[Evaluation]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}): check its permissions"
-        ) from error
+        raise unreadable(path, error) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged or of another version of ezm ({error!r}): move it away"

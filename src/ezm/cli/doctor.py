@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 import ezm
 from ezm.platform import BrokenSetting, cache_folder, check_settings, cuda_plugin
 from ezm.tasks import sources
+from ezm.tasks.parallel import cores
 
 PYTHONS = ((3, 11), (3, 12), (3, 13), (3, 14))
 _INSTALL_GPU = "'ezm-rl[gpu]'"
@@ -84,7 +85,7 @@ def run_probes() -> Probes:
     """Runs all probes, as many at once as there are cores, but at least two."""
     # Without the filter, the last line is the error.
     filtering = os.environ.get("JAX_TRACEBACK_FILTERING", "off")
-    with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max(2, cores())) as pool:
         # MUJOCO_GL is the probes' own, whatever the user has set. Only the JAX probe keeps the user's.
         running = [
             pool.submit(probe, "jax", JAX_TRACEBACK_FILTERING=filtering),
@@ -102,7 +103,10 @@ def python() -> Iterator[Finding]:
     system = f"{platform.system()} {platform.machine()}"
     said = f"Python {platform.python_version()}, ezm {ezm.__version__}, {system}"
     tested = ", ".join(".".join(map(str, each)) for each in PYTHONS)
-    if version not in PYTHONS:
+    if platform.system() == "Windows":
+        said = f"{said}: a run's folder needs a lock that Windows does not have"
+        yield Finding("problem", "python", said, "use WSL 2")
+    elif version not in PYTHONS:
         said = f"{said}: tested with {tested}"
         yield Finding("warning", "python", said, "use one of the tested versions")
     elif platform.system() != "Linux":

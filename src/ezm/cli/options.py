@@ -158,7 +158,7 @@ class RunOptions(TrainConfig):
     gym:Pendulum-v1, my_module:make. `ezm tasks` lists them. Not needed with --resume."""
     preset: Literal["cpu", "paper"] = "cpu"
     """Source of all other defaults. cpu learns on two cores, paper has the published sizes.
-    Without this option: paper if there is a GPU, otherwise cpu."""
+    Without this option: paper if there is a GPU and --device is not cpu, otherwise cpu."""
     resume: Path | None = None
     device: Device = "auto"
     """Device to compute on. auto: a GPU if there is one."""
@@ -177,7 +177,8 @@ def parse_run(kind: type[OptionsT], command: str, arguments: Sequence[str]) -> O
         options = parse(kind, command, arguments, kind(**vars(config)))
         _refuse_contradiction(config, options)
         return options
-    preset = _value_of("--preset", arguments) or ("paper" if platform.has_gpu() else "cpu")
+    on_gpu = _value_of("--device", arguments) != "cpu" and platform.has_gpu()
+    preset = _value_of("--preset", arguments) or ("paper" if on_gpu else "cpu")
     preset = preset if preset in PRESETS else "cpu"
     # A guess, so that --help shows the suite's own defaults. The parser's result decides.
     suite = next((word for word in arguments if kind_of(word) is not KINDS[-1]), "")

@@ -163,11 +163,11 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], note: st
     console = _console()
     console.print(table)
     if note:
-        console.print(note, style="dim", highlight=False, markup=False)
+        console.print(note, style="dim", highlight=False)
 
 
 def _console() -> Console:
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names of tasks stay as they are
     if not console.is_terminal:
         console.width = 200  # shortens nothing in a file or a pipe
     return console

@@ -176,6 +176,13 @@ KINDS = (
         "humanoids, and the large rewards of maze and reach",
     ),
     Kind(
+        ("h1*-maze*", "hb:h1*-maze*", "h1*-reach*", "hb:h1*-reach*"),
+        "lists with the maze or reach",
+        _ALL_HUMANOIDS,
+        "humanoids, and the large rewards of maze and reach",
+        batch_of_each=True,
+    ),
+    Kind(
         ("h1*", "hb:h1*"),
         "HumanoidBench's tasks",
         _HUMANOID,

@@ -12,15 +12,16 @@ from ezm.config.plain import read
 
 
 class Bound(NamedTuple):
-    """A bound of a number, next to the type of its field. :func:`ezm.config.validation.check` refuses other values."""
+    """A bound of a number or of a pair of numbers, next to the type of its field. :func:`ezm.config.validation.check` refuses other values."""
 
-    holds: Callable[[float], bool]
+    holds: Callable[[Any], bool]
     rule: str
 
 
 POSITIVE = Bound(lambda value: value > 0, "be greater than 0")
 NOT_NEGATIVE = Bound(lambda value: value >= 0, "not be negative")
 FRACTION = Bound(lambda value: 0 <= value <= 1, "lie in [0, 1]")
+RANGE = Bound(lambda value: value[0] < value[1], "begin below its end")
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,17 @@ class ModelConfig:
     """Width of the latent state s and of every trunk."""
     task_embedding: bool = True
     """Condition every part on a learned embedding of the task. Off is an ablation."""
-    task_embedding_size: int = 128
+    task_embedding_size: Annotated[int, POSITIVE] = 128
     """Size of a task's embedding."""
     task_embedding_scale: Annotated[float, POSITIVE] = 1.0
     """Factor on the embeddings, and so on how fast they learn. With a small factor all tasks begin almost alike."""
-    action_code_size: int = 64
+    action_code_size: Annotated[int, POSITIVE] = 64
     """Size of an action's code, the same for tasks with different action sizes."""
-    blocks: int = 3
+    blocks: Annotated[int, NOT_NEGATIVE] = 3
     """Residual blocks of the representation, dynamics and prediction trunks."""
-    reward_blocks: int = 3
+    reward_blocks: Annotated[int, NOT_NEGATIVE] = 3
     """Residual blocks of the reward trunk."""
-    head_layers: int = 2
+    head_layers: Annotated[int, NOT_NEGATIVE] = 2
     """Hidden layers of the reward, value, Q and policy heads, latent_size wide unless critic_size differs."""
     critic_size: Annotated[int | None, POSITIVE] = None
     """Width of the hidden layers of the value heads and Q heads. None means latent_size."""
@@ -51,7 +52,7 @@ class ModelConfig:
     trunk: Literal["projected", "concatenated"] = "projected"
     """Input of the trunk of value and policy. projected: a linear layer of latent state and task embedding.
     concatenated: both as they are, so that the trunk is wider by the embedding."""
-    projector_size: int = 1024
+    projector_size: Annotated[int, NOT_NEGATIVE] = 1024
     """Hidden width of the projector and predictor, which "cosine" consistency needs. 0 leaves them out."""
     latent_norm: bool = False
     """Apply LayerNorm (no scale, no bias) to every latent that h and g return."""
@@ -63,11 +64,11 @@ class ModelConfig:
     """Number of bins of the categorical reward and value distributions."""
     scalar_transform: Literal["h", "linear"] = "h"
     """Spacing of the bins: h(x) = sign(x)(sqrt(|x|+1)-1) + 0.001x, or linear."""
-    value_range: tuple[float, float] | None = (-299.0, 299.0)
+    value_range: Annotated[tuple[float, float] | None, RANGE] = (-299.0, 299.0)
     """Range of the value bins. None derives it from the suite's rewards and discounts."""
-    reward_range: tuple[float, float] | None = (-299.0, 299.0)
+    reward_range: Annotated[tuple[float, float] | None, RANGE] = (-299.0, 299.0)
     """Range of the reward bins. None derives it from the ranges that the suite's tasks declare."""
-    log_std_range: tuple[float, float] = (-10.0, 2.0)
+    log_std_range: Annotated[tuple[float, float], RANGE] = (-10.0, 2.0)
     """Bounds of the log standard deviation of the policy's Gaussian, before the tanh."""
     initial_log_std: float | None = None
     """Log standard deviation of an untrained policy. None means the middle of its bounds."""
@@ -124,7 +125,7 @@ class PlannerConfig:
     """Actions sampled at each node inside the tree."""
     interior_spread: Annotated[float, POSITIVE] = 1.0
     """Factor on the policy's standard deviation for the second half of the samples at each node inside the tree."""
-    leaf_rollout: int = 0
+    leaf_rollout: Annotated[int, NOT_NEGATIVE] = 0
     """Steps imagined along the policy's mean from each new node, before the network's value is taken."""
     c_visit: float = 50.0
     """The constant c_visit in sigma(q) = (c_visit + most visits) * c_scale * q, with q rescaled to [0, 1]."""
@@ -177,7 +178,7 @@ class MveConfig:
 
     weight: Annotated[float, FRACTION] = 0.0
     """Weight in the value target. 0 leaves it out."""
-    horizon: int = 3
+    horizon: Annotated[int, NOT_NEGATIVE] = 3
     """Number of imagined steps before the network's value is taken."""
     after_updates: int = 500
     """Number of updates without imagined targets at first, while the model fits the first data."""
@@ -291,7 +292,7 @@ class OptimizerConfig:
     """Steps per task over which learning rate and policy temperature change. None means the whole run."""
     weight_decay: float = 2e-5
     """Decoupled weight decay, times the learning rate."""
-    gradient_clip: float = 5.0
+    gradient_clip: Annotated[float, POSITIVE] = 5.0
     """Largest norm of a gradient."""
     windows_per_task: Annotated[int | None, POSITIVE] = None
     """Windows of each task that pass through a gradient at each agent step (W). It sets the batch size, whatever the
@@ -377,7 +378,7 @@ class TrainConfig:
     def for_tasks(self, num_tasks: int) -> TrainConfig:
         """Returns the configuration with the batch size that ``optimizer.windows_per_task`` asks for."""
         wanted = self.optimizer.windows_per_task
-        if wanted is None:
+        if wanted is None or self.updates_per_step <= 0:  # which a check refuses later
             return self
         size = round(wanted * num_tasks / self.updates_per_step)
         return replace(self, optimizer=replace(self.optimizer, batch_size=size))

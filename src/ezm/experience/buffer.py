@@ -203,6 +203,7 @@ class Replay:
             rng: draws the samples.
             batch_size: B, windows in each batch.
             reanalyse: N, number of states to reanalyse in all batches. They are the states with the oldest searches.
+                Chance decides between equally old searches, so that every task gets its part of the first ones.
             batches: number of batches.
         """
         totals = self._tree.totals
@@ -211,7 +212,7 @@ class Replay:
         slot = self._tree.draw(rng, task)
         each = zip(np.split(task, batches), np.split(slot, batches), strict=True)
         weight = np.concatenate([self._importance(*batch) for batch in each])
-        return self._gather(task, slot, weight, reanalyse)
+        return self._gather(rng, task, slot, weight, reanalyse)
 
     def example(self, batch_size: int, reanalyse: int = 0, batches: int = 1) -> tuple[Batch, Drawn]:
         """Returns made-up data with the shapes and dtypes of :meth:`sample`, whatever is stored."""
@@ -253,10 +254,17 @@ class Replay:
             count, total = count.sum(keepdims=True), total.sum(keepdims=True)
         group = task if self.config.per_task else np.zeros_like(task)
         weight = (count[group] * self._tree.mass(task, slot) / total[group]) ** -self.config.beta
-        return np.clip(weight / weight.max(), 0.1, 1.0).astype(np.float32)
+        largest = np.zeros(self.num_tasks)
+        np.maximum.at(largest, group, weight)
+        return np.clip(weight / largest[group], 0.1, 1.0).astype(np.float32)
 
     def _gather(
-        self, task: np.ndarray, slot: np.ndarray, weight: np.ndarray, reanalyse: int
+        self,
+        rng: np.random.Generator,
+        task: np.ndarray,
+        slot: np.ndarray,
+        weight: np.ndarray,
+        reanalyse: int,
     ) -> tuple[Batch, Drawn]:
         capacity, newest = self.config.capacity, self.rows[task] - 1
         start = newest - (newest - slot) % capacity  # absolute index of the first row
@@ -268,9 +276,8 @@ class Replay:
         made = self.search_updates[task, index % capacity]
         step = np.arange(self.states)[:, None]
         decides = (step <= length) & ~(terminated & (step == length))
-        by_age = np.argsort(
-            np.where(decides, made, np.iinfo(np.int64).max), axis=None, kind="stable"
-        )
+        age = np.where(decides, made, np.iinfo(np.int64).max).ravel()
+        by_age = np.lexsort((rng.permutation(age.size), age)) if reanalyse else age[:0]
         oldest = np.sort(by_age[:reanalyse])
         batch = Batch(
             **self._content.gather(task, slot, length, self.window, self.states),

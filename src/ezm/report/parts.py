@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from ezm.acting.results import Evaluation, read_evaluations
 from ezm.errors import UserError
 from ezm.report import figures
+from ezm.runs.checkpoints import unreadable
 from ezm.runs.folder import RunFolder
 from ezm.statistics.aggregates import Estimate, interquartile_mean, interval, mean_score
 from ezm.statistics.intervals import format_return, mean_interval
@@ -88,9 +89,7 @@ def films(folder: Path, order: Sequence[str] = ()) -> dict[str, str]:
         try:
             found[name] = base64.b64encode(paths[name].read_bytes()).decode()
         except OSError as error:
-            raise UserError(
-                f"{paths[name]} cannot be read ({error.strerror}): check its permissions"
-            ) from error
+            raise unreadable(paths[name], error) from error
     return found
 
 

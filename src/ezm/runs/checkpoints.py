@@ -20,12 +20,12 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import tempfile
 import time
-import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +34,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ezm.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Version of this format. It increases when an older ezm can no longer read a checkpoint."""
@@ -165,7 +167,7 @@ class Checkpoints:
                 raise unreadable(path, error) from error
             except (Damaged, OSError, ValueError, zipfile.BadZipFile) as error:
                 reason = (str(error) or repr(error)).splitlines()[0][:200]
-                warnings.warn(f"checkpoint {path} is broken, passed over: {reason}", stacklevel=3)
+                _log.warning(f"checkpoint {path} is broken, passed over: {reason}")
         if folders:
             raise UserError(f"{self.path}: no checkpoint can be read; start a new run")
         return None

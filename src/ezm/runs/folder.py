@@ -95,7 +95,6 @@ class RunFolder:
         self.metrics_path = path / "metrics.jsonl"
         self.tensorboard_path = path / "tensorboard"
         self.films_path = path / "films"
-        self.evaluation_path = path / "eval.json"
         self.report_path = path / "report.html"
         self._checkpoints = Checkpoints(self.checkpoints_path)
 

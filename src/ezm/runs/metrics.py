@@ -23,6 +23,7 @@ from typing import Any, Self
 import numpy as np
 
 from ezm.errors import UserError
+from ezm.runs.checkpoints import unreadable
 from ezm.runs.folder import RunFolder, unwritable, write_atomically
 from ezm.runs.wandb import WandbMirror
 
@@ -56,9 +57,7 @@ def stream_metrics(path: Path) -> Iterator[dict[str, Any]]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}): check its permissions"
-        ) from error
+        raise unreadable(path, error) from error
 
 
 class MetricsLogger:
@@ -85,7 +84,7 @@ class MetricsLogger:
             _mend_last_line(run.metrics_path)
         except OSError as error:
             raise unwritable(run.metrics_path, error) from error
-        self.rows = len(read_metrics(run.metrics_path))
+        self.rows = sum(1 for _ in stream_metrics(run.metrics_path))
         """Number of rows in the file."""
 
     def __enter__(self) -> Self:

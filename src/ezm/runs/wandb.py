@@ -8,6 +8,7 @@ wandb.json in the run's folder keeps the run's identity, so that a resumed run g
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from typing import Any
 from ezm.errors import UserError
 from ezm.runs.folder import RunFolder, write_atomically
 
+_log = logging.getLogger(__name__)
 _INIT_SECONDS = 30.0  # without an answer, after which the run is kept on disk
 _FINISH_SECONDS = 120.0  # for sending the rest when the run ends
 
@@ -23,10 +25,9 @@ _FINISH_SECONDS = 120.0  # for sending the rest when the run ends
 class WandbMirror:
     """Sends the numbers of one run to Weights & Biases."""
 
-    def __init__(self, run: RunFolder, note: Callable[[str], None] = print) -> None:
+    def __init__(self, run: RunFolder) -> None:
         """Args:
             run: the run to send. wandb's own files go to its folder.
-            note: shows a line at the terminal.
 
         Raises:
             UserError: wandb is not installed.
@@ -38,7 +39,6 @@ class WandbMirror:
                 "Weights & Biases was asked for and wandb is not installed: "
                 "pip install 'ezm-rl[wandb]', or leave the option out"
             ) from error
-        self._note = note
         self._session: Any = None
         self._session = self._attempt(lambda: self._begin(wandb, run))
         # An earlier part of the run has sent the same numbers already.
@@ -61,7 +61,7 @@ class WandbMirror:
             return call()
         except Exception as error:  # noqa: BLE001
             self._session = None
-            self._note(
+            _log.warning(
                 f"Weights & Biases failed ({_line(error)}): training goes on without it, "
                 "metrics.jsonl has everything"
             )
@@ -73,7 +73,7 @@ class WandbMirror:
         try:
             session = _init(wandb, run, os.environ.get("WANDB_MODE"))
         except Exception as error:  # noqa: BLE001 - no key, no network, no such project, ...
-            self._note(
+            _log.warning(
                 f"Weights & Biases takes nothing now ({_line(error)}): "
                 "the run is kept on disk for it, training goes on"
             )
@@ -81,7 +81,7 @@ class WandbMirror:
         identity = {"id": session.id, "project": session.project, "entity": session.entity or None}
         write_atomically(run.path / "wandb.json", json.dumps(identity) + "\n")
         offline = f"offline; send it by: wandb sync {run.path}/wandb/offline-run-*"
-        self._note(f"Weights & Biases: {session.url or offline}")
+        _log.warning(f"Weights & Biases: {session.url or offline}")
         return session
 
 

@@ -75,7 +75,7 @@ class ParallelTasks:
     ) -> None:
         for option, value in (("copies", copies), ("threads", threads)):
             if value is not None and value < 1:
-                raise UserError(f"--{option} {value}: must be at least 1")
+                raise UserError(f"{option}={value}: must be at least 1")
         if task_ids is None:
             task_ids = np.tile(np.arange(suite.num_tasks), copies)
         self.suite = suite
@@ -93,7 +93,7 @@ class ParallelTasks:
         self._lengths = np.zeros(count, np.int32)
         if threads is None:
             heavy = any(task.simulator.threads_pay for task in self.tasks)
-            threads = (os.cpu_count() or 1) if heavy else 1
+            threads = cores() if heavy else 1
         found: dict[sources.Source, list[int]] = {}
         for index, task in enumerate(self.tasks):
             found.setdefault(sources.split(task.spec.source)[0], []).append(index)
@@ -236,10 +236,17 @@ class ParallelTasks:
         self._busy[number] = ()
 
 
+def cores() -> int:
+    """Returns the number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _made(suite: Suite, task_ids: list[int], seeds: list[int]) -> list[Task]:
     """Makes environments, in parallel if that pays for all of their sources."""
     own = [sources.split(suite.tasks[task].source)[0] for task in task_ids]
-    with ThreadPoolExecutor(os.cpu_count(), "ezm-make") as pool:
+    with ThreadPoolExecutor(cores(), "ezm-make") as pool:
         run: Callable[..., Iterable[Task]] = map
         if all(source.made_in_threads for source in own):
             run = pool.map

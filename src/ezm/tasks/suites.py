@@ -147,14 +147,13 @@ def load_suite(
         UserError: an unknown or unusable task, a task named twice, an unknown protocol, missing meshes, or a number
             below 1.
     """
-    for option, value in (("action-repeat", action_repeat), ("episode-steps", episode_steps)):
+    for option, value in (("--action-repeat ", action_repeat), ("episode_steps=", episode_steps)):
         if value is not None and value < 1:
-            raise UserError(f"--{option} {value}: must be at least 1")
+            raise UserError(f"{option}{value}: must be at least 1")
     catalog.check_protocol(protocol)
     options = {"protocol": protocol, "meshes": meshes and str(Path(meshes).resolve())}
     named = [
-        source if sources.options(source) else sources.with_options(source, **options)
-        for source in parse(name)
+        sources.with_options(source, **options | sources.options(source)) for source in parse(name)
     ]
     specs = [_probe(source, action_repeat, episode_steps) for source in named]
     return Suite(name, tuple(specs))

@@ -45,9 +45,10 @@ class Memory(NamedTuple):
 
 
 def replay_rows(config: TrainConfig, suite: Suite) -> int:
-    """Returns the rows of each task's replay: the capacity, or fewer if the run cannot fill it.
+    """Returns the rows of each task's replay: the capacity, or fewer where a run of full episodes fills fewer.
 
-    A run fills a row for each step, and another row at the end of each episode.
+    A run fills a row for each step, and another row at the end of each episode. A run with shorter episodes overwrites
+    its oldest rows.
     """
     shortest = min(task.episode_steps or 1 for task in suite.tasks)
     return min(config.replay.capacity, config.steps + config.steps // shortest + 2)

@@ -212,8 +212,9 @@ class Pipeline:
         if self._config.replay.alpha:
             with section("waiting for updates"):
                 found = np.asarray(priority)
-            with section("replay"):
-                self._replay.update_priorities(drawn, found)
+            if np.isfinite(found).all():  # otherwise the next `settle` ends the training
+                with section("replay"):
+                    self._replay.update_priorities(drawn, found)
         return self._last
 
     def settle(self) -> None:

@@ -15,12 +15,12 @@ import jax
 
 from ezm.acting.load import as_trained, suite_of
 from ezm.config import TrainConfig, to_dict
-from ezm.config.validation import check
 from ezm.errors import UserError
 from ezm.runs.folder import RunFolder, unwritable
 from ezm.runs.machine import machine, peak_memory
 from ezm.runs.metrics import MetricsLogger
 from ezm.training.display import Display
+from ezm.training.session import prepared
 from ezm.training.timer import REST, Taken
 from ezm.training.trainer import Trainer
 
@@ -91,8 +91,11 @@ def profile(
     Raises:
         UserError: the configuration, the suite or a folder is unusable.
     """
-    suite, source = suite_of(config), None
-    check(config, suite.num_tasks)
+    source = None
+    if resumed is None:
+        config, suite = prepared(config)
+    else:
+        suite = suite_of(config)
     short = replace(
         config, evaluate_every=sys.maxsize, checkpoint_every=sys.maxsize, diagnose_every=0
     )

@@ -44,9 +44,7 @@ def train(
     Raises:
         UserError: the configuration, the suite or the folder is unusable.
     """
-    suite = suite_of(config)
-    config = config.for_tasks(suite.num_tasks)
-    _check(config, suite)
+    config, suite = prepared(config)
     run = RunFolder.create(path, to_dict(config), [asdict(task) for task in suite.tasks])
     return _run(run, config, suite, wandb, display)
 
@@ -85,9 +83,25 @@ def resume(
     return _run(run, config, suite, wandb, display)
 
 
+def prepared(config: TrainConfig) -> tuple[TrainConfig, Suite]:
+    """Returns the configuration of a new run, with the batch size of its number of tasks, and the suite.
+
+    Raises:
+        UserError: the run cannot be trained on this machine.
+    """
+    suite = suite_of(config)
+    config = config.for_tasks(suite.num_tasks)
+    _check(config, suite)
+    return config, suite
+
+
 def _check(config: TrainConfig, suite: Suite) -> None:
     """Refuses a run that cannot be trained on this machine, before anything is written."""
     check(config, suite.num_tasks)
+    if config.steps <= config.random_steps:
+        raise UserError(
+            f"--steps {config.steps}: must exceed --random-steps {config.random_steps}, after which learning starts"
+        )
     mesh(config.devices)
     ranges = (config.model.reward_range, config.model.value_range)
     derived = None in ranges and not config.loss.reward_scaling

@@ -32,6 +32,8 @@ class ReplaySink:
         """See :class:`ezm.acting.collector.ExperienceSink`."""
         for each, first in zip(task.tolist(), observation, strict=True):
             self._replay.cut_episode(each)
+            if self._statistics.returns is not None:
+                self._statistics.returns.running[each] = 0.0
             self._begin(each, first)
 
     def add(self, experience: Experience) -> None:

@@ -181,11 +181,11 @@ def _encoder(path: Path, rate: float) -> Iterator[Any]:
     """Writes frames to a temporary file, which takes the film's name only when it is complete."""
     from imageio_ffmpeg import write_frames
 
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")  # no name of a film
     size = WIDTH, PICTURE_HEIGHT + HEIGHT
     # Browsers play this profile and these colours. The index comes first in the file, so that they can begin
     # at once.
-    parameters = ["-crf", "27", "-preset", "fast", "-movflags", "+faststart"]
+    parameters = ["-crf", "27", "-preset", "fast", "-movflags", "+faststart", "-f", "mp4"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         encoder = write_frames(

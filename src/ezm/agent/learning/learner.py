@@ -97,7 +97,7 @@ class Learner:
         ``index`` is the batch's number. It makes the search's samples differ from batch to batch.
         """
         config = self.config.loss
-        k_heads, k_plan = jax.random.split(jax.random.fold_in(state.key, index))
+        k_heads, k_plan, k_q = jax.random.split(jax.random.fold_in(state.key, index), 3)
         model = with_products(state.ema, fast_precision(self.config.precision))
         ema = model.with_two_heads(k_heads)
         context = ema.context(batch.task, self.suite.action_mask)
@@ -114,7 +114,7 @@ class Learner:
             values, policy = ema.predict(last, everywhere)
             bootstrap = ema.value(values)
             if of == "q":
-                action = policy.one(jax.random.fold_in(k_plan, n_step))
+                action = policy.one(k_q)
                 bootstrap = ema.q(last, action, everywhere)
             return n_step_value(reward, bootstrap, batch.length, batch.terminated, discount, n_step)
 
@@ -242,25 +242,27 @@ class Learner:
                 temperature,
             )
 
-        (_, told), slope = eqx.filter_value_and_grad(loss, has_aux=True)(state.model)
-        gradient = without_statistics(slope)
+        (_, aux), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(state.model)
+        of_parameters = without_statistics(gradient)
         trained = eqx.filter(state.model, eqx.is_inexact_array)
-        change, optimizer = self.optimizer.update(gradient, state.optimizer, trained)
-        model = with_statistics(eqx.apply_updates(state.model, change), state.model, slope)
+        change, optimizer = self.optimizer.update(of_parameters, state.optimizer, trained)
+        model = with_statistics(eqx.apply_updates(state.model, change), state.model, gradient)
         ema = optax.incremental_update(model, state.ema, config.optimizer.ema)
         # A plain mean over the first updates, then a moving average.
         rate = jnp.maximum(1.0 / (state.updates + 1), _Q_RANGE_RATE)
         q_range = state.q_range + rate * (targets.q_spread - state.q_range)
+        real = aux.decides
         figures = {
-            **{f"loss/{name}": part for name, part in told.parts.items()},
-            "gradient_norm": optax.tree.norm(gradient),
-            "target/value": normalizer.in_task_units(targets.value, batch.task).mean(),
-            "target/searched": targets.searched.mean(),
+            **{f"loss/{name}": part for name, part in aux.parts.items()},
+            "gradient_norm": optax.tree.norm(of_parameters),
+            "target/value": normalizer.in_task_units(targets.value, batch.task).mean(where=real),
+            "target/searched": targets.searched.mean(where=real),
             "target/policy_peak": targets.peak.mean(where=targets.searched),
             "target/q_range": normalizer.in_task_units(q_range, jnp.arange(len(q_range))).mean(),
         }
         if targets.q is not None:
-            figures["target/q"] = normalizer.in_task_units(targets.q, batch.task).mean()
+            q = normalizer.in_task_units(targets.q, batch.task)
+            figures["target/q"] = q.mean(where=real)
         if config.loss.reward_scaling:
             figures["clipped/value"] = _clipped(targets.value, model.value_support)
             figures["clipped/reward"] = _clipped(reward, model.reward_support)
@@ -268,16 +270,16 @@ class Learner:
             assert config.loss.actor.target_spread is not None
             target = jnp.log(config.loss.actor.target_spread)
             otherwise = jnp.full_like(temperature, target)
-            log_std = task_means(told.log_std, told.decides, batch.task, otherwise)
+            log_std = task_means(aux.log_std, aux.decides, batch.task, otherwise)
             change = jnp.clip(target - log_std, -1.0, 1.0)
             log_temperature = log_temperature + _TEMPERATURE_RATE * change
             figures["temperature"] = temperature.mean()
         if config.loss.actor.weight:
-            figures["policy_std"] = jnp.exp(told.log_std.mean(where=told.decides))
+            figures["policy_std"] = jnp.exp(aux.log_std.mean(where=aux.decides))
         after = LearnerState(
             model, ema, optimizer, q_range, log_temperature, state.updates + 1, state.key
         )
-        return after, figures, normalizer.in_task_units(told.priority, batch.task)
+        return after, figures, normalizer.in_task_units(aux.priority, batch.task)
 
 
 def _clipped(x: Array, support: Support) -> Float[Array, ""]:

@@ -203,11 +203,11 @@ def unrolled_loss(
     reward_loss = _mean(cross_entropy(reward_target, reward_logits) * mask.reward, weight)
     value_loss = -_mean((value_target * value_log).sum(-1).mean(0) * mask.value, weight)
 
-    taught = mask.state * targets.searched
+    policy_mask = mask.state * targets.searched
     # The few searched states represent all states: the term keeps its size relative to the others.
-    taught *= mask.state.sum() / jnp.maximum(taught.sum(), 1.0)
-    policy_term = _mean(policy_loss(policy, targets.policy) * taught, weight)
-    entropy = _mean(policy.entropy() * taught, weight)
+    policy_mask *= mask.state.sum() / jnp.maximum(policy_mask.sum(), 1.0)
+    policy_term = _mean(policy_loss(policy, targets.policy) * policy_mask, weight)
+    entropy = _mean(policy.entropy() * mask.state, weight)
 
     consistency = jnp.zeros(())
     if config.consistency_weight and config.consistency == "cosine":
@@ -247,10 +247,10 @@ def unrolled_loss(
         actor = policy
         if not config.actor.shapes_latent:
             _, actor = model.predict(jax.lax.stop_gradient(z), jax.lax.stop_gradient(everywhere))
-        climb = actor_loss(model, actor, z, decides, everywhere, batch.task, key, config)
+        actor_term = actor_loss(model, actor, z, decides, everywhere, batch.task, key, config)
         if temperature is not None:
-            climb -= temperature[batch.task] * actor.entropy()
-        terms["actor"] = _mean(climb * mask.state, weight), unroll + 1
+            actor_term -= temperature[batch.task] * actor.entropy()
+        terms["actor"] = _mean(actor_term * mask.state, weight), unroll + 1
     assert terms.keys() == weights.keys()
 
     weighted = [weights[name] * term for name, (term, _) in terms.items()]

@@ -58,7 +58,8 @@ def mixed_value(
     """Returns search values for stale samples after ``after_updates`` updates, and n-step values otherwise.
 
     A sample is stale if its age is above ``older_than``. Off-policy n-step returns of old data are biased towards the
-    policy that collected them. The search value of the present model is not (EfficientZero-v2).
+    policy that collected them. The value of a search with the present model is not (EfficientZero-v2). A stored search
+    is as old as its last reanalysis.
     """
     stale = (age > older_than) & (updates > after_updates)
     return jnp.where(stale, search, n_step)

@@ -121,7 +121,8 @@ class WorldModel(eqx.Module):
         key: PRNGKeyArray,
         neutral_action: Float[np.ndarray, "tasks action"] | None = None,
     ):
-        keys = iter(jax.random.split(key, 13))
+        all_keys = jax.random.split(key, 13)
+        keys = iter(all_keys)
         size, embedding = config.latent_size, config.task_embedding_size
         code = config.action_code_size
         self.config = config
@@ -168,7 +169,7 @@ class WorldModel(eqx.Module):
         self.q_heads = None
         if config.q_heads:
             # A separate key, so that a model without Q heads draws the same numbers.
-            q_keys = jax.random.split(jax.random.fold_in(key, 1), config.q_heads)
+            q_keys = jax.random.split(jax.random.fold_in(key, len(all_keys)), config.q_heads)
             self.q_heads = critics(q_keys, inputs)
         self.projector = self.predictor = None
         if config.projector_size:

@@ -22,7 +22,7 @@ from ezm.tasks.simulator import Simulator
 
 # Set before MuJoCo or dm_control is imported: physics needs no rendering, but without this the import looks
 # for a graphics library.
-os.environ.setdefault("MUJOCO_GL", "disabled")
+os.environ.setdefault("MUJOCO_GL", _NO_GRAPHICS := "disabled")
 
 
 class Score(NamedTuple):
@@ -86,8 +86,22 @@ class Source:
 
 
 def _late(module: str, name: str) -> Callable[..., Any]:
-    """Returns a function of a module of this package, which is imported at the first call."""
-    return lambda *arguments: getattr(importlib.import_module(module, __name__), name)(*arguments)
+    """Returns a function of a module of this package, which is imported at the first call.
+
+    The user's MUJOCO_GL does not count during the import, which fails where the chosen library is missing. It counts
+    for :class:`ezm.tasks.rendering.Renderer`.
+    """
+
+    def function(*arguments: Any) -> Any:
+        chosen = os.environ.get("MUJOCO_GL", _NO_GRAPHICS)
+        os.environ["MUJOCO_GL"] = _NO_GRAPHICS
+        try:
+            imported = importlib.import_module(module, __name__)
+        finally:
+            os.environ["MUJOCO_GL"] = chosen
+        return getattr(imported, name)(*arguments)
+
+    return function
 
 
 def _humanoid_score(name: str) -> Score:
@@ -174,9 +188,19 @@ def score(source: str) -> Score | None:
 
 
 def options(source: str) -> dict[str, str]:
-    """Returns the options that a source's name ends in."""
+    """Returns the options that a source's name ends in.
+
+    Raises:
+        UserError: an option that the source does not have.
+    """
     own, name = split(source)
-    return dict(parse_qsl(name.partition("?")[2])) if own.options else {}
+    given = dict(parse_qsl(name.partition("?")[2])) if own.options else {}
+    for option in given:
+        if option not in own.options:
+            raise UserError(
+                f"task {source}: no option {option!r}; it may be {' or '.join(own.options)}"
+            )
+    return given
 
 
 def with_options(source: str, **changes: str | None) -> str:
