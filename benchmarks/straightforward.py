@@ -105,9 +105,9 @@ class ListReplay:
             probability = mass / mass.sum()
             drawn = rng.choice(len(mass), count, p=probability)
             index += [(task, int(row)) for row in drawn]
-            weights.append(((mass > 0.0).sum() * probability[drawn]) ** -self.config.beta)
-        weight = np.concatenate(weights)
-        return self.gather(index, np.clip(weight / weight.max(), 0.1, 1.0)), index
+            weight = ((mass > 0.0).sum() * probability[drawn]) ** -self.config.beta
+            weights.append(np.clip(weight / weight.max(), 0.1, 1.0))
+        return self.gather(index, np.concatenate(weights)), index
 
     def gather(self, index: Sequence[tuple[int, int]], weight: np.ndarray) -> Batch:
         """Returns the windows that start at the given (task, row)."""
