@@ -1,6 +1,7 @@
-"""Settings for all tests: a cache of compiled programs, the end of each file's compiled programs, and the order."""
+"""Settings for all tests: how programs are compiled, how long they are kept, and the order of the files."""
 
 import gc
+import os
 from collections.abc import Iterator
 
 import jax
@@ -8,6 +9,14 @@ import pytest
 from hypothesis import settings
 
 from ezm.training.memory import resident
+
+# Most of the tests' time is XLA's. Few optimisations halve that time. An `XLA_FLAGS` of the user's own, even an empty
+# one, has precedence.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false",
+)
 
 # The first call of a compiled function is slow.
 settings.register_profile("ezm", deadline=None, max_examples=50)

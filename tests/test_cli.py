@@ -410,7 +410,6 @@ def test_stop_resume_evaluate_report(tmp_path: Path) -> None:
     """A run in a process of its own: Ctrl-C, then more steps, then evaluation and report."""
     run = tmp_path / "run"
     environment = {**os.environ, "EZM_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
-    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # compile faster
     ezm_command = [sys.executable, "-m", "ezm"]
     training = subprocess.Popen(
         [

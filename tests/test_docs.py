@@ -157,7 +157,6 @@ def test_the_tutorial_works(tmp_path: Path) -> None:
     tutorial = commands(page)[:4]
     assert [words[0] for words in tutorial] == ["tasks", "train", "eval", "report"]
     environment = {**os.environ, "EZM_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
-    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # compile faster
     said = []
     for words in tutorial:
         if words[0] == "train":

@@ -242,6 +242,7 @@ def test_a_setting_that_breaks_a_training(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setattr(doctor, "PATIENCE", 300.0)
+    monkeypatch.delenv("XLA_FLAGS")  # the tests' own
     environment = {name: value}
     answer = probe("jax", **environment)
     found = [*doctor.jax(answer, [], environment), *doctor.settings(answer, environment)]

@@ -80,7 +80,6 @@ def train(folder: Path) -> Train:
             **os.environ,
             "EZM_CACHE": str(folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # compile faster
             **variables,
         }
         line = [sys.executable, "-m", "ezm", command, *arguments]

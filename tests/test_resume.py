@@ -34,14 +34,15 @@ OPTIONS = (
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     cache = tmp_path_factory.mktemp("cache")
-    return {
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, also for children
+    yield {
         **os.environ,
         "EZM_CACHE": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # compile faster
     }
+    signal.signal(signal.SIGHUP, before)
 
 
 def command(run: Path, others: Sequence[str] = ()) -> list[str]:

@@ -80,7 +80,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Variables of processes of their own."""
     cache = tmp_path_factory.mktemp("cache")
     own = {"EZM_CACHE": str(cache), "PYTHONUNBUFFERED": "1", "JAX_PLATFORMS": "cpu"}
-    return {**os.environ, **own, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}  # compile faster
+    return {**os.environ, **own}
 
 
 @pytest.fixture

@@ -127,6 +127,8 @@ class _Subtrees(NamedTuple):
     discount: Array  # (B, M, V)
     candidates: Candidates  # (B, M, V, I) proposed at the node, empty at nodes of the last round
     child: Array  # (B, M, V, I) node index, -1 if not expanded
+    child_visits: Array  # (B, M, V, I)
+    child_q: Array  # (B, M, V, I) reward + discount * value of the child, 0 if not expanded
 
     def pick(self, index: Int[Array, "batch M2"]) -> _Subtrees:
         """Returns the subtrees of the root actions at ``index``."""
@@ -146,62 +148,34 @@ def _at(x: Array, index: Int[Array, "batch M"]) -> Array:
     return jnp.where(hot, x, 0).sum(2).astype(x.dtype)
 
 
-class _Slots(NamedTuple):
-    """The candidates at one node of each subtree, (B, M, I), and the statistics of their children."""
-
-    logits: Array
-    child: Array
-    visits: Array
-    q: Array
-
-
-def _slots(tree: _Subtrees, node: Array) -> _Slots:
-    """Looks up the candidates of ``node`` (B, M) and their children."""
-    child = _at(tree.child, node)
-    is_child = jnp.arange(tree.value.shape[2]) == child[..., None]  # (B, M, I, V)
-
-    def of_child(x: Array) -> Array:
-        return jnp.where(is_child, x[:, :, None], 0).sum(-1).astype(x.dtype)
-
-    q = of_child(tree.reward + tree.discount * tree.value)
-    return _Slots(_at(tree.candidates.logits, node), child, of_child(tree.visits), q)
-
-
 class _Path(NamedTuple):
-    """The paths of one round's simulations: one node per depth, whether the simulation still descends, and the edge
-    to expand."""
+    """The paths of one round's simulations, and the edges to expand."""
 
-    nodes: list[Array]
-    active: list[Array]
-    parent: Array
-    slot: Array
+    on: Array  # (B, M, V) whether a node is on the path; an inactive subtree has no path
+    chosen: Array  # (B, M, V, I) whether a candidate is the one chosen at the node
+    parent: Array  # (B, M) the last node of the path, whose chosen candidate becomes a new node
 
 
 def _descend(tree: _Subtrees, active: Array, transform: QTransform, config: PlannerConfig) -> _Path:
     """Walks every active subtree from node 0 to the edge to expand.
 
     At each node it takes the argmax of the improved policy minus each action's share of visits (Danihelka et al. 2022,
-    section 5).
+    section 5). All nodes choose at once, on the path or not, because a choice for each depth makes a longer program.
     """
-    node = jnp.zeros(active.shape, jnp.int32)
-    nodes, flags = [], []
-    parent = slot = node
-    for _ in range(tree.value.shape[2]):
-        logits, child, visits, q = _slots(tree, node)
-        completed = complete_q(q, visits, _at(tree.raw_value, node), logits)
-        real = exists(logits)
-        # An empty slot's Q lies outside the node's range, so its transform may have any size.
-        transformed = jnp.where(real, transform(completed, visits, real, config), 0.0)
-        improved = jax.nn.softmax(logits + transformed)
-        chosen = (improved - visits / (1 + visits.sum(-1, keepdims=True))).argmax(-1)
-        child = _at(child, chosen)
-        nodes.append(node)
-        flags.append(active)
-        stop = active & (child < 0)
-        parent, slot = jnp.where(stop, node, parent), jnp.where(stop, chosen, slot)
-        active = active & (child >= 0)
-        node = jnp.where(active, child, node)
-    return _Path(nodes, flags, parent, slot)
+    logits, visits = tree.candidates.logits, tree.child_visits
+    completed = complete_q(tree.child_q, visits, tree.raw_value, logits)
+    real = exists(logits)
+    # An empty slot's Q lies outside the node's range, so its transform may have any size.
+    transformed = jnp.where(real, transform(completed, visits, real, config), 0.0)
+    improved = jax.nn.softmax(logits + transformed)
+    best = (improved - visits / (1 + visits.sum(-1, keepdims=True))).argmax(-1)
+    chosen = jnp.arange(logits.shape[-1]) == best[..., None]
+    following = jnp.where(chosen, tree.child, 0).sum(-1)
+    on = active[..., None]
+    for node in range(1, tree.value.shape[2]):  # every node comes after its parent
+        reached = (on & (following[:, :, :node] == node)).any(-1, keepdims=True)
+        on = jnp.concatenate((on, reached), -1)
+    return _Path(on, chosen, (on & (following < 0)).argmax(-1))
 
 
 def _expand(
@@ -227,28 +201,44 @@ def _expand(
         discount=discount,
         candidates=candidates,
         child=jnp.full(candidates.logits.shape, -1, jnp.int32),
+        child_visits=jnp.zeros(candidates.logits.shape, jnp.int32),
+        child_q=jnp.zeros(candidates.logits.shape, value.dtype),
     )
     return jax.tree.map(lambda x: x[:, :, None], new)
+
+
+def _along(path: _Path, start: Array, change: Callable[[Array, int], Array]) -> Array:
+    """Carries ``start`` (B, M) from the leaf up, with ``change(carried, node)`` at the path's nodes.
+
+    Returns what reaches each node, (B, M, V).
+    """
+    carried, reaches = start, []
+    for node in reversed(range(path.on.shape[2])):
+        reaches.append(carried)
+        carried = jnp.where(path.on[:, :, node], change(carried, node), carried)
+    return jnp.stack(reaches[::-1], -1)
 
 
 def _backup(tree: _Subtrees, path: _Path, leaf: _Subtrees) -> _Subtrees:
     """Adds the new nodes to the active trees and averages their values into all nodes on the path."""
     size = tree.value.shape[2]
+    reward, discount = tree.reward, tree.discount
+    leaf_q = (leaf.reward + leaf.discount * leaf.raw_value)[:, :, 0]
+    # The return from each node: g <- reward + discount g along the edges, from the leaf up.
+    g = _along(path, leaf_q, lambda g, i: reward[:, :, i] + discount[:, :, i] * g)
+    mean = (tree.value * tree.visits + g) / (tree.visits + 1)
+    q = reward + discount * mean
+    child_q = _along(path, leaf_q, lambda _, i: q[:, :, i])[..., None]
+    taken = path.on[..., None] & path.chosen
+    tree = tree._replace(
+        value=jnp.where(path.on, mean, tree.value),
+        visits=tree.visits + path.on,
+        child=jnp.where(taken & (tree.child < 0), size, tree.child),
+        child_visits=tree.child_visits + taken,
+        child_q=jnp.where(taken, child_q, tree.child_q),
+    )
     grown: _Subtrees = jax.tree.map(lambda x, y: jnp.concatenate((x, y), axis=2), tree, leaf)
-    is_parent = (jnp.arange(size + 1) == path.parent[..., None]) & path.active[0][..., None]
-    is_slot = jnp.arange(tree.child.shape[-1]) == path.slot[..., None]
-    child = jnp.where(is_parent[..., None] & is_slot[:, :, None], size, grown.child)
-    value, visits = grown.value, grown.visits
-    # The return from each depth, from the leaf up: g <- reward + discount g along the edge below.
-    below = jnp.full(path.parent.shape, size)
-    g = leaf.raw_value[:, :, 0]
-    for node, active in zip(reversed(path.nodes), reversed(path.active), strict=True):
-        g = jnp.where(active, _at(grown.reward, below) + _at(grown.discount, below) * g, g)
-        here = (jnp.arange(size + 1) == node[..., None]) & active[..., None]
-        value = jnp.where(here, (value * visits + g[..., None]) / (visits + 1), value)
-        visits = visits + here
-        below = jnp.where(active, node, below)
-    return grown._replace(child=child, value=value, visits=visits)
+    return grown
 
 
 def _schedule(counts: Sequence[int], most: int, simulations: int) -> np.ndarray:
@@ -344,7 +334,8 @@ def gumbel_search(
         else:
             path = _descend(tree, active, transform, config)
             parent = jax.tree.map(lambda x, at=path.parent: _at(x, at), tree.state)
-            action = _at(_at(tree.candidates.actions, path.parent), path.slot)
+            chosen = jnp.where(path.chosen[..., None], tree.candidates.actions, 0).sum(-2)
+            action = _at(chosen, path.parent)
             leaf = _expand(model, parent, action, next_key, tree.child.shape[-1])
             tree = _backup(tree, path, leaf)
         new_q = tree.reward[:, :, 0] + tree.discount[:, :, 0] * tree.value[:, :, 0]
@@ -371,7 +362,6 @@ def _next_action(tree: _Subtrees, is_chosen: Array, action: Array) -> Array:
     if tree.child.shape[-1] == 0:  # a single round
         return action
     rows, lane = jnp.arange(len(action)), is_chosen.argmax(-1)
-    below = jax.tree.map(lambda x: x[rows, lane][:, None], tree)
-    visits = _slots(below, jnp.zeros((len(action), 1), jnp.int32)).visits[:, 0]
-    next_action = below.candidates.actions[rows, 0, 0, visits.argmax(-1)]
+    visits = tree.child_visits[rows, lane, 0]
+    next_action = tree.candidates.actions[rows, lane, 0, visits.argmax(-1)]
     return jnp.where(visits.any(-1)[:, None], next_action, action)
