@@ -36,7 +36,7 @@ test: $(STAMP) ## all tests but the slow ones
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: $(STAMP) ## the slow tests alone: they train agents, so one at a time
-	@$(BIN)/python -m pytest -q -m slow
+	@XLA_FLAGS= $(BIN)/python -m pytest -q -m slow
 
 lint: $(STAMP) ## ruff, mypy and the prose rules
 	@$(BIN)/ruff check .

@@ -151,7 +151,7 @@ def _at(x: Array, index: Int[Array, "batch M"]) -> Array:
 class _Path(NamedTuple):
     """The paths of one round's simulations, and the edges to expand."""
 
-    on: Array  # (B, M, V) whether a node is on the path; an inactive subtree has no path
+    on: Array  # (B, M, V) whether a node is on the path, nowhere in an inactive subtree
     chosen: Array  # (B, M, V, I) whether a candidate is the one chosen at the node
     parent: Array  # (B, M) the last node of the path, whose chosen candidate becomes a new node
 
