@@ -121,6 +121,9 @@ def profile(
         stack.enter_context(trainer.opened())
         note("compiling (once; cached for later runs), and the first updates")
         _train(trainer, 0.0, _FEW)
+        # A training makes what evaluations need during its first updates, or when it saves for the first time.
+        trainer.await_evaluation_programs()
+        _ = trainer.evaluator
         note(f"training for {seconds:g} s")
         timers = (trainer.timer, trainer.pipeline.targets_timer)
         before = [timer.taken() for timer in timers]

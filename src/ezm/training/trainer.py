@@ -161,10 +161,14 @@ class Trainer:
                 if mode == "random":
                     act = random_policy(self.suite, self.config.seed)
                 else:
-                    if self._evaluation_programs is not None:
-                        self._evaluation_programs.result()
+                    self.await_evaluation_programs()
                     act = self._evaluating.policy(self.latest(), mode)
                 self._recorder.evaluation(position, mode, self.evaluator.run(act, episodes))
+
+    def await_evaluation_programs(self) -> None:
+        """Waits for the programs of evaluations, which are compiled while learning begins."""
+        if self._evaluation_programs is not None:
+            self._evaluation_programs.result()
 
     @cached_property
     def evaluator(self) -> Evaluator:
