@@ -210,8 +210,7 @@ class Replay:
         counts = [self._counts(rng, batch_size, totals) for _ in range(batches)]
         task = np.concatenate([np.repeat(np.arange(self.num_tasks), count) for count in counts])
         slot = self._tree.draw(rng, task)
-        each = zip(np.split(task, batches), np.split(slot, batches), strict=True)
-        weight = np.concatenate([self._importance(*batch) for batch in each])
+        weight = self._importance(task, slot, batches)
         return self._gather(rng, task, slot, weight, reanalyse)
 
     def example(self, batch_size: int, reanalyse: int = 0, batches: int = 1) -> tuple[Batch, Drawn]:
@@ -246,15 +245,17 @@ class Replay:
         self.priority[task, slot] = priority
         self._tree.set(task, slot, self._mass(priority))
 
-    def _importance(self, task: np.ndarray, slot: np.ndarray) -> np.ndarray:
+    def _importance(self, task: np.ndarray, slot: np.ndarray, batches: int) -> np.ndarray:
+        """Returns the importance weights, divided by the largest of the task, or else of the batch."""
         if self.config.alpha == 0.0:
             return np.ones(len(task), np.float32)
         count, total = self.transitions, self._tree.totals
         if not self.config.per_task:
             count, total = count.sum(keepdims=True), total.sum(keepdims=True)
-        group = task if self.config.per_task else np.zeros_like(task)
+        group = task.copy() if self.config.per_task else np.zeros_like(task)
         weight = (count[group] * self._tree.mass(task, slot) / total[group]) ** -self.config.beta
-        largest = np.zeros(self.num_tasks)
+        group += np.repeat(np.arange(batches) * self.num_tasks, len(task) // batches)
+        largest = np.zeros(batches * self.num_tasks)
         np.maximum.at(largest, group, weight)
         return np.clip(weight / largest[group], 0.1, 1.0).astype(np.float32)
 
@@ -276,9 +277,12 @@ class Replay:
         made = self.search_updates[task, index % capacity]
         step = np.arange(self.states)[:, None]
         decides = (step <= length) & ~(terminated & (step == length))
-        age = np.where(decides, made, np.iinfo(np.int64).max).ravel()
-        by_age = np.lexsort((rng.permutation(age.size), age)) if reanalyse else age[:0]
-        oldest = np.sort(by_age[:reanalyse])
+        oldest = np.zeros(0, np.int64)
+        if reanalyse:
+            # One key of both the search's age and chance is faster than a sort by two keys.
+            never = np.iinfo(np.int64).max // made.size - 1
+            key = np.where(decides, made, never).ravel() * made.size + rng.permutation(made.size)
+            oldest = np.sort(np.argpartition(key, reanalyse - 1)[:reanalyse])
         batch = Batch(
             **self._content.gather(task, slot, length, self.window, self.states),
             length=length.astype(np.int32),

@@ -51,7 +51,8 @@ class SumTree:
         row = np.zeros(len(task), np.int64)
         each = np.arange(len(task))
         for level in reversed(self._levels[:-1]):
-            masses = level.reshape(len(level), -1, _BRANCHES)[task, row]
+            groups = level.reshape(-1, _BRANCHES)
+            masses = groups.take(task * (len(groups) // len(level)) + row, axis=0)
             sums = np.cumsum(masses, axis=1)
             # Rounding may ask for more than the total. Then the last child with any mass is taken.
             last = _BRANCHES - 1 - np.argmax(masses[:, ::-1] > 0.0, axis=1)
