@@ -119,7 +119,7 @@ def windows(
     rows = task * capacity + rows  # of the rings laid end to end
     places = {"state": rows, "transition": rows[:-1], "search": rows[:states]}
     found = {
-        # The function `take` copies whole rows four times as fast as two indices do.
+        # The function `take` copies whole rows faster than an index does.
         name: xp.take(field.reshape(-1, *field.shape[2:]), places[FIELDS[name].of], 0, mode="clip")
         for name, field in fields.items()
     }
