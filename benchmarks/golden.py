@@ -44,7 +44,8 @@ def digests(suite: str) -> tuple[str, str]:
     steps = config.random_steps + round(UPDATES / config.updates_per_step)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        arguments = [suite, "--steps", str(steps), "--final-episodes", "1", "--out", str(out)]
+        arguments = [suite, "--preset", "cpu", "--steps", str(steps)]
+        arguments += ["--final-episodes", "1", "--out", str(out)]
         subprocess.run(
             [sys.executable, "-m", "ezm", "train", *arguments], check=True, stdout=sys.stderr
         )

@@ -114,7 +114,7 @@ def regrets(policy: str, value: Quadratic, simulations: int, options: Options) -
         return gumbel_search(k_search, model, state, root, value.value(state), config).action
 
     @jax.jit
-    def episodes(state: Array) -> tuple[Array, Array]:
+    def episodes(state: Array) -> Array:
         def one(carry: Any, key: Array) -> tuple[Any, None]:
             theirs, ours, cost, factor = carry
             theirs, reward, _ = step(theirs, -theirs @ best.gain.T)
@@ -124,10 +124,10 @@ def regrets(policy: str, value: Quadratic, simulations: int, options: Options) -
         start = (state, state, jnp.zeros(len(state)), 1.0)
         keys = jax.random.split(jax.random.key(0), options.steps)
         (theirs, ours, cost, factor), _ = jax.lax.scan(one, start, keys)
-        return cost + factor * (best.value(theirs) - best.value(ours)), ours
+        return cost + factor * (best.value(theirs) - best.value(ours))
 
     state = np.random.default_rng(0).uniform(-1, 1, (options.starts, 2)).astype(np.float32)
-    return np.asarray(episodes(jnp.asarray(state))[0])
+    return np.asarray(episodes(jnp.asarray(state)))
 
 
 def measure(options: Options) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from typing import TypedDict
 from rich.table import Table
 
 from benchmarks.command import Flag, command, show
+from ezm.config.presets import defaults
 from ezm.errors import UserError
 
 # Each exits right after its first useful step, without the seconds of an orderly shutdown.
@@ -41,7 +42,7 @@ def first(self, *arguments):
     import os; os._exit(0)
 Pipeline.step = first
 from ezm.cli import main
-sys.exit(main(["train", SUITE, "--out", NEW]))
+sys.exit(main(["train", SUITE, "--preset", "cpu", "--out", NEW]))
 """,
     "eval": """
 import sys
@@ -121,7 +122,9 @@ def measure(options: Options) -> Iterator[Row]:
 
 def _train_a_little(suite: str, folder: Path) -> None:
     """Makes a run for the commands that need a run, with a separate cache."""
-    arguments = ["train", suite, "--steps", "210", "--final-episodes", "1", "--out", folder / "run"]
+    steps = defaults("cpu", suite).random_steps + 10
+    arguments = ["train", suite, "--preset", "cpu", "--steps", steps, "--final-episodes", "1"]
+    arguments += ["--out", folder / "run"]
     done = subprocess.run(
         [sys.executable, "-m", "ezm", *map(str, arguments)],
         env={**os.environ, "EZM_CACHE": str(folder / "other-cache")},

@@ -313,14 +313,16 @@ def share_of_peak(update_flops: float, updates_per_s: float, peak: float) -> flo
 
 
 def measure_gpu(config: TrainConfig, suite: Suite, engine: Engine) -> Gpu:
-    """Returns the device's peak, and the operations of one update with the targets of its whole batch.
+    """Returns the device's peak, and the operations of one update with its targets, reanalysis included.
 
     Operations are counted before compilation. On a GPU, compiled matrix products are library calls, which the analysis
     counts as nothing (jax issue 22249). The passes of a loop count once, but our search has no loop there.
     """
     agent = build(config, suite)
     normalizer = engine.statistics.normalizer()
-    batch, _ = engine.replay.sample(np.random.default_rng(0), config.optimizer.batch_size)
+    size = config.optimizer.batch_size
+    reanalysed = config.loss.reanalysed(size)
+    batch, _ = engine.replay.sample(np.random.default_rng(0), size, reanalysed)
     learner, state = agent.learner, agent.state
     targets = jax.jit(learner.make_targets).lower(state, normalizer, batch, jnp.int32(0))
     update = jax.jit(learner.update).lower(state, normalizer, batch, targets.out_info)

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from ezm.agent.world_model.batch_norm import (
+    BatchNorm,
     batch_norm,
     training,
+    with_fixed_statistics,
     with_statistics,
     without_statistics,
 )
@@ -48,6 +50,19 @@ def test_running_statistics_move_a_tenth_towards_the_batch_whatever_the_loss(wei
     still = without_statistics(gradient)
     assert not np.any(still.mean) and not np.any(still.variance)
     np.testing.assert_array_equal(still.scale, gradient.scale)
+
+
+def test_a_second_pass_moves_no_statistics_but_trains_the_layer() -> None:
+    def loss(model: BatchNorm) -> jax.Array:
+        trained = training(model)
+        return jnp.sum(trained(X) ** 3) + jnp.sum(with_fixed_statistics(trained)(X) ** 3)
+
+    layer = batch_norm(2)
+    one = jax.grad(lambda model: jnp.sum(training(model)(X) ** 3))(layer)
+    both = jax.grad(loss)(layer)
+    np.testing.assert_allclose(both.mean, one.mean)
+    np.testing.assert_allclose(both.variance, one.variance)
+    np.testing.assert_allclose(both.scale, 2.0 * one.scale, rtol=1e-6)
 
 
 def test_the_gradient_of_the_input_is_that_of_the_plain_formula() -> None:

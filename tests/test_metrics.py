@@ -94,16 +94,31 @@ def test_truncation_moves_later_rows_and_loses_none(run: RunFolder) -> None:
         for step in (1, 2, 3, 4):
             log.log("train", step, float(step))
     with MetricsLogger(run, tensorboard=False) as log:
-        assert log.truncate(2, 2) == 2
-        assert log.truncate(2, 2) == 0
-        log.log("train", 3, 30.0)
-        assert log.truncate(2, 2) == 1
-        log.log("train", 3, 300.0)
+        for seconds in (30.0, 300.0):
+            log.truncate(2, 2)
+            assert log.rows == 2
+            log.log("train", 3, seconds)
     assert [row["seconds"] for row in read_metrics(run.metrics_path)] == [1.0, 2.0, 300.0]
     dropped = [
         json.loads(line) for line in (run.path / "metrics.dropped.jsonl").read_text().splitlines()
     ]
     assert [row["seconds"] for row in dropped] == [3.0, 4.0, 30.0]
+
+
+@pytest.mark.parametrize(("kept", "modes"), [(True, {"random", "search"}), (False, {"random"})])
+def test_an_evaluation_that_is_not_repeated_stays(
+    run: RunFolder, kept: bool, modes: set[str]
+) -> None:
+    """The evaluation at the end of a training comes after the last checkpoint."""
+    with MetricsLogger(run, tensorboard=False) as log:
+        log.log("eval", 2, 1.0, mode="random")
+        log.log("eval", 2, 2.0, mode="search")
+        log.log("diagnostic", 2, 3.0)
+        log.log("eval", 4, 4.0, mode="search")
+        assert log.truncate(1, 2, keep_evaluations=kept) == modes
+    assert [row["seconds"] for row in read_metrics(run.metrics_path)] == (
+        [1.0, 2.0] if kept else [1.0]
+    )
 
 
 def test_tags_name_the_task() -> None:

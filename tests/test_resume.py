@@ -22,7 +22,7 @@ from ezm.runs.folder import RunFolder
 SUITE = "dmc:cartpole-swingup,dmc:reacher-easy,hb:h1-stand"
 OPTIONS = (
     "--steps=90 --random-steps=20 --evaluate-every=30 --evaluation-episodes=1 --final-episodes=1 "
-    "--checkpoint-every=20 --updates-per-step=0.7 --model.latent-size=16 --model.projector-size=16 "
+    "--checkpoint-every=20 --updates-per-step=1.47 --model.latent-size=16 --model.projector-size=16 "
     "--model.bins=11 --model.task-embedding-size=4 --model.action-code-size=8 "
     "--planner.simulations=4 --planner.root-actions=4 --planner.policy-actions=2 "
     "--optimizer.batch-size=6 --action-repeat=50 --replay.alpha=0.7 "

@@ -47,6 +47,11 @@ class SleepsInReset(Waits):
         if (what, number) == ("reset", 2):
             time.sleep(1e6)
 
+class Late(Waits):
+    def wait(self, what, number):
+        if (what, number) == ("step", 3):
+            time.sleep(2.5)
+
 class Slow(Waits):
     def wait(self, what, number):
         time.sleep(0.2)
@@ -120,6 +125,13 @@ def test_a_failing_callback_does_not_keep_the_process(tmp_path: Path) -> None:
     assert ended.returncode == HANG_EXIT_CODE
     lines = ended.stderr.splitlines()
     assert "hangs" in lines[0] and lines[-1] == "OSError: disk full"
+
+
+def test_nothing_goes_on_while_the_callback_saves(tmp_path: Path) -> None:
+    """An environment that comes back in the meantime changes nothing that is being saved."""
+    ended = run(tmp_path, "own_waits:Late", callback="time.sleep(4); print('saved')")
+    assert ended.returncode == HANG_EXIT_CODE
+    assert ended.stdout == "called back\nsaved\n"
 
 
 def test_a_slow_environment_is_waited_for(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ class UserError(Exception):
 
 
 class Diverged(UserError):
-    """The learner's loss or gradient is no longer a finite number."""
+    """A loss, a gradient or an action of the agent is no longer a finite number."""
 
     exit_code = 4
 

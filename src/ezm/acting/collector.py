@@ -178,8 +178,7 @@ class Collector:
     def _draw(self, e: int) -> None:
         """Draws the policy and the noise of the episode that environment ``e`` begins."""
         task, config = int(self.environments.task_ids[e]), self._config
-        self.behaviour_task[e] = behaviour_task(
-            self._rng, task, self._suite.embodiments, config.cross_task_episodes
-        )
+        drawn = behaviour_task(self._rng, task, self._suite.embodiments, config.cross_task_episodes)
+        self.behaviour_task[e] = task if self.steps < config.random_steps else drawn
         if config.noise:
             self._noise[e] = self._rng.uniform(0.0, config.noise)

@@ -157,7 +157,7 @@ class Evaluator:
         step_limit: float | None = None,
         on_hang: Callable[[], None] | None = None,
     ):
-        self.suite, self.copies = suite, copies
+        self.suite = suite
         self._environments = ParallelTasks(
             suite, seed, copies=copies, step_limit=step_limit, on_hang=on_hang
         )

@@ -13,9 +13,9 @@ class Searches(NamedTuple):
     weights: Any
     """Weights with which the policy imitates the actions, (*batch, R). They sum to 1."""
     value: Any
-    """Search value of the root, (*batch,)."""
+    """Search value of the root in task units, (*batch,)."""
     q_spread: Any
-    """Largest minus smallest Q of the root's actions, (*batch,)."""
+    """Largest minus smallest Q of the root's actions in task units, (*batch,)."""
 
 
 class Batch(NamedTuple):
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     action: Any
     """Actions, (W, B, A) float32, 0 after ``length``."""
     reward: Any
-    """Rewards, (W, B) float32, 0 after ``length``."""
+    """Rewards in task units, (W, B) float32, 0 after ``length``."""
     length: Any
     """Number of real transitions, (B,) int32, 1 to W."""
     terminated: Any

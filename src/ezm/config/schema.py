@@ -113,9 +113,9 @@ class PlannerConfig:
     gumbel_scale: Annotated[float, NOT_NEGATIVE] = 0.0
     """Factor on Gumbel noise at the root. Only discrete actions need it, because sampled actions are random already."""
     policy_actions: int = 4
-    """Number of root actions sampled from the policy itself. The others are sampled with a widened spread."""
+    """Number of root actions sampled from the policy itself. The others are sampled with ``spread``."""
     spread: Annotated[float, POSITIVE] = 3.0
-    """Factor on the policy's standard deviation for the widened samples."""
+    """Factor on the policy's standard deviation for the other samples of the root."""
     evaluation_spread: Annotated[float | None, NOT_NEGATIVE] = None
     """Factor on the policy's standard deviation for all root samples but the first, in evaluations.
     None samples as in training."""

@@ -48,9 +48,10 @@ def _broken(config: TrainConfig, num_tasks: int) -> Iterator[tuple[str, str]]:
     if model.projector_size <= 0 and loss.consistency == "cosine" and loss.consistency_weight:
         rule = "must be greater than 0 with --loss.consistency cosine, 64 for instance"
         yield "model.projector-size", rule
-    if planner.mppi.rounds and loss.policy_target == "prior":
-        why = "which needs the density of the sampled actions"
-        yield "planner.mppi.rounds", f"does not go with --loss.policy-target prior, {why}"
+    if loss.policy_target == "prior":
+        rule = "does not go with --loss.policy-target prior, which needs the density of the sampled actions"
+        moved = {"mppi.rounds": planner.mppi.rounds, "refine.actions": planner.refine.actions}
+        yield from ((f"planner.{name}", rule) for name, used in moved.items() if used)
     if not 0 < planner.policy_actions <= root_actions:
         rule = f"must lie between 1 and root-actions = {root_actions}"
         yield "planner.policy-actions", rule

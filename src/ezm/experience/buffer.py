@@ -74,7 +74,6 @@ class Replay:
         self.search_updates = np.full(rows, -1, np.int64)
         self.max_priority = np.ones(num_tasks, np.float32)
         self.rows = np.zeros(num_tasks, np.int64)  # rows ever written: the newest is rows - 1
-        self.transitions = np.zeros(num_tasks, np.int64)  # rows that a window can start at
         self.episode_start = np.zeros(num_tasks, np.int64)  # absolute index
         self._tree = SumTree(self._mass(self.priority))
 
@@ -124,6 +123,7 @@ class Replay:
         It empties ``state`` on the way, so that memory need not hold everything twice.
         """
         now, filled = self.config.capacity, state["rows"].copy()
+        state.pop("transitions", None)  # of a run of 0.1.0 before 2026-11-30
         for name in list(state):
             saved, mine = state.pop(name), self._arrays().get(name)
             if mine is not None and mine.ndim == 1:
@@ -239,21 +239,18 @@ class Replay:
         return priority.astype(np.float64) ** self.config.alpha
 
     def _set_priority(self, task: np.ndarray, slot: np.ndarray, priority: np.ndarray) -> None:
-        self.transitions += np.bincount(
-            task, (priority > 0.0) * 1 - (self.priority[task, slot] > 0.0), self.num_tasks
-        ).astype(np.int64)
         self.priority[task, slot] = priority
         self._tree.set(task, slot, self._mass(priority))
 
     def _importance(self, task: np.ndarray, slot: np.ndarray, batches: int) -> np.ndarray:
-        """Returns the importance weights, divided by the largest of the task, or else of the batch."""
+        """Returns the importance weights, divided by the largest of the task, or else of the batch.
+
+        The factor of all weights of a group, (transitions / total mass) ** -beta, cancels in the division.
+        """
         if self.config.alpha == 0.0:
             return np.ones(len(task), np.float32)
-        count, total = self.transitions, self._tree.totals
-        if not self.config.per_task:
-            count, total = count.sum(keepdims=True), total.sum(keepdims=True)
+        weight = self._tree.mass(task, slot) ** -self.config.beta
         group = task.copy() if self.config.per_task else np.zeros_like(task)
-        weight = (count[group] * self._tree.mass(task, slot) / total[group]) ** -self.config.beta
         group += np.repeat(np.arange(batches) * self.num_tasks, len(task) // batches)
         largest = np.zeros(batches * self.num_tasks)
         np.maximum.at(largest, group, weight)

@@ -35,7 +35,7 @@ class Field(NamedTuple):
     dtype: type[np.generic]
 
 
-# Half precision is finer than the spread of any policy, and the searches are most of a row.
+# The searches are most of a row. Half precision is finer than the spread of a policy that explores.
 FIELDS: dict[str, Field] = {
     "observation": Field("state", ("observation",), np.float32),
     "action": Field("transition", ("action",), np.float32),

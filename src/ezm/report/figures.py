@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
+from ezm.acting.evaluate import Mode
 from ezm.report import panels
 from ezm.report.panels import curve, drawn, fit, look, panel, shade
-from ezm.report.record import Axis, Mode, Record, Series
+from ezm.report.record import Axis, Record, Series
 from ezm.report.reference import PUBLISHED_COLOURS, Published, Reference
 from ezm.report.variants import Variant
 from ezm.statistics.aggregates import Estimate, performance_profile, profile_band

@@ -11,13 +11,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from ezm.acting.evaluate import Mode
 from ezm.errors import UserError
 from ezm.runs.folder import RunFolder
 from ezm.runs.metrics import stream_metrics
 
 Axis = Literal["step", "seconds"]
 """The x axis of a curve: environment steps per task, or wall-clock seconds of the run."""
-Mode = Literal["search", "policy", "random"]
 
 
 class Series(NamedTuple):

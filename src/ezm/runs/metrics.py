@@ -116,23 +116,31 @@ class MetricsLogger:
             if self._wandb is not None:
                 self._wandb.log(numbers, row["step"])
 
-    def truncate(self, rows: int, step: int) -> int:
-        """Moves all rows after the first `rows` to metrics.dropped.jsonl, before a run resumes at `step`.
+    def truncate(self, rows: int, step: int, *, keep_evaluations: bool = False) -> set[str]:
+        """Moves all rows after the first ``rows`` to metrics.dropped.jsonl, before a run resumes at ``step``.
 
         They were measured after the checkpoint that the run resumes from, and will be measured
         again.
 
+        Args:
+            rows: number of rows at the checkpoint.
+            step: of the checkpoint.
+            keep_evaluations: whether later rows with evaluations of this step stay, because they are not measured again.
+
         Returns:
-            The number of rows moved.
+            The modes of acting that the kept rows evaluate at ``step``.
         """
         found = read_metrics(self._run.metrics_path)
-        kept, dropped = found[:rows], found[rows:]
+        kept, dropped = found[:rows], list[dict[str, Any]]()
+        for row in found[rows:]:
+            stays = keep_evaluations and row["kind"] == "eval" and row["step"] == step
+            (kept if stays else dropped).append(row)
         if dropped:
             _append(self._run.metrics_path.with_suffix(".dropped.jsonl"), dropped)
             write_atomically(self._run.metrics_path, _lines(kept))
         self.rows = len(kept)
         self._mirror(step + 1, session_log={"status": "START"})  # forgets this step and later ones
-        return len(dropped)
+        return {row["mode"] for row in kept if row["kind"] == "eval" and row["step"] == step}
 
     def close(self) -> None:
         """Finishes all outputs. A second call does nothing."""

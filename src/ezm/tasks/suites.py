@@ -70,14 +70,12 @@ class Suite:
         return max(task.action_size for task in self.tasks)
 
     @cached_property
-    def observation_mask(self) -> np.ndarray:
-        """(K, O) float32, read-only: 1 for a task's real observations, 0 for padding."""
-        return _mask([task.observation_size for task in self.tasks], self.observation_size)
-
-    @cached_property
     def action_mask(self) -> np.ndarray:
         """(K, A) float32, read-only: 1 for a task's real actions, 0 for padding."""
-        return _mask([task.action_size for task in self.tasks], self.action_size)
+        sizes = np.array([task.action_size for task in self.tasks])
+        mask = (np.arange(self.action_size) < sizes[:, None]).astype(np.float32)
+        mask.flags.writeable = False
+        return mask
 
     @cached_property
     def neutral_action(self) -> np.ndarray:
@@ -114,12 +112,6 @@ class Suite:
                     f"it has {', '.join(by_name)}"
                 )
         return dataclasses.replace(self, tasks=tuple(by_name[name] for name in names))
-
-
-def _mask(sizes: list[int], width: int) -> np.ndarray:
-    mask = (np.arange(width)[None, :] < np.array(sizes)[:, None]).astype(np.float32)
-    mask.flags.writeable = False
-    return mask
 
 
 def load_suite(

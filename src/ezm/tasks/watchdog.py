@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 
 HANG_EXIT_CODE = 3
 """Exit code of a process that ends because an environment hung."""
-_FAREWELL = 30.0
-"""Seconds for the message and the callback, which may hang themselves."""
+_FAREWELL = 900.0
+"""Seconds for the message and the callback, which may hang themselves. A slow disk takes minutes for a large replay."""
 
 
 class Watchdog:
@@ -41,7 +41,8 @@ class Watchdog:
         limit: seconds, above 0. None: nothing is watched.
         names: the environments' task names, by index.
         busy: for each thread, the environments that it is stepping or resetting. The caller keeps it up to date.
-        on_hang: called before the process ends, from another thread, within 30 s.
+        on_hang: called before the process ends, from another thread. It has 15 minutes. Meanwhile nothing changes what
+            it saves, because the block does not end.
 
     Raises:
         UserError: ``limit`` is not above 0.
@@ -58,6 +59,8 @@ class Watchdog:
             raise UserError(f"--step-limit {limit:g}: must be above 0 seconds")
         self._names, self._busy, self._on_hang = names, busy, on_hang
         self._count, self._inside = 0, False
+        self._last = threading.Lock()
+        """Held from the moment that the process is going to end. The end of a block waits for it."""
         self._closed = threading.Event()
         if limit is not None:
             threading.Thread(
@@ -69,7 +72,8 @@ class Watchdog:
         self._inside = True
 
     def __exit__(self, *_: object) -> None:
-        self._inside = False
+        with self._last:
+            self._inside = False
 
     def progress(self) -> None:
         """Gives the block its full time again: one of its environments has finished."""
@@ -88,6 +92,10 @@ class Watchdog:
                 continue
             waited += poll
             if waited >= limit:
+                self._last.acquire()
+                if not self._inside or self._count != count:
+                    self._last.release()
+                    continue
                 last = threading.Thread(target=self._farewell, args=(limit,), daemon=True)
                 last.start()
                 last.join(_FAREWELL)

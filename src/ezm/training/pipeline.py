@@ -161,7 +161,7 @@ class Pipeline:
         return state
 
     def compile(self, normalizer: Normalizer, updates: int = 1) -> None:
-        """Starts to compile both programs in parallel, for ``updates`` updates per step, ahead of the first step."""
+        """Starts to compile both programs in parallel, for ``updates`` updates per step, ahead of their first use."""
         batch, _ = self._placed(*self._replay.example(*self._sizes(updates)))
         make = self._make_targets.lower(self._rest, normalizer, batch, np.int32(0))
         targets = self._compiler.submit(make.compile)
@@ -202,7 +202,7 @@ class Pipeline:
         with section("replay"):
             number = self.updates + updates
             self._next = self._draw(normalizer, updates if then is None else then, number)
-        learn = self._compiled[updates][1].result()
+        learn = self._programs(normalizer, updates)[1].result()
         with section("starting updates"), self._in_order:
             self._optimizer, self._rest, figures, priority = learn(
                 self._optimizer, self._rest, normalizer, batch, targets
@@ -265,9 +265,7 @@ class Pipeline:
 
     def _draw(self, normalizer: Normalizer, updates: int, number: int) -> _Ahead:
         """Draws the batches of a step, the first of which is update ``number``, and starts their targets."""
-        if updates not in self._compiled:
-            self.compile(normalizer, updates)
-        make, rest = self._compiled[updates][0].result(), self._rest
+        make, rest = self._programs(normalizer, updates)[0].result(), self._rest
         batch, drawn = self._placed(*self._replay.sample(self._rng, *self._sizes(updates)))
 
         def work() -> Targets:
@@ -277,6 +275,12 @@ class Pipeline:
                 return jax.block_until_ready(targets)
 
         return _Ahead(updates, batch, drawn, self._thread.submit(work))
+
+    def _programs(self, normalizer: Normalizer, updates: int) -> tuple[Future[Any], Future[Any]]:
+        """Returns the programs that make the targets and the updates of a step with ``updates`` updates."""
+        if updates not in self._compiled:
+            self.compile(normalizer, updates)
+        return self._compiled[updates]
 
     def _sizes(self, updates: int) -> tuple[int, int, int]:
         """Returns the number of samples in a batch, of states to reanalyse in all batches, and of batches."""

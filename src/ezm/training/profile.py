@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -96,12 +95,9 @@ def profile(
         config, suite = prepared(config)
     else:
         suite = suite_of(config)
-    short = replace(
-        config, evaluate_every=sys.maxsize, checkpoint_every=sys.maxsize, diagnose_every=0
-    )
     if resumed is None:
         fewest = config.loss.unroll + config.loss.n_step + 1
-        short = replace(short, random_steps=min(config.random_steps, fewest))
+        config = replace(config, random_steps=min(config.random_steps, fewest))
     else:
         source = RunFolder.open(resumed)
         suite = as_trained(suite, source)
@@ -114,9 +110,9 @@ def profile(
                 place = stack.enter_context(TemporaryDirectory(prefix=".ezm-profile-", dir=folder))
             except OSError as error:
                 raise unwritable(folder, error) from error
-        run = RunFolder.create(Path(place), to_dict(short))
+        run = RunFolder.create(Path(place), to_dict(config))
         metrics = stack.enter_context(MetricsLogger(run))
-        trainer = Trainer(short, suite, run, metrics, Display(suite.task_names, short.steps))
+        trainer = Trainer(config, suite, run, metrics, Display(suite.task_names, config.steps))
         trainer.restore(source)
         stack.enter_context(trainer.opened())
         note("compiling (once; cached for later runs), and the first updates")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -37,7 +37,7 @@ from ezm.training.sink import ReplaySink
 from ezm.training.timer import Timer
 
 _NORMALIZER_EVERY = 25  # steps per task between two refreshes of the normaliser
-_LOG_EVERY = 50  # steps per task between two rows of losses
+_LOG_EVERY = 50  # steps per task between two rows of losses, or more where updates are rare
 _STILL_ALIVE = 15  # seconds between two messages while the programs are compiled
 
 
@@ -81,6 +81,8 @@ class Trainer:
         """The compilation of the programs of learning and acting, until learning begins."""
         self._evaluation_programs: Future[None] | None = None
         """The compilation of the programs of evaluations, from the first update on."""
+        self._evaluated: set[str] = set()
+        """Modes of acting that the restored step has been evaluated with."""
         self._checkpoint: Checkpoint | None = None
         """The checkpoint to resume from, until the run has resumed."""
 
@@ -98,13 +100,17 @@ class Trainer:
         """
         config = self.config
         with at_interrupt(self._stop_soon), self.opened():
-            # The episodes of random actions come after the first update, so that learning begins soon.
-            learning = min(config.random_steps + 1, config.steps)
             try:
+                self._evaluate_what_is_due(but=self._evaluated)
                 while self.step < config.steps and not self._stop:
                     self.advance()
-                    if self.step == learning:
-                        self.evaluate(config.evaluation_episodes, ("random",))
+                    self._evaluate_what_is_due()
+                    if config.diagnose_every and self.step % config.diagnose_every == 0:
+                        self._diagnose()
+                    # The last step is saved below.
+                    if self.step % config.checkpoint_every == 0 and self.step < config.steps:
+                        with self.timer.section("saving"):
+                            self.save()
                 self.save()
             except Diverged as error:
                 raise self._keep_what_was_finite(error) from None
@@ -117,7 +123,7 @@ class Trainer:
         return True
 
     def advance(self) -> None:
-        """Makes one step of every task and the updates due for it, and records what came of them."""
+        """Makes one step of every task and the updates due for it, and records episodes and losses."""
         config, section = self.config, self.timer.section
         if self._compiling is not None and self.step >= config.random_steps:
             self._await_programs(self._compiling)
@@ -138,19 +144,24 @@ class Trainer:
         with section("metrics"):
             position = self.position
             self._recorder.episodes(position, experience)
-            if learned is not None and self.step % _LOG_EVERY == 0:
+            if learned is not None and self._losses_due():
                 self._recorder.losses(position, learned)
             self.display.update(*position)
-        # The last step has its own, longer evaluation.
-        if self.step % config.evaluate_every == 0 and self.step < config.steps:
-            self.evaluate(config.evaluation_episodes)
-        if config.diagnose_every and self.step % config.diagnose_every == 0:
-            self._diagnose()
-        if self.step % config.checkpoint_every == 0:
-            with section("saving"):
-                self.save()
 
-    def evaluate(self, episodes: int, modes: tuple[Mode, ...] = ("search", "policy")) -> None:
+    def _evaluate_what_is_due(self, but: Collection[str] = ()) -> None:
+        """Makes the evaluations of this step, except for the modes in ``but``."""
+        config = self.config
+        due: list[Mode] = []
+        # The last step has its own, longer evaluation.
+        if 0 < self.step < config.steps and self.step % config.evaluate_every == 0:
+            due += ["search", "policy"]
+        # The episodes of random actions come after the first update, so that learning begins soon.
+        if self.step == min(config.random_steps + 1, config.steps):
+            due.append("random")
+        if modes := [mode for mode in due if mode not in but]:
+            self.evaluate(config.evaluation_episodes, modes)
+
+    def evaluate(self, episodes: int, modes: Sequence[Mode] = ("search", "policy")) -> None:
         """Records the returns of some episodes of each task, for each mode of acting.
 
         The difference between the default modes shows what the search adds to the policy.
@@ -200,6 +211,11 @@ class Trainer:
         while (owed := due - pipeline.updates) > 0:
             learned = pipeline.step(self._normalizer, owed, then)
         return learned
+
+    def _losses_due(self) -> bool:
+        """Returns whether this step's update is the first since the last multiple of _LOG_EVERY steps."""
+        since = self.step - self.step % _LOG_EVERY
+        return self.config.updates_by(self.step - 1) <= self.config.updates_by(since - 1)
 
     def _choose(self, planned: Any) -> Chosen:
         """Returns the actions of the search that was started."""
@@ -381,4 +397,7 @@ class Trainer:
         self.step = checkpoint.meta["step"]
         self._seconds_before = checkpoint.meta["seconds"]
         self.rng.bit_generator.state = checkpoint.meta["rng"]
-        self.metrics.truncate(checkpoint.meta["rows"], self.step)
+        # The evaluation at the end of a training that is given more steps is not repeated.
+        self._evaluated = self.metrics.truncate(
+            checkpoint.meta["rows"], self.step, keep_evaluations=self.step < self.config.steps
+        )

@@ -42,7 +42,7 @@ class LearnerState(eqx.Module):
     optimizer: optax.OptState
     """State of the optimizer. None where only targets are made or actions chosen, because an update overwrites it."""
     q_range: Float[Array, " tasks"]
-    """Typical spread of Q over the root actions, per task."""
+    """Moving average of each task's range of Q over the root actions, in the networks' units."""
     log_temperature: Float[Array, " tasks"] | None
     """Logarithm of the weight of each task's entropy. None without ``loss.actor.target_spread``."""
     updates: Int[Array, ""]
@@ -145,12 +145,13 @@ class Learner:
         searched = searched.reshape(states, -1)
         search_value = normalizer.scaled(searches.value, batch.task)
         q_spread = normalizer.scaled(searches.q_spread, batch.task)
+        best_known = jnp.where(searched, search_value, value)
         if config.value_target == "search":
-            value = jnp.where(searched, search_value, value)
+            value = best_known
         elif config.value_target == "mixed":
             value = mixed_value(
                 value,
-                jnp.where(searched, search_value, value),
+                best_known,
                 batch.age,
                 state.updates,
                 after_updates=config.mixed.after_updates,
@@ -189,7 +190,7 @@ class Learner:
         drawn = batches.task.shape[0] // size
         turn = np.arange(times) % drawn
 
-        def split(axis: int, arrays: Any) -> Any:
+        def in_turn(axis: int, arrays: Any) -> Any:
             """Maps (..., drawn * size, ...) to (times, ..., size, ...). Arrays without a batch axis are repeated."""
 
             def part(x: Array) -> Array:
@@ -204,7 +205,10 @@ class Learner:
             state, figures, priority = self.update(state, normalizer, *parts)
             return state, (figures, priority)
 
-        turns = Batch(*map(split, BATCH_AXIS, batches)), Targets(*map(split, TARGET_AXIS, targets))
+        turns = (
+            Batch(*map(in_turn, BATCH_AXIS, batches)),
+            Targets(*map(in_turn, TARGET_AXIS, targets)),
+        )
         after, (figures, priority) = jax.lax.scan(step, state, turns)
         finite = jnp.isfinite(figures["loss/total"]) & jnp.isfinite(figures["gradient_norm"])
         good = finite.all()
@@ -271,8 +275,8 @@ class Learner:
             target = jnp.log(config.loss.actor.target_spread)
             otherwise = jnp.full_like(temperature, target)
             log_std = task_means(aux.log_std, aux.decides, batch.task, otherwise)
-            change = jnp.clip(target - log_std, -1.0, 1.0)
-            log_temperature = log_temperature + _TEMPERATURE_RATE * change
+            short = jnp.clip(target - log_std, -1.0, 1.0)
+            log_temperature = log_temperature + _TEMPERATURE_RATE * short
             figures["temperature"] = temperature.mean()
         if config.loss.actor.weight:
             figures["policy_std"] = jnp.exp(aux.log_std.mean(where=aux.decides))

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ezm.agent.batch import WHOLE, Batch, Searches
 from ezm.agent.world_model import Context, Gaussian, Moments, WorldModel, cross_entropy
+from ezm.agent.world_model.batch_norm import with_fixed_statistics
 from ezm.config import LossConfig
 
 # Least range of Q in the policy gradient, as a fraction of the value's support, while all Q are still alike.
@@ -20,7 +21,10 @@ _LEAST_RANGE = 0.01
 
 
 class Targets(NamedTuple):
-    """The training targets for the U + 1 states of each unrolled sample."""
+    """The training targets for the U + 1 states of each unrolled sample.
+
+    Values are in the networks' units: with ``loss.reward_scaling``, task units divided by the task's scale.
+    """
 
     value: Float[Array, "states batch"]
     policy: Any
@@ -246,7 +250,8 @@ def unrolled_loss(
     if "actor" in weights:
         actor = policy
         if not config.actor.shapes_latent:
-            _, actor = model.predict(jax.lax.stop_gradient(z), jax.lax.stop_gradient(everywhere))
+            apart = jax.lax.stop_gradient((z, everywhere))
+            _, actor = with_fixed_statistics(model).predict(*apart)
         actor_term = actor_loss(model, actor, z, decides, everywhere, batch.task, key, config)
         if temperature is not None:
             actor_term -= temperature[batch.task] * actor.entropy()

@@ -78,7 +78,7 @@ def enumerated(logits: Float[Array, "*batch K"]) -> Candidates:
 
 
 def root_candidates(key: PRNGKeyArray, policy: SampledPolicy, config: PlannerConfig) -> Candidates:
-    """Returns the root's samples: some from the policy, the others with a widened spread (paper, section 3)."""
+    """Returns the root's samples: some from the policy, the others with another spread (paper, section 3: wider)."""
     wide = config.root_actions - config.policy_actions
     spread = jnp.array([1.0] * config.policy_actions + [config.spread] * wide)
     return sampled(key, policy, config.root_actions, spread, include_mean=config.include_mean)

@@ -90,6 +90,14 @@ def training(model: Tree) -> Tree:
     return _each(lambda layer: replace(layer, training=True), model)
 
 
+def with_fixed_statistics(model: Tree) -> Tree:
+    """Returns the model for a further pass through the same layers, which leaves the running statistics alone."""
+    fixed = jax.lax.stop_gradient
+    return _each(
+        lambda layer: replace(layer, mean=fixed(layer.mean), variance=fixed(layer.variance)), model
+    )
+
+
 def without_statistics(gradient: Tree) -> Tree:
     """Returns a gradient that is 0 with respect to the running statistics: no optimizer moves them."""
     return _each(
