@@ -288,6 +288,10 @@ def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
             "--planner.mppi.least-std 0.0: must be greater than 0",
         ),
         (
+            "train cartpole --loss.path-weight=-1",
+            "--loss.path-weight -1.0: must not be negative",
+        ),
+        (
             "train cartpole --planner.refine.actions 2 --loss.policy-target prior",
             "--planner.refine.actions 2: does not go with --loss.policy-target prior",
         ),

@@ -71,11 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # the encoding may lack a dash or a block
     log, lines = logging.getLogger("ezm"), Lines()
     log.addHandler(lines)
+    log.propagate = False  # a library may have given the root a handler of its own
     try:
         try:
             return _run(sys.argv[1:] if arguments is None else list(arguments))
         finally:
             log.removeHandler(lines)
+            log.propagate = True
             sys.stdout.flush()
     except OSError as error:
         if not _is_mute():

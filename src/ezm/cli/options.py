@@ -46,20 +46,17 @@ def parse(kind: type[Any], command: str, arguments: Sequence[str], default: Any 
         _print_help(kind, command, default, everything="--help-all" in asked)
         raise SystemExit(0)
     known = [*_HELP, *spellings(kind)]
+    everything = f"`ezm {command} --help{'-all' if hasattr(kind, 'FIRST') else ''}`"
     for argument in arguments:
         name = argument.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in known:
-            raise UserError(
-                f"unknown option {name}{nearest(name, known)}; `ezm {command} --help` lists them"
-            )
+            raise UserError(f"unknown option {name}{nearest(name, known)}; {everything} lists them")
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
             options = tyro.cli(kind, prog=f"ezm {command}", args=arguments, default=default)
     except SystemExit:
-        raise UserError(
-            f"{_first_sentence(printed.getvalue())}; see `ezm {command} --help`"
-        ) from None
+        raise UserError(f"{_first_sentence(printed.getvalue())}; see {everything}") from None
     if not isinstance(options, TrainConfig):  # which is checked with its suite
         for name, value, marks in named_values(options):
             for mark in marks:

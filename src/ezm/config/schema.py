@@ -237,15 +237,15 @@ class LossConfig:
     """Policy temperature at the end of the schedule, reached linearly. None keeps it constant."""
     consistency: Literal["cosine", "mse"] = "cosine"
     """Temporal consistency: projected cosine (paper) or squared distance to the EMA encoder's latent."""
-    reward_weight: float = 1.0
+    reward_weight: Annotated[float, NOT_NEGATIVE] = 1.0
     """Weight of the reward's cross-entropy."""
-    value_weight: float = 0.5
+    value_weight: Annotated[float, NOT_NEGATIVE] = 0.5
     """Weight of the value's cross-entropy, mean over the heads."""
-    policy_weight: float = 1.0
+    policy_weight: Annotated[float, NOT_NEGATIVE] = 1.0
     """Weight of -log pi(policy target), the imitation of the search."""
-    consistency_weight: float = 5.0
+    consistency_weight: Annotated[float, NOT_NEGATIVE] = 5.0
     """Weight of the temporal consistency. 0 leaves it out."""
-    path_weight: float = 0.5
+    path_weight: Annotated[float, NOT_NEGATIVE] = 0.5
     """Weight of the path consistency, which draws V(s) towards reward + discount * V(s') along the imagined rollout.
     0 leaves it out."""
     entropy_weight: float = 0.005

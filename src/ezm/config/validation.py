@@ -19,12 +19,12 @@ def check(config: TrainConfig, num_tasks: int) -> None:
     for name, value, bounds in named_values(config):
         values[name] = value
         numbers = value if isinstance(value, tuple) else (value,)
-        for bound in bounds if value is not None else ():
-            if not bound.holds(value):
-                raise UserError(f"--{name} {value}: must {bound.rule}")
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             more = " and greater than 0" if POSITIVE in bounds else ""
             raise UserError(f"--{name} {value}: must be finite{more}")
+        for bound in bounds if value is not None else ():
+            if not bound.holds(value):
+                raise UserError(f"--{name} {value}: must {bound.rule}")
     for name, rule in _broken(config, num_tasks):
         raise UserError(f"--{name} {values[name]}: {rule}")
 

@@ -60,12 +60,18 @@ class Recorder:
             parameters=parameters,
         )
         self._display.message(
-            f"{tasks} tasks, {parameters / 1e6:.2f}M parameters, {config.steps:,} steps per task"
+            f"{tasks} task{'s' * (tasks > 1)}, {parameters / 1e6:.2f}M parameters, {config.steps:,} steps per task"
         )
         self._display.message(
             f"each step learns W = {config.windows(tasks):g} windows per task in "
             f"G = {config.updates_per_step:g} gradient steps of batch {config.optimizer.batch_size}"
         )
+        unknown = [task.name for task in self._suite.tasks if task.reward_range is None]
+        if unknown and config.model.reward_range is None and not config.loss.reward_scaling:
+            self._display.message(
+                f"{', '.join(unknown)}: no reward_range is declared, so bins reach from -299 to 299, coarse for small "
+                "rewards; declare it, or use --loss.reward-scaling"
+            )
 
     def episodes(self, at: Position, experience: Experience) -> None:
         """Records each training episode that the step ended."""

@@ -384,6 +384,8 @@ class Trainer:
         """
         checkpoint = (source or self.run).latest_checkpoint()
         if checkpoint is None:
+            if self.metrics.rows:
+                self.display.message("the run has no checkpoint yet: it begins again at step 0")
             self.metrics.truncate(0, -1)
             return
         if "replay" not in checkpoint.arrays:
