@@ -25,7 +25,7 @@ from ezm.acting.load import load_agent, suite_of
 from ezm.config import TrainConfig, from_dict
 from ezm.errors import UserError
 from ezm.runs.folder import RunFolder
-from ezm.runs.metrics import read_metrics
+from ezm.runs.metrics import is_own, read_metrics
 
 ACTING = {"search": "search", "policy": "mean", "random": "random"}
 """Name of each evaluation mode in a recorded row, by its name in metrics.jsonl."""
@@ -83,7 +83,7 @@ def rows(
         )
 
     for row in metrics:
-        if row["kind"] == "episode" and row["policy"] == row["task"]:
+        if row["kind"] == "episode" and is_own(row):
             episodes.setdefault(row["task"], []).append(row["return"])
         elif row["kind"] == "eval":
             if row["step"] > seen and row["mode"] != "random":

@@ -128,7 +128,7 @@ def _ours(config: TrainConfig, suite: Suite) -> Engine:
     ) -> np.ndarray:
         state = pipeline.acting
         parameters = ActingParameters(state.model, normalizer, state.q_range, state.updates)
-        action, searches = actor.explore(parameters, observation, task)
+        action, searches = actor.explore(parameters, observation, task, np.zeros(len(task), bool))
         if updates:
             pipeline.step(normalizer, updates)
         assert searches is not None  # both presets act with the search

@@ -308,6 +308,10 @@ def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
             "--loss.actor.target-spread 0.1: needs the policy gradient",
         ),
         (
+            "train cartpole --acting policy --policy-episodes 0.3",
+            "--policy-episodes 0.3: needs --acting search",
+        ),
+        (
             "train cartpole --loss.q.n-step 6",
             "--loss.q.n-step 6: must lie between 1 and n-step = 5",
         ),

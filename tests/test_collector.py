@@ -28,6 +28,7 @@ CONFIG = replace(
     suite=SUITE,
     random_steps=RANDOM,
     cross_task_episodes=0.5,
+    policy_episodes=0.5,
     noise=0.2,
     early_episode_steps=7,
     model=replace(CPU.model, latent_size=16),
@@ -126,6 +127,12 @@ def test_what_is_experienced_is_whole(here: tuple[ActingParameters, Sink]) -> No
     kept = here[1].experience
     assert [each.searches is None for each in kept] == [True] * RANDOM + [False] * (STEPS - RANDOM)
     ended = np.array([each.step.truncated for each in kept])
+    by_policy = np.array([each.by_policy for each in kept])
+    assert by_policy.any() and not by_policy.all()
+    changes = np.flatnonzero((by_policy[1:] != by_policy[:-1]).any(1))
+    assert (
+        ended[changes].any(1).all()
+    )  # the search takes turns with the policy where an episode ends
     assert (np.flatnonzero(ended[:, 0]) == np.arange(6, STEPS, 7)[: ended[:, 0].sum()]).all()
     before = np.array([each.behaviour_task for each in kept])
     assert {0, 1} == set(before[:, 0]) == set(before[:, 1])  # episodes of both tasks are borrowed
@@ -135,3 +142,21 @@ def test_what_is_experienced_is_whole(here: tuple[ActingParameters, Sink]) -> No
         np.testing.assert_array_equal(each.searched, each.behaviour_task == each.task)
         assert np.abs(each.action).max() <= 1.0
         assert np.isfinite(each.step.episode_return[each.step.truncated]).all()
+
+
+@pytest.mark.parametrize(("share", "mode"), [(0.0, "search"), (1.0, "policy")])
+def test_the_policy_acts_in_its_episodes_and_the_search_still_gives_targets(
+    share: float, mode: Any
+) -> None:
+    config = replace(CONFIG, noise=0.0, cross_task_episodes=0.0, policy_episodes=share)
+    suite, sink = load_suite(SUITE), Sink()
+    learner, parameters = build(config, suite).learner, build(config, suite).parameters
+    collect(config, suite, Fixed(parameters), sink)
+    expected, observation = Actor(learner, 1), sink.arrays[1]
+    for each in sink.experience:
+        if each.searches is not None:
+            action = expected.act(parameters, observation, each.task, mode)
+            np.testing.assert_allclose(each.action, action, atol=1e-6)
+            assert each.searched.all() and (each.by_policy == (mode == "policy")).all()
+            assert len(np.unique(each.searches.actions[0], axis=0)) == 4
+        observation = each.step.observation

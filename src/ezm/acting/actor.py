@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -50,9 +51,14 @@ class Actor:
         exploring: bool,
     ) -> None:
         """Compiles :meth:`explore`, or :meth:`act`, for batches of this size ahead of the first call."""
-        own = "explore" if self._searches else "sample"
-        for mode in (own,) if exploring else ("search", "policy"):
-            self._program(mode, parameters, observation, task)
+        state = parameters, observation, task
+        if not exploring:
+            for mode in ("search", "policy"):
+                self._program(mode, *state)
+        elif self._searches:
+            self._program("explore", *state, np.zeros(len(task), bool))
+        else:
+            self._program("sample", *state)
 
     def act(
         self,
@@ -65,15 +71,25 @@ class Actor:
         return np.asarray(self._run(mode, parameters, observation, task))
 
     def explore(
-        self, parameters: ActingParameters, observation: np.ndarray, task: np.ndarray
+        self,
+        parameters: ActingParameters,
+        observation: np.ndarray,
+        task: np.ndarray,
+        by_policy: np.ndarray,
     ) -> tuple[Array, Searches | None]:
         """Returns training's action for each observation, (E, A), and the searches for the replay to store, (E, ...).
 
         Both may still be under way. The searches are None if training acts without search.
+
+        Args:
+            parameters: the agent's.
+            observation: (E, O).
+            task: (E,).
+            by_policy: (E,) bool, where the action is the policy's mean instead of the search's best action.
         """
         if not self._searches:
             return self._run("sample", parameters, observation, task), None
-        return self._run("explore", parameters, observation, task)
+        return self._run("explore", parameters, observation, task, by_policy)
 
     def policy(
         self, parameters: ActingParameters, mode: ActingMode
@@ -102,6 +118,7 @@ class Actor:
         parameters: ActingParameters,
         observation: Array,
         task: Array,
+        by_policy: Array | None = None,
     ) -> Any:
         """Returns the mode's actions, with their searches where the mode is "explore"."""
         key = jax.random.fold_in(key, step)
@@ -112,7 +129,9 @@ class Actor:
             return plan.policy.mode()
         if mode == "search":
             return plan.search.action
-        return plan.search.action, self._policy.search_targets(plan, parameters, task)
+        assert by_policy is not None
+        action = jnp.where(by_policy[:, None], plan.policy.mode(), plan.search.action)
+        return action, self._policy.search_targets(plan, parameters, task)
 
 
 def behaviour_task(

@@ -24,24 +24,26 @@ _EARLY_SHARE = 0.4  # of the run, in which ``early_episode_steps`` cuts episodes
 
 
 class Experience(NamedTuple):
-    """One step of E environments, with the searches that chose its actions."""
+    """One step of E environments, with the searches of the states before it."""
 
     task: np.ndarray
     """Task of each environment, (E,) int32."""
     behaviour_task: np.ndarray
     """The task whose policy acts in each running episode, (E,) int32."""
+    by_policy: np.ndarray
+    """(E,) bool: whether the policy's mean acts in the running episode, and not the search."""
     action: np.ndarray
     """(E, A) float32."""
     step: StepBatch
     """The result of the step. Where an episode ended, ``observation`` begins the next one."""
     searches: Searches | None
-    """(E, ...) searches of the states before the step, None where no search chose the actions."""
+    """(E, ...) searches of the states before the step, None where actions are random or a sample of the policy."""
     searched: np.ndarray
     """(E,) bool: whether the search is a target for the environment's own task."""
 
 
 Chosen = tuple[np.ndarray, Searches | None]
-"""The actions of a step, (E, A) float32, and the searches that chose them, (E, ...), None where none did."""
+"""The actions of a step, (E, A) float32, and the searches of its states, (E, ...), None where there are none."""
 
 
 class ParameterSource(Protocol):
@@ -68,7 +70,7 @@ class Collector:
         config: of the run.
         environments: of the suite, to be reset by :meth:`reset` or restored by :meth:`load`.
         actor: chooses the actions.
-        rng: draws random actions, noise, and the task whose policy acts in an episode.
+        rng: draws random actions, noise, and whose policy acts in an episode.
         steps: environment steps per task that the run has made before.
     """
 
@@ -86,6 +88,8 @@ class Collector:
         """The task whose policy acts in each environment's running episode."""
         self._noise = np.zeros(len(environments.task_ids), np.float32)
         """Standard deviation of the noise on the actions of each environment's running episode."""
+        self._by_policy = np.zeros(len(environments.task_ids), bool)
+        """Whether the policy's mean acts in each environment's running episode."""
 
     def reset(self, sink: ExperienceSink) -> None:
         """Begins a new episode in every environment."""
@@ -106,7 +110,7 @@ class Collector:
         if self.steps < self._config.random_steps:
             return None
         return self.actor.explore(
-            source.latest(), self.environments.observation, self.behaviour_task
+            source.latest(), self.environments.observation, self.behaviour_task, self._by_policy
         )
 
     def choose(self, planned: Any) -> Chosen:
@@ -136,6 +140,7 @@ class Collector:
         action, searches = chosen
         config, environments = self._config, self.environments
         tasks, behaviour = environments.task_ids, self.behaviour_task.copy()
+        by_policy = self._by_policy.copy()
         if config.early_episode_steps is not None:
             early = self.steps < _EARLY_SHARE * config.steps
             environments.cut_episodes(config.early_episode_steps if early else None)
@@ -145,11 +150,11 @@ class Collector:
             self._draw(e)
         # A search for another task is no target for this task.
         searched = behaviour == tasks
-        return Experience(tasks, behaviour, action, step, searches, searched)
+        return Experience(tasks, behaviour, by_policy, action, step, searches, searched)
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns the arrays that :meth:`load` needs besides the environments' own state."""
-        return {"task": self.behaviour_task, "noise": self._noise}
+        return {"task": self.behaviour_task, "noise": self._noise, "by_policy": self._by_policy}
 
     def load(
         self,
@@ -162,6 +167,7 @@ class Collector:
         Returns the environments that began a new episode.
         """
         self.behaviour_task[:], self._noise[:] = saved["task"], saved["noise"]
+        self._by_policy[:] = saved.get("by_policy", False)  # not in checkpoints before the option
         if environments is None:
             self.environments.reset()
             again = list(range(len(self.environments.task_ids)))
@@ -182,3 +188,5 @@ class Collector:
         self.behaviour_task[e] = task if self.steps < config.random_steps else drawn
         if config.noise:
             self._noise[e] = self._rng.uniform(0.0, config.noise)
+        if config.policy_episodes:
+            self._by_policy[e] = self._rng.random() < config.policy_episodes

@@ -332,6 +332,9 @@ class TrainConfig:
     """Agent steps that training's episodes last at most in the first two fifths of the run. None sets no such limit."""
     cross_task_episodes: Annotated[float, FRACTION] = 0.0
     """Fraction of training episodes in which a task acts with the policy of another task of the same embodiment."""
+    policy_episodes: Annotated[float, FRACTION] = 0.0
+    """Fraction of training episodes in which the policy's mean acts, and the search only gives the policy's targets.
+    The policy then learns in the states that it visits itself (DAgger, Ross et al. 2011)."""
     action_repeat: int | None = None
     """Simulator steps for each action. None means the suite's own number."""
     protocol: Literal["benchmark", "paper"] = "benchmark"

@@ -37,6 +37,11 @@ def _broken(config: TrainConfig, num_tasks: int) -> Iterator[tuple[str, str]]:
     if config.random_steps <= window:
         why = "so that there is something to learn from"
         yield "random-steps", f"must exceed unroll + n-step = {window}, {why}"
+    if config.policy_episodes and config.acting != "search":
+        yield (
+            "policy-episodes",
+            "needs --acting search: without a search the policy acts in all episodes",
+        )
     if batch_size < num_tasks:
         rule = f"is less than the {num_tasks} tasks of the suite; use at least one sample per task"
         yield "optimizer.batch-size", rule

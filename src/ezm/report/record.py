@@ -14,7 +14,7 @@ import numpy as np
 from ezm.acting.evaluate import Mode
 from ezm.errors import UserError
 from ezm.runs.folder import RunFolder
-from ezm.runs.metrics import stream_metrics
+from ezm.runs.metrics import is_own, stream_metrics
 
 Axis = Literal["step", "seconds"]
 """The x axis of a curve: environment steps per task, or wall-clock seconds of the run."""
@@ -53,7 +53,7 @@ class Record:
     tasks: list[str] = field(default_factory=list)
     """Tasks in the suite's order. Without a start row, in the order of their first rows."""
     episodes: dict[str, Series] = field(default_factory=dict)
-    """Task -> returns of the training episodes in which the task's own policy acted."""
+    """Task -> returns of the task's own training episodes (:func:`ezm.runs.metrics.is_own`)."""
     training: dict[str, Series] = field(default_factory=dict)
     """Name -> value of the rows "train"."""
     diagnostics: dict[str, dict[str, Series]] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class Record:
             self.start, self.tasks = row, list(row["tasks"])
         elif task and task not in self.tasks:
             self.tasks.append(task)
-        if kind == "episode" and row.get("policy", task) == task:
+        if kind == "episode" and is_own(row):
             yield (kind, "return", row["task"]), row["return"]
         elif kind == "eval":
             returns = tuple(float(r) for r in row["returns"] if r is not None)

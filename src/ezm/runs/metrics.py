@@ -171,11 +171,16 @@ class MetricsLogger:
             raise unwritable(folder, error) from error
 
 
+def is_own(row: Mapping[str, Any]) -> bool:
+    """Returns whether the task's own search acted in the episode of a row, or its own policy in a run without search."""
+    return row.get("policy", row["task"]) == row["task"] and not row.get("by_policy", False)
+
+
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
     """Returns the numbers of a row by their TensorBoard tags.
 
     - An evaluation gives ``eval_search/<task>`` (or another mode, such as ``eval_policy/<task>``).
-    - An episode acted by the task's own policy gives ``episode_return/<task>`` and ``episode_length/<task>``.
+    - An episode that is the task's own (:func:`is_own`) gives ``episode_return/<task>`` and ``episode_length/<task>``.
     - A diagnostic gives ``diagnostic/<task>/<name>``.
     - A training row keeps its names, under ``train/`` where a name has no group.
     """
@@ -184,7 +189,7 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
     named: dict[str, Any] = {}
     if kind == "eval":
         named = {f"eval_{row.get('mode', 'search')}/{task}": row.get("mean")}
-    elif kind == "episode" and row.get("policy", task) == task:
+    elif kind == "episode" and is_own(row):
         named = {f"episode_{name}/{task}": row.get(name) for name in ("return", "length")}
     elif kind == "diagnostic":
         named = {f"diagnostic/{task}/{name}": value for name, value in own.items()}

@@ -84,8 +84,17 @@ class Recorder:
                 "length": ends.episode_length[e],
                 "terminated": ends.terminated[e],
             }
-            self._metrics.log("episode", at.step, at.seconds, task=name, policy=policy, **figures)
-            if policy == name:
+            by_policy = experience.by_policy[e]
+            self._metrics.log(
+                "episode",
+                at.step,
+                at.seconds,
+                task=name,
+                policy=policy,
+                by_policy=by_policy,
+                **figures,
+            )
+            if policy == name and not by_policy:
                 self._display.episode(name, figures["return"])
 
     def losses(self, at: Position, learned: Updates) -> None:
