@@ -160,3 +160,17 @@ def test_the_policy_acts_in_its_episodes_and_the_search_still_gives_targets(
             assert each.searched.all() and (each.by_policy == (mode == "policy")).all()
             assert len(np.unique(each.searches.actions[0], axis=0)) == 4
         observation = each.step.observation
+
+
+def test_a_checkpoint_from_before_the_option_loads() -> None:
+    suite, sink = load_suite(SUITE), Sink()
+    environments = ParallelTasks(suite, seed=3)
+    actor = Actor(build(CONFIG, suite).learner, 1)
+    collector = Collector(CONFIG, environments, actor, np.random.default_rng(5), steps=STEPS)
+    try:
+        collector.reset(sink)
+        state = collector.state()
+        del state["by_policy"]
+        assert collector.load(state, None, sink) == [0, 1]
+    finally:
+        environments.close()

@@ -40,7 +40,7 @@ def step(t: int) -> Experience:
     nothing = np.zeros(TASKS, bool)
     result = StepBatch(states, rewards, nothing, over, states, rewards, tasks)
     behaviour = np.array([10 + t, 20 + t], np.int32)
-    return Experience(tasks, behaviour, np.zeros((TASKS, 1)), result, None, nothing)
+    return Experience(tasks, behaviour, nothing, np.zeros((TASKS, 1)), result, None, nothing)
 
 
 def toy_loss(batch: Batch) -> jax.Array:

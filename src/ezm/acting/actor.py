@@ -33,6 +33,8 @@ class Actor:
         self._config = config.evaluating() if evaluating else config
         self._policy = learner.policy
         self._searches = learner.config.acting == "search"
+        # Without such episodes the program must stay as it is: another program rounds in other places.
+        self._policy_acts = learner.config.policy_episodes > 0.0
         self._programs: dict[tuple[str, int], Any] = {}  # by mode and number of observations
         self.reseed(seed)
 
@@ -129,8 +131,10 @@ class Actor:
             return plan.policy.mode()
         if mode == "search":
             return plan.search.action
-        assert by_policy is not None
-        action = jnp.where(by_policy[:, None], plan.policy.mode(), plan.search.action)
+        action = plan.search.action
+        if self._policy_acts:
+            assert by_policy is not None
+            action = jnp.where(by_policy[:, None], plan.policy.mode(), action)
         return action, self._policy.search_targets(plan, parameters, task)
 
 
