@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command import Flag, command, show
-from benchmarks.learning import EZM_OPTIONS, Budget, Run, header, run_ezm
+from benchmarks.learning import Budget, Run, header, run_ezm
 from benchmarks.results import (
     CurveKey,
     Curves,
@@ -102,8 +102,7 @@ def run(options: Options, console: Console) -> list[Row]:
             if done >= options.steps:
                 continue
             one = Run(name, seed, suite, SUITE, 1.0)
-            changes = (*EZM_OPTIONS[SUITE], *VARIANTS[name])
-            new = list(run_ezm(one, budget, options.episodes, changes))
+            new = list(run_ezm(one, budget, options.episodes, VARIANTS[name]))
             if options.record:
                 about = header(budget, options.episodes, options.note, options.variants)
                 append(RECORDED, [*([] if announced else [about]), *new])

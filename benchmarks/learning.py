@@ -45,6 +45,7 @@ from benchmarks.picture import draw
 from benchmarks.results import RANDOM, CurveKey, Curves, Row, append, read, recorded_steps, tables
 from ezm.acting.evaluate import Evaluator, random_policy
 from ezm.acting.load import suite_of
+from ezm.config import named_values
 from ezm.config.presets import defaults
 from ezm.errors import UserError
 from ezm.runs.metrics import read_metrics
@@ -76,13 +77,6 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {"cartpole": Budget(3_000, 500), "walker": Budget(20_000, 2_000)}
-_WIDE = ("--model.latent-size", "128")
-EZM_OPTIONS: dict[str, tuple[str, ...]] = {
-    "cartpole": ("--model.task-embedding-scale", "0.01"),
-    "walker": _WIDE,
-    "mixed": _WIDE,
-}
-"""Options that `ezm train` sets for a named suite (``ezm.config.presets.KINDS``), also for the suite's tasks alone."""
 OTHER_BUDGET = Budget(10_000, 1_000)
 
 
@@ -153,7 +147,18 @@ def execute(run: Run, budget: Budget, episodes: int, keep: Path | None = None) -
         return run_random(run)
     if run.method.startswith(MODEL_FREE):
         return run_outsider(run, budget, episodes)
-    return run_ezm(run, budget, episodes, EZM_OPTIONS.get(run.suite.name, ()), keep)
+    return run_ezm(run, budget, episodes, network_options(run.suite.name, run.spec), keep)
+
+
+def network_options(suite: str, task: str) -> tuple[str, ...]:
+    """Returns the options with which `ezm train` gives a task of the suite alone the networks of the suite."""
+    usual = {name: value for name, value, _ in named_values(defaults("cpu", task))}
+    return tuple(
+        word
+        for name, value, _ in named_values(defaults("cpu", suite))
+        if name.startswith("model.") and value != usual[name]
+        for word in (f"--{name}", str(value))
+    )
 
 
 def run_random(run: Run) -> Iterator[Row]:

@@ -45,7 +45,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[TrainConfig, Path]]:
     """The calls with which `ezm train` would train. Nothing is trained."""
     calls: list[tuple[TrainConfig, Path]] = []
 
-    def train(config: TrainConfig, path: Path, **_: object) -> bool:
+    def train(config: TrainConfig, path: Path, display: Any, **_: object) -> bool:
+        display(["a-task"], config.steps)
         calls.append((config, path))
         return False
 
@@ -143,6 +144,12 @@ def test_train_says_first_where_its_defaults_come_from(
     ezm.cli.main(["train", *suite.split()])
     line = capsys.readouterr().out.splitlines()[0]
     assert line.startswith(f"defaults: preset {said}") and line.endswith(", docs/presets.md")
+
+
+def test_a_refused_training_says_nothing_but_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ezm.cli.main(["train", "cartpole,no-such-task"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "no-such-task" in said.err and len(said.err.splitlines()) == 1
 
 
 def test_the_paper_preset_says_how_large_it_is(

@@ -94,9 +94,9 @@ def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.Mon
         "step 200/1,000",
         "step 250/1,000",
     ]
-    assert "20 env steps/s · 20 updates/s · 0:10 elapsed · 1:30 left · a 12.3" in lines[0]
+    assert "20 env steps/s · 20 updates/s · 0:10 elapsed · 1:30 left · returns: a 12.3" in lines[0]
     assert lines[-2] == "saved [not markup]"
-    assert lines[-1].endswith("· a 800")
+    assert lines[-1].endswith("· returns: a 800")
 
 
 @pytest.mark.parametrize(

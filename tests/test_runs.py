@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from ezm.runs.metrics import read_metrics
 from ezm.training import trainer
 from ezm.training.display import Display
 from ezm.training.session import train
+from ezm.training.trainer import Trainer
 
 OWN = """
 import gymnasium
@@ -156,3 +159,22 @@ def test_a_long_compilation_says_that_it_goes_on(
         row["mode"] for row in read_metrics(tmp_path / "run/metrics.jsonl") if row["kind"] == "eval"
     ]
     assert modes == ["random", "search", "policy"]
+
+
+def test_a_run_that_ends_while_it_compiles_says_what_it_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = Event()
+
+    class Impatient(Display):
+        def update(self, step: int, updates: int, seconds: float) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+        def message(self, text: str) -> None:
+            if text.startswith("waiting for the compiler"):
+                released.set()
+
+    monkeypatch.setattr(Trainer, "_compile", lambda _: released.wait(60))
+    config = replace(CONFIG, suite="dmc:cartpole-balance", evaluation_episodes=1)
+    assert not train(config, tmp_path / "run", display=Impatient)
+    assert released.is_set() and RunFolder.open(tmp_path / "run").checkpoint_steps() == [1]

@@ -200,7 +200,7 @@ class TrainingProgress(Display):
         self._printed = time.monotonic()
         latest = {task: self._evaluations[task] or self._episodes[task] for task in self.task_names}
         returns = [f"{task} {_last(values)}" for task, values in latest.items() if values]
-        self.message(self._status() + (f" · {'  '.join(returns)}" if returns else ""))
+        self.message(self._status() + (f" · returns: {'  '.join(returns)}" if returns else ""))
 
     def _render(self) -> RenderableType:
         """Returns the page. The tasks stand last, because rich cuts a page that is too long at its end."""

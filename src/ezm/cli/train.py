@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ezm import platform
 from ezm.cli.options import Flag, RunOptions, config_of
@@ -107,21 +107,25 @@ def _train(
 ) -> None:
     """Trains a new run, films it if it is the demo's, and writes its report."""
     platform.prepare_jax(device)
-    say = functools.partial(print, file=Lenient(sys.stdout))
-    say(f"defaults: {origin(config.preset, config.suite)}")
-    if config.model == PRESETS["paper"].model:
-        say(
-            "preset paper: the published widths and depths come to 15M parameters, the paper says "
-            "about 16M; docs/presets.md says what is left open"
-        )
     from ezm.cli.progress import TrainingProgress
     from ezm.runs.folder import new_run_path
     from ezm.training import session
 
+    def display(*args: Any, **options: Any) -> TrainingProgress:
+        # Only here, because a run that is refused prints nothing but the reason.
+        say = functools.partial(print, file=Lenient(sys.stdout))
+        say(f"defaults: {origin(config.preset, config.suite)}")
+        if config.model == PRESETS["paper"].model:
+            say(
+                "preset paper: the published widths and depths come to 15M parameters, the paper says "
+                "about 16M; docs/presets.md says what is left open"
+            )
+        return TrainingProgress(*args, **options)
+
     name = "demo" if demo else config.suite
     path = out or new_run_path(Path("runs"), name, config.preset, config.seed)
     with _stoppable(path, own_folder=out is None):
-        finished = session.train(config, path, wandb=wandb, display=TrainingProgress)
+        finished = session.train(config, path, wandb=wandb, display=display)
     if finished and demo:
         _film(path)
     _finish(path, finished)

@@ -62,9 +62,12 @@ class Recorder:
         self._display.message(
             f"{tasks} task{'s' * (tasks > 1)}, {parameters / 1e6:.2f}M parameters, {config.steps:,} steps per task"
         )
+        uses = config.optimizer.batch_uses
         self._display.message(
             f"each step learns W = {config.windows(tasks):g} windows per task in "
             f"G = {config.updates_per_step:g} gradient steps of batch {config.optimizer.batch_size}"
+            + f", each batch in {uses} of them"
+            * (uses > 1)
         )
         unknown = [task.name for task in self._suite.tasks if task.reward_range is None]
         if unknown and config.model.reward_range is None and not config.loss.reward_scaling:

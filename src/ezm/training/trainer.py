@@ -256,6 +256,7 @@ class Trainer:
             stack.enter_context(closing(self.pipeline))
             # Compiling runs in parallel with the creation of environments and the random steps.
             self._compiler = stack.enter_context(ThreadPoolExecutor(1, "ezm-compile"))
+            stack.callback(self._say_if_compiling)
             self._compiling = self._compiler.submit(self._compile)
             self._make_evaluator = lambda: stack.enter_context(
                 closing(Evaluator(suite, copies, seed + 10_007, **watched))
@@ -308,6 +309,12 @@ class Trainer:
         self._compiling = None
         shapes = jax.eval_shape(lambda x: x, self.latest())  # updates overwrite the arrays
         self._evaluation_programs = self._compiler.submit(self._compile_evaluation, shapes)
+
+    def _say_if_compiling(self) -> None:
+        """Says that the process ends only after the compiler, which nothing can stop."""
+        begun = [self._compiling, self._evaluation_programs]
+        if any(programs is not None and not programs.done() for programs in begun):
+            self.display.message("waiting for the compiler to end, a minute or so")
 
     # -- keeping ---------------------------------------------------------------------------
 
