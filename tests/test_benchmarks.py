@@ -1,6 +1,7 @@
 """The benchmarks: their runs, recorded files and comparisons; what the planner's times are of."""
 
 import json
+import math
 import re
 import subprocess
 from dataclasses import replace
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import ablations, learning, planner, sharding, startup
-from benchmarks.learning import Budget, Options, Run, compare, plan, run_random
+from benchmarks import ablations, difference, learning, planner, sharding, startup
+from benchmarks.learning import Budget, Options, Run, compare, plan, recorded_path, run_random
 from benchmarks.picture import draw
 from benchmarks.results import (
     CurveKey,
@@ -443,3 +444,32 @@ def test_evaluations_in_a_window_are_averaged_and_drawn(tmp_path: Path) -> None:
     ]
     humanoids.draw(rows, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_the_difference_of_areas_has_an_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(learning, "RECORDED", tmp_path)
+
+    def kept(suite: str, method: str, levels: list[float]) -> None:
+        for seed, level in enumerate(levels):
+            # The second half of the longer curves counts for nothing.
+            for step, height in ((0, 0.0), (10, 2 * level), (20, 900.0)):
+                append(recorded_path(suite), [row(method, seed, step, height, "b")])
+
+    kept("a,b", "many", [10.0, 12.0, 14.0])
+    kept("b", "one", [4.0, 5.0, 6.0])
+    arguments = difference.Options("a,b", "many", "one", alone=True, steps=10)
+    (found,) = difference.compare(difference.recorded(arguments), arguments)
+    assert found["task"] == "b" and found["steps"] == [0, 10]
+    assert found["areas"] == [10.0, 12.0, 14.0] and found["areas against"] == [4.0, 5.0, 6.0]
+    assert found["difference"] == pytest.approx(7.0)
+    # Welch: a standard error of sqrt(4/3 + 1/3) with 2.941 degrees of freedom, t = 3.2188.
+    np.testing.assert_allclose(found["interval"], [7 - 4.1554, 7 + 4.1554], atol=1e-4)
+    difference.main(arguments)
+    assert "2.84 to 11.2" in capsys.readouterr().out
+    with pytest.raises(UserError, match="'one' has no rows for a,b"):
+        difference.main(replace(arguments, alone=False))
+    with pytest.raises(UserError, match="no task has curves of mean"):
+        difference.main(replace(arguments, acting="mean"))
+    assert all(map(math.isnan, difference.welch(np.array([1.0]), np.array([2.0, 3.0]))))
